@@ -1,0 +1,81 @@
+//! Where time comes from. Nothing else in the crate asks the operating system what time it is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::domain::time::Timestamp;
+
+/// The time of day and the ability to wait. Cheap to clone; tests hold a [`ManualClock`] beside it.
+#[derive(Clone)]
+pub struct Clock(Source);
+
+#[derive(Clone)]
+enum Source {
+    System,
+    Manual(ManualClock),
+}
+
+impl Clock {
+    pub fn system() -> Self {
+        Self(Source::System)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the one place that asks the operating system")]
+    pub fn now(&self) -> Timestamp {
+        match &self.0 {
+            Source::System => Timestamp::from_micros(jiff::Timestamp::now().as_microsecond()),
+            Source::Manual(clock) => Timestamp::from_micros(clock.micros.load(Ordering::SeqCst)),
+        }
+    }
+
+    /// Returns once `span` has passed on this clock. With a manual clock that takes somebody to advance it.
+    #[expect(clippy::disallowed_methods, reason = "the one place that waits on the operating system's timer")]
+    pub async fn sleep(&self, span: Duration) {
+        match &self.0 {
+            Source::System => tokio::time::sleep(span).await,
+            Source::Manual(clock) => clock.wait_until(self.now() + span).await,
+        }
+    }
+
+    /// Returns once `moment` has come; at once when it is past.
+    pub async fn sleep_until(&self, moment: Timestamp) {
+        self.sleep(moment.since(self.now())).await;
+    }
+}
+
+/// A clock that stands still until it is told to move.
+#[derive(Clone)]
+pub struct ManualClock {
+    micros: Arc<AtomicI64>,
+    moved: watch::Sender<i64>,
+}
+
+impl ManualClock {
+    pub fn at(start: Timestamp) -> Self {
+        Self { micros: Arc::new(AtomicI64::new(start.micros())), moved: watch::channel(start.micros()).0 }
+    }
+
+    pub fn clock(&self) -> Clock {
+        Clock(Source::Manual(self.clone()))
+    }
+
+    pub fn now(&self) -> Timestamp {
+        Timestamp::from_micros(self.micros.load(Ordering::SeqCst))
+    }
+
+    /// Moves time forward and wakes everybody whose moment has come.
+    pub fn advance(&self, span: Duration) {
+        let target = (self.now() + span).micros();
+        self.micros.store(target, Ordering::SeqCst);
+        self.moved.send_replace(target);
+    }
+
+    async fn wait_until(&self, moment: Timestamp) {
+        let mut moved = self.moved.subscribe();
+        // The sender lives in `self`, so waiting only ends when the moment has come.
+        let _ = moved.wait_for(|micros| *micros >= moment.micros()).await;
+    }
+}

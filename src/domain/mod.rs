@@ -1,0 +1,9 @@
+//! Pure types and decisions: what a goal matches, when a trigger fires, what an outcome does to a delivery.
+//!
+//! This room knows nothing of ours and nothing of the outside: no async, no I/O, no clock, no randomness. Time and
+//! chance are arguments. Start with [`decide`] (noticing) and [`settle`] (sending).
+
+pub mod goal;
+pub mod hit;
+pub mod ids;
+pub mod time;

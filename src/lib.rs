@@ -1,0 +1,10 @@
+//! Pulsehook: webhooks for web analytics.
+//!
+//! `ARCHITECTURE.md` has the map. The flow goes one way: [`http`] takes hits in, [`analytics`] keeps them, the
+//! evaluator in [`engine`] notices and records events through [`store`], the dispatcher in [`engine`] sends them.
+
+#![forbid(unsafe_code)]
+
+pub mod chance;
+pub mod clock;
+pub mod domain;
