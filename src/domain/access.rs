@@ -1,0 +1,82 @@
+//! Who is asking and what they may do.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::ids::{AccountId, KeyId, UserId};
+
+/// What somebody may do within an account. Ordered: each role may do everything the ones before it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, sqlx::Type)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum Role {
+    /// Reads.
+    Viewer,
+    /// Changes sites, goals, webhooks and triggers.
+    Editor,
+    /// Changes keys and members too.
+    Admin,
+    /// Everything, including the account itself.
+    Owner,
+}
+
+impl Role {
+    pub const ALL: [Self; 4] = [Self::Owner, Self::Admin, Self::Editor, Self::Viewer];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Editor => "editor",
+            Self::Admin => "admin",
+            Self::Owner => "owner",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The text names no role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be one of owner, admin, editor, viewer")]
+pub struct UnknownRole;
+
+impl FromStr for Role {
+    type Err = UnknownRole;
+
+    fn from_str(text: &str) -> Result<Self, UnknownRole> {
+        Self::ALL.into_iter().find(|role| role.as_str() == text).ok_or(UnknownRole)
+    }
+}
+
+/// Somebody who proved who they are, acting within one account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Actor {
+    pub account_id: AccountId,
+    pub role: Role,
+    pub who: Who,
+}
+
+/// By what an actor is known in the audit log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    Key(KeyId),
+    User(UserId),
+    /// Somebody with a shell on the machine.
+    Operator,
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(id) => write!(f, "key:{id}"),
+            Self::User(id) => write!(f, "user:{id}"),
+            Self::Operator => f.write_str("operator"),
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! Triggers: a type and its settings. Settings are parsed once, at the door; inside they are always valid.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::ids::{AccountId, GoalId, SiteId, TriggerId, WebhookId};
+use super::invalid::Invalid;
+use super::time::{Timestamp, format_span, parse_span};
+
+/// Percent above what is expected at which a spike is worth a webhook, unless the owner says otherwise.
+pub const DEFAULT_THRESHOLD: u32 = 50;
+/// Fewer current visitors than this are never a spike, unless the owner says otherwise: Plausible's own default.
+pub const DEFAULT_MIN_VISITORS: u32 = 10;
+/// After a spike was reported a second one within this time is held back.
+pub const DEFAULT_COOLDOWN: Duration = Duration::from_secs(30 * 60);
+
+const MAX_THRESHOLD: u64 = 10_000;
+const MAX_MIN_VISITORS: u64 = 1_000_000_000;
+const MAX_COOLDOWN: Duration = Duration::from_secs(7 * 86_400);
+
+/// A rule of a webhook: when it fires, the webhook gets one event.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trigger {
+    pub id: TriggerId,
+    pub account_id: AccountId,
+    pub site_id: SiteId,
+    pub webhook_id: WebhookId,
+    pub settings: Settings,
+    /// Moves with every change, so that an evaluation that began before it can tell.
+    pub version: i64,
+    pub inserted_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+/// What a trigger watches for. Its JSON is what the API shows and what is stored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Settings {
+    VisitorSpike(VisitorSpike),
+    GoalCompletion(GoalCompletion),
+}
+
+/// Fires when current visitors are `threshold` percent or more above what is expected now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VisitorSpike {
+    pub threshold: u32,
+    pub baseline: Baseline,
+    /// Fewer current visitors than this never fire; with [`Baseline::Fixed`] this many do.
+    pub min_visitors: u32,
+    #[serde(with = "span")]
+    pub cooldown: Duration,
+    /// Evaluated and shown, but sends nothing.
+    pub shadow: bool,
+}
+
+/// Against what current visitors are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Baseline {
+    /// The site's own history at this time of day.
+    Typical,
+    /// The five minutes before.
+    Previous,
+    /// Nothing: `min_visitors` decides alone.
+    Fixed,
+}
+
+/// Fires when a goal converts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GoalCompletion {
+    /// The goal; every goal of the site when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub goal_id: Option<GoalId>,
+    pub shadow: bool,
+}
+
+impl Settings {
+    /// The name in the API, in payloads and in `X-Webhook-Event-Type`.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Self::VisitorSpike(_) => "visitor_spike",
+            Self::GoalCompletion(_) => "goal_completion",
+        }
+    }
+
+    /// How long an event of this kind is worth delivering. Nobody wants to be told tomorrow about the rush of today;
+    /// a conversion may still have to reach the books.
+    pub fn max_age(&self) -> Duration {
+        match self {
+            Self::VisitorSpike(_) => Duration::from_secs(24 * 3_600),
+            Self::GoalCompletion(_) => Duration::from_secs(72 * 3_600),
+        }
+    }
+
+    pub fn shadow(&self) -> bool {
+        match self {
+            Self::VisitorSpike(spike) => spike.shadow,
+            Self::GoalCompletion(completion) => completion.shadow,
+        }
+    }
+
+    /// The goal it is bound to, if it is.
+    pub fn goal_id(&self) -> Option<GoalId> {
+        match self {
+            Self::VisitorSpike(_) => None,
+            Self::GoalCompletion(completion) => completion.goal_id,
+        }
+    }
+
+    /// Reads what a client sent for a new trigger.
+    ///
+    /// # Errors
+    /// Names every field that is missing, unknown or out of range.
+    pub fn parse(body: &Map<String, Value>) -> Result<Self, Invalid> {
+        let mut fields = Fields { body, invalid: Invalid::new(), known: vec!["type"] };
+        let settings = match body.get("type").and_then(Value::as_str) {
+            Some("visitor_spike") => {
+                let baseline = fields.baseline();
+                Self::VisitorSpike(VisitorSpike {
+                    threshold: fields.number("threshold", 1, MAX_THRESHOLD, DEFAULT_THRESHOLD),
+                    baseline,
+                    min_visitors: fields.number("min_visitors", 1, MAX_MIN_VISITORS, DEFAULT_MIN_VISITORS),
+                    cooldown: fields.span("cooldown", MAX_COOLDOWN, DEFAULT_COOLDOWN),
+                    shadow: fields.flag("shadow"),
+                })
+            }
+            Some("goal_completion") => {
+                Self::GoalCompletion(GoalCompletion { goal_id: fields.goal_id(), shadow: fields.flag("shadow") })
+            }
+            Some(_) => return Err(Invalid::one("type", "must be visitor_spike or goal_completion")),
+            None => return Err(Invalid::one("type", "is required: visitor_spike or goal_completion")),
+        };
+        fields.refuse_unknown();
+        fields.invalid.into_result(settings)
+    }
+
+    /// The settings with the fields of `patch` put over them. The type cannot change: that would be another trigger.
+    ///
+    /// # Errors
+    /// As [`Settings::parse`].
+    pub fn patched(&self, patch: &Map<String, Value>) -> Result<Self, Invalid> {
+        let Ok(Value::Object(mut body)) = serde_json::to_value(self) else {
+            unreachable!("settings serialise to an object");
+        };
+        for (field, value) in patch {
+            if field == "type" && value.as_str() != Some(self.type_name()) {
+                return Err(Invalid::one("type", "cannot change; delete the trigger and create another"));
+            }
+            if value.is_null() {
+                body.remove(field);
+            } else {
+                body.insert(field.clone(), value.clone());
+            }
+        }
+        Self::parse(&body)
+    }
+}
+
+/// Reads typed fields out of an object and collects what is wrong with them.
+struct Fields<'a> {
+    body: &'a Map<String, Value>,
+    invalid: Invalid,
+    known: Vec<&'static str>,
+}
+
+/// What the API answers with a trigger besides its settings; a client may send it back unchanged.
+const READ_ONLY: [&str; 3] = ["id", "inserted_at", "updated_at"];
+
+impl Fields<'_> {
+    fn get(&mut self, name: &'static str) -> Option<&Value> {
+        self.known.push(name);
+        self.body.get(name).filter(|value| !value.is_null())
+    }
+
+    fn number(&mut self, name: &'static str, min: u64, max: u64, default: u32) -> u32 {
+        let Some(value) = self.get(name) else { return default };
+        match value.as_u64().filter(|number| (min..=max).contains(number)).map(u32::try_from) {
+            Some(Ok(number)) => number,
+            _ => {
+                self.invalid.add(name, format!("must be a whole number from {min} to {max}"));
+                default
+            }
+        }
+    }
+
+    fn span(&mut self, name: &'static str, max: Duration, default: Duration) -> Duration {
+        let Some(value) = self.get(name) else { return default };
+        let span = match value {
+            Value::String(text) => parse_span(text).ok(),
+            Value::Number(seconds) => seconds.as_u64().map(Duration::from_secs),
+            _ => None,
+        };
+        match span.filter(|span| *span <= max) {
+            Some(span) => span,
+            None => {
+                self.invalid.add(name, format!("must be a span such as 30s, 5m or 12h, at most {}", format_span(max)));
+                default
+            }
+        }
+    }
+
+    fn flag(&mut self, name: &'static str) -> bool {
+        match self.get(name) {
+            None => false,
+            Some(Value::Bool(flag)) => *flag,
+            Some(_) => {
+                self.invalid.add(name, "must be true or false");
+                false
+            }
+        }
+    }
+
+    fn baseline(&mut self) -> Baseline {
+        match self.get("baseline").map(Value::as_str) {
+            None | Some(Some("typical")) => Baseline::Typical,
+            Some(Some("previous")) => Baseline::Previous,
+            Some(Some("fixed")) => Baseline::Fixed,
+            Some(_) => {
+                self.invalid.add("baseline", "must be typical, previous or fixed");
+                Baseline::Typical
+            }
+        }
+    }
+
+    /// Ids are strings, but a number is what somebody types by hand.
+    fn goal_id(&mut self) -> Option<GoalId> {
+        let id = match self.get("goal_id")? {
+            Value::String(text) => text.parse().ok(),
+            Value::Number(number) => number.as_i64().map(GoalId),
+            _ => None,
+        };
+        if id.is_none() {
+            self.invalid.add("goal_id", "must be the id of a goal of this site");
+        }
+        id
+    }
+
+    fn refuse_unknown(&mut self) {
+        for field in self.body.keys() {
+            if !self.known.contains(&field.as_str()) && !READ_ONLY.contains(&field.as_str()) {
+                self.invalid.add(field, "is not a setting of this type of trigger");
+            }
+        }
+    }
+}
+
+/// Spans of time in JSON: `"30m"`.
+mod span {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::domain::time::{format_span, parse_span};
+
+    pub fn serialize<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&format_span(*span))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        parse_span(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(body: Value) -> Result<Settings, Invalid> {
+        Settings::parse(body.as_object().unwrap())
+    }
+
+    #[test]
+    fn defaults_are_filled_in() {
+        let settings = parse(json!({"type": "visitor_spike"})).unwrap();
+        assert_eq!(
+            serde_json::to_value(&settings).unwrap(),
+            json!({"type": "visitor_spike", "threshold": 50, "baseline": "typical", "min_visitors": 10,
+                   "cooldown": "30m", "shadow": false})
+        );
+    }
+
+    #[test]
+    fn every_wrong_field_is_named() {
+        for (body, field) in [
+            (json!({}), "type"),
+            (json!({"type": "nonsense"}), "type"),
+            (json!({"type": 5}), "type"),
+            (json!({"type": "visitor_spike", "threshold": 0}), "threshold"),
+            (json!({"type": "visitor_spike", "threshold": 10_001}), "threshold"),
+            (json!({"type": "visitor_spike", "threshold": 1.5}), "threshold"),
+            (json!({"type": "visitor_spike", "threshold": "50"}), "threshold"),
+            (json!({"type": "visitor_spike", "baseline": "weekly"}), "baseline"),
+            (json!({"type": "visitor_spike", "min_visitors": -1}), "min_visitors"),
+            (json!({"type": "visitor_spike", "cooldown": "8d"}), "cooldown"),
+            (json!({"type": "visitor_spike", "shadow": 1}), "shadow"),
+            (json!({"type": "visitor_spike", "goal_id": "1"}), "goal_id"),
+            (json!({"type": "goal_completion", "goal_id": "x"}), "goal_id"),
+            (json!({"type": "goal_completion", "threshold": 5}), "threshold"),
+        ] {
+            let invalid = parse(body.clone()).expect_err(&body.to_string());
+            assert!(invalid.fields().contains_key(field), "{body}: {invalid}");
+        }
+    }
+
+    #[test]
+    fn a_patch_changes_only_what_it_names() {
+        let settings = parse(json!({"type": "visitor_spike", "threshold": 80})).unwrap();
+        let patched = settings.patched(json!({"cooldown": "1h"}).as_object().unwrap()).unwrap();
+        let Settings::VisitorSpike(spike) = patched else { panic!() };
+        assert_eq!((spike.threshold, spike.cooldown), (80, Duration::from_secs(3_600)));
+        assert!(settings.patched(json!({"type": "goal_completion"}).as_object().unwrap()).is_err());
+    }
+}

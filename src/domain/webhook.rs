@@ -1,0 +1,127 @@
+//! Webhooks: an endpoint and how it wants to be spoken to.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::ids::{AccountId, SiteId, WebhookId};
+use super::time::Timestamp;
+
+/// Longest name, in characters.
+pub const MAX_NAME_CHARS: usize = 255;
+/// Shortest secret a user may bring, in characters.
+pub const MIN_SECRET_CHARS: usize = 16;
+/// Longest secret a user may bring, in characters.
+pub const MAX_SECRET_CHARS: usize = 512;
+/// Most custom headers of one webhook.
+pub const MAX_HEADERS: usize = 20;
+
+/// A webhook as it is stored: what is secret stays sealed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Webhook {
+    pub id: WebhookId,
+    pub account_id: AccountId,
+    pub site_id: SiteId,
+    pub name: String,
+    /// Canonical text of the endpoint.
+    pub url: String,
+    pub format: Format,
+    /// Sealed JSON object of custom headers.
+    pub headers: Option<Vec<u8>>,
+    /// Waits between attempts in the words of the owner; the default schedule when absent.
+    pub retry_schedule: Option<String>,
+    pub secret: Option<Vec<u8>>,
+    pub previous_secret: Option<Vec<u8>>,
+    /// Until when deliveries carry the previous secret's signature too.
+    pub previous_valid_until: Option<Timestamp>,
+    pub active: bool,
+    pub failing_since: Option<Timestamp>,
+    pub disabled_at: Option<Timestamp>,
+    pub disabled_reason: Option<String>,
+    pub version: i64,
+    pub inserted_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+/// How a webhook is doing, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    Active,
+    Paused,
+    Failing,
+    Disabled,
+}
+
+impl Webhook {
+    pub fn status(&self) -> Status {
+        match self {
+            Self { disabled_at: Some(_), .. } => Status::Disabled,
+            Self { active: false, .. } => Status::Paused,
+            Self { failing_since: Some(_), .. } => Status::Failing,
+            _ => Status::Active,
+        }
+    }
+
+    /// Whether its triggers are watched and its deliveries attempted.
+    pub fn is_live(&self) -> bool {
+        self.active && self.disabled_at.is_none()
+    }
+}
+
+/// The shape of the body an endpoint gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, sqlx::Type)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum Format {
+    #[default]
+    Json,
+    Cloudevents,
+    Slack,
+    Discord,
+    Teams,
+    Ntfy,
+}
+
+impl Format {
+    pub const ALL: [Self; 6] = [Self::Json, Self::Cloudevents, Self::Slack, Self::Discord, Self::Teams, Self::Ntfy];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Cloudevents => "cloudevents",
+            Self::Slack => "slack",
+            Self::Discord => "discord",
+            Self::Teams => "teams",
+            Self::Ntfy => "ntfy",
+        }
+    }
+
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Json | Self::Slack | Self::Discord | Self::Teams => "application/json",
+            Self::Cloudevents => "application/cloudevents+json; charset=utf-8",
+            Self::Ntfy => "text/plain; charset=utf-8",
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The text names no format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be one of json, cloudevents, slack, discord, teams, ntfy")]
+pub struct UnknownFormat;
+
+impl FromStr for Format {
+    type Err = UnknownFormat;
+
+    fn from_str(text: &str) -> Result<Self, UnknownFormat> {
+        Self::ALL.into_iter().find(|format| format.as_str() == text).ok_or(UnknownFormat)
+    }
+}
