@@ -7,4 +7,8 @@
 
 pub mod chance;
 pub mod clock;
+pub mod config;
 pub mod domain;
+pub mod failpoint;
+pub mod store;
+pub mod wake;

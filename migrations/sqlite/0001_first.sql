@@ -159,7 +159,6 @@ CREATE TABLE events (
     moment      TEXT    NOT NULL,
     format      TEXT    NOT NULL,
     payload     BLOB    NOT NULL,
-    expires_at  INTEGER,
     inserted_at INTEGER NOT NULL,
     -- One row per moment, whoever looked and however often.
     CONSTRAINT events_moment_key UNIQUE (trigger_id, moment)
@@ -170,12 +169,17 @@ CREATE INDEX events_site_idx ON events (site_id);
 
 -- One narrow row per delivery still owed. Deleted when the delivery ends, so it stays small whatever the history.
 CREATE TABLE queue (
-    event_id   BLOB    NOT NULL PRIMARY KEY REFERENCES events (id) ON DELETE CASCADE,
-    account_id INTEGER NOT NULL,
-    webhook_id BLOB    NOT NULL,
-    shard      INTEGER NOT NULL,
-    attempt    INTEGER NOT NULL,
-    due_at     INTEGER NOT NULL
+    event_id         BLOB    NOT NULL PRIMARY KEY REFERENCES events (id) ON DELETE CASCADE,
+    account_id       INTEGER NOT NULL,
+    webhook_id       BLOB    NOT NULL,
+    shard            INTEGER NOT NULL,
+    -- Attempts made in this round; a resend begins a new one.
+    attempt          INTEGER NOT NULL,
+    -- Attempts that do not count against the schedule: of earlier rounds, and failures of our own.
+    other_attempts   INTEGER NOT NULL,
+    due_at           INTEGER NOT NULL,
+    -- After this moment it is given up. A resend never is.
+    expires_at       INTEGER
 ) STRICT, WITHOUT ROWID;
 -- The owner of a shard reads the due rows of each webhook from the front of this index.
 CREATE INDEX queue_due_idx ON queue (shard, webhook_id, due_at, event_id);

@@ -76,7 +76,11 @@ impl Profile {
             let recent = &windows[windows.len().saturating_sub(RECENT_WINDOWS)..];
             let mut counts: Vec<_> = recent.iter().map(|window| f64::from(window.visitors)).collect();
             let hours = u32::try_from(recent.len() / 12).unwrap_or(u32::MAX);
-            return Some(Self { basis: Basis::LastHours { hours }, slots: vec![summary(&mut counts)], learned_at: now });
+            return Some(Self {
+                basis: Basis::LastHours { hours },
+                slots: vec![summary(&mut counts)],
+                learned_at: now,
+            });
         }
         let mut by_slot = vec![Vec::with_capacity(days + 1); SLOTS];
         for window in windows {
@@ -84,8 +88,9 @@ impl Profile {
         }
         let slots = (0..SLOTS)
             .map(|slot| {
-                let mut counts: Vec<_> =
-                    (slot + SLOTS - REACH..=slot + SLOTS + REACH).flat_map(|near| by_slot[near % SLOTS].clone()).collect();
+                let mut counts: Vec<_> = (slot + SLOTS - REACH..=slot + SLOTS + REACH)
+                    .flat_map(|near| by_slot[near % SLOTS].clone())
+                    .collect();
                 summary(&mut counts)
             })
             .collect();
@@ -126,11 +131,10 @@ fn median(values: &mut [f64]) -> f64 {
         return 0.0;
     }
     let upper = values.len() / 2;
-    let (below, middle, _) = values.select_nth_unstable_by(upper, f64::total_cmp);
-    if below.len() < upper || values.len() % 2 == 1 {
-        return *middle;
+    let middle = *values.select_nth_unstable_by(upper, f64::total_cmp).1;
+    if values.len() % 2 == 1 {
+        return middle;
     }
-    let middle = *middle;
     let lower = values[..upper].iter().copied().fold(f64::MIN, f64::max);
     f64::midpoint(lower, middle)
 }

@@ -105,12 +105,7 @@ fn measure(current: u32, expected: f64, score: Option<f64>) -> Rise {
     let change = (f64::from(current) - expected) / expected.max(1.0) * 100.0;
     // Both are bounded by the number of visitors and never negative here but for `fixed`, where zero is the truth
     // a reader wants: no rise.
-    Rise {
-        current,
-        expected: expected.round().max(0.0) as u32,
-        change_percent: change.round().max(0.0) as u32,
-        score,
-    }
+    Rise { current, expected: expected.round().max(0.0) as u32, change_percent: change.round().max(0.0) as u32, score }
 }
 
 #[cfg(test)]

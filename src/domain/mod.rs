@@ -3,14 +3,16 @@
 //! This room knows nothing of ours and nothing of the outside: no async, no I/O, no clock, no randomness. Time and
 //! chance are arguments. Start with [`decide`] (noticing) and [`settle`] (sending).
 
+pub mod access;
+pub mod baseline;
+pub mod decide;
+pub mod event;
+pub mod format;
 pub mod goal;
 pub mod hit;
 pub mod ids;
-pub mod time;
-pub mod access;
 pub mod invalid;
+pub mod time;
 pub mod trigger;
 pub mod vault;
 pub mod webhook;
-pub mod baseline;
-pub mod decide;

@@ -94,8 +94,11 @@ impl Keyring {
     /// Decrypts what [`Keyring::seal`] made for the same place.
     pub fn open(&self, place: &Place, sealed: &[u8]) -> Result<Vec<u8>, CannotOpen> {
         let (id, nonce, ciphertext) = split(sealed).ok_or(CannotOpen::Damaged)?;
-        let key =
-            self.0.iter().find(|key| key.id == id).ok_or_else(|| CannotOpen::UnknownKey(id.escape_debug().to_string()))?;
+        let key = self
+            .0
+            .iter()
+            .find(|key| key.id == id)
+            .ok_or_else(|| CannotOpen::UnknownKey(id.escape_debug().to_string()))?;
         key.cipher
             .decrypt(&XNonce::from(nonce), Payload { msg: ciphertext, aad: &place.bytes() })
             .map_err(|_| CannotOpen::Damaged)

@@ -1,0 +1,362 @@
+//! Settings: one name, three spellings (flag, environment, file), in that order of precedence, and contradictions
+//! refused at start with a sentence.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::domain::time::parse_span;
+use crate::domain::vault::Keyring;
+
+/// One setting as people meet it.
+#[derive(Debug)]
+pub struct Setting {
+    pub name: &'static str,
+    /// As shown in the help; an empty text means there is none.
+    pub default: &'static str,
+    pub help: &'static str,
+}
+
+/// Every setting there is.
+pub const SETTINGS: &[Setting] = &[
+    Setting { name: "listen", default: "127.0.0.1:8080", help: "Address and port to listen on" },
+    Setting { name: "base_url", default: "http://LISTEN", help: "Address under which people reach this server" },
+    Setting { name: "data_dir", default: "./pulsehook-data", help: "Folder for databases and the master key" },
+    Setting {
+        name: "database_url",
+        default: "sqlite://DATA_DIR/pulsehook.db",
+        help: "Configuration and queue: sqlite://… for one node, postgres://… for several",
+    },
+    Setting { name: "analytics_url", default: "sqlite://DATA_DIR/analytics.db", help: "Where traffic is kept" },
+    Setting { name: "directory", default: "own", help: "Who knows accounts, sites and goals" },
+    Setting {
+        name: "master_key",
+        default: "generated into DATA_DIR/master.key with SQLite",
+        help: "32 bytes in base64 that encrypt secrets; several, newest first, separated by commas",
+    },
+    Setting { name: "max_webhooks_per_account", default: "10", help: "Webhooks an account may have" },
+    Setting { name: "evaluation_interval", default: "1s", help: "Longest time between two looks at the traffic" },
+    Setting {
+        name: "egress_allow",
+        default: "",
+        help: "Networks webhooks may reach although they are private, such as 127.0.0.0/8,10.1.0.0/16",
+    },
+    Setting { name: "egress_allow_http", default: "false", help: "Whether webhooks may be plain http" },
+    Setting { name: "egress_ca", default: "", help: "PEM file of further certificate authorities webhooks may use" },
+    Setting {
+        name: "trusted_proxies",
+        default: "loopback and private networks",
+        help: "Networks whose X-Forwarded-For is believed",
+    },
+    Setting { name: "retention", default: "30d", help: "How long deliveries are kept" },
+    Setting { name: "log_format", default: "text on a terminal, else json", help: "text or json" },
+    Setting { name: "log_level", default: "info", help: "error, warn, info, debug or trace" },
+];
+
+/// What was said where, before it is understood. Flags win over the environment, which wins over the file.
+#[derive(Debug, Default, Clone)]
+pub struct Sources {
+    pub flags: BTreeMap<String, String>,
+    pub environment: BTreeMap<String, String>,
+    pub file: BTreeMap<String, String>,
+}
+
+/// The settings, understood.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub listen: SocketAddr,
+    /// Without a slash at its end.
+    pub base_url: String,
+    pub data_dir: PathBuf,
+    pub database_url: String,
+    /// Path of the embedded analytics database.
+    pub analytics_path: PathBuf,
+    /// `None`: to be read from, or generated into, the data folder.
+    pub master_key: Option<Keyring>,
+    pub max_webhooks_per_account: u32,
+    pub evaluation_interval: Duration,
+    pub egress_allow: Vec<IpNet>,
+    pub egress_allow_http: bool,
+    pub egress_ca: Option<PathBuf>,
+    pub trusted_proxies: Vec<IpNet>,
+    pub retention: Duration,
+    pub log_format: Option<LogFormat>,
+    pub log_level: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// A sentence about a setting that cannot be.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+impl Sources {
+    /// Collects the environment's `PULSEHOOK_*` (and `PULSEHOOK_*_FILE`) and the file's keys.
+    ///
+    /// # Errors
+    /// The file cannot be read, or names settings that do not exist.
+    pub fn collect(flags: BTreeMap<String, String>, file: Option<&Path>) -> Result<Self, ConfigError> {
+        let mut sources = Self { flags, ..Self::default() };
+        for setting in SETTINGS {
+            let variable = format!("PULSEHOOK_{}", setting.name.to_uppercase());
+            if let Ok(value) = std::env::var(&variable) {
+                sources.environment.insert(setting.name.to_owned(), value);
+            } else if let Ok(path) = std::env::var(format!("{variable}_FILE")) {
+                let value = std::fs::read_to_string(&path).map_err(|error| {
+                    ConfigError(format!("{variable}_FILE names {path}, which cannot be read: {error}"))
+                })?;
+                sources.environment.insert(setting.name.to_owned(), value.trim().to_owned());
+            }
+        }
+        let default = Path::new("pulsehook.toml");
+        if let Some(path) = file.or_else(|| default.exists().then_some(default)) {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| ConfigError(format!("{} cannot be read: {error}", path.display())))?;
+            sources.file = read_file(&text).map_err(|error| ConfigError(format!("{}: {error}", path.display())))?;
+        }
+        Ok(sources)
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        [&self.flags, &self.environment, &self.file]
+            .into_iter()
+            .find_map(|source| source.get(name))
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
+    }
+
+    fn parsed<T>(
+        &self,
+        name: &'static str,
+        default: T,
+        parse: impl Fn(&str) -> Option<T>,
+        expected: &str,
+    ) -> Result<T, ConfigError> {
+        match self.get(name) {
+            None => Ok(default),
+            Some(text) => {
+                parse(text).ok_or_else(|| ConfigError(format!("{name} must be {expected}, but it is \"{text}\"")))
+            }
+        }
+    }
+}
+
+fn read_file(text: &str) -> Result<BTreeMap<String, String>, ConfigError> {
+    let table: toml::Table = text.parse().map_err(|error| ConfigError(format!("{error}")))?;
+    let mut values = BTreeMap::new();
+    for (name, value) in table {
+        if !SETTINGS.iter().any(|setting| setting.name == name) {
+            return Err(ConfigError(format!("there is no setting called {name}")));
+        }
+        let text = match value {
+            toml::Value::String(text) => text,
+            toml::Value::Integer(number) => number.to_string(),
+            toml::Value::Boolean(flag) => flag.to_string(),
+            toml::Value::Array(items) => {
+                let items: Option<Vec<_>> = items.iter().map(|item| item.as_str()).collect();
+                items.ok_or_else(|| ConfigError(format!("{name} must be a list of texts")))?.join(",")
+            }
+            _ => return Err(ConfigError(format!("{name} must be a text, a number, true or false"))),
+        };
+        values.insert(name, text);
+    }
+    Ok(values)
+}
+
+impl Config {
+    /// # Errors
+    /// One sentence about the first setting that is wrong or contradicts another.
+    pub fn from_sources(sources: &Sources) -> Result<Self, ConfigError> {
+        let listen = sources.parsed(
+            "listen",
+            SocketAddr::from(([127, 0, 0, 1], 8080)),
+            |text| text.parse().ok(),
+            "an address and a port such as 127.0.0.1:8080",
+        )?;
+        let base_url = sources.parsed(
+            "base_url",
+            format!("http://{listen}"),
+            |text| {
+                let url = url::Url::parse(text).ok()?;
+                matches!(url.scheme(), "http" | "https").then(|| text.trim_end_matches('/').to_owned())
+            },
+            "an http or https address",
+        )?;
+        let data_dir = PathBuf::from(sources.get("data_dir").unwrap_or("./pulsehook-data"));
+        let database_url = match sources.get("database_url") {
+            Some(url) => url.to_owned(),
+            None => format!("sqlite://{}", data_dir.join("pulsehook.db").display()),
+        };
+        let master_key = sources
+            .parsed(
+                "master_key",
+                None,
+                |text| Keyring::parse(text).ok().map(Some),
+                "32 bytes in base64, or several of them separated by commas",
+            )
+            // The value itself is a secret and stays out of the message.
+            .map_err(|_| {
+                ConfigError("master_key must be 32 bytes in base64, or several of them separated by commas".into())
+            })?;
+        let config = Self {
+            listen,
+            base_url,
+            analytics_path: analytics_path(sources, &data_dir)?,
+            data_dir,
+            database_url,
+            master_key,
+            max_webhooks_per_account: sources.parsed(
+                "max_webhooks_per_account",
+                10,
+                |text| text.parse().ok(),
+                "a whole number",
+            )?,
+            evaluation_interval: sources.parsed(
+                "evaluation_interval",
+                Duration::from_secs(1),
+                |text| parse_span(text).ok().filter(|span| *span >= Duration::from_millis(100)),
+                "a span of at least 100ms, such as 1s",
+            )?,
+            egress_allow: sources.parsed("egress_allow", Vec::new(), networks, "networks such as 10.1.0.0/16")?,
+            egress_allow_http: sources.parsed("egress_allow_http", false, |text| text.parse().ok(), "true or false")?,
+            egress_ca: sources.get("egress_ca").map(PathBuf::from),
+            trusted_proxies: sources.parsed(
+                "trusted_proxies",
+                private_networks(),
+                networks,
+                "networks such as 10.1.0.0/16",
+            )?,
+            retention: sources.parsed(
+                "retention",
+                Duration::from_secs(30 * 86_400),
+                |text| parse_span(text).ok().filter(|span| *span >= Duration::from_secs(3_600)),
+                "a span of at least 1h, such as 30d",
+            )?,
+            log_format: sources.parsed(
+                "log_format",
+                None,
+                |text| match text {
+                    "text" => Some(Some(LogFormat::Text)),
+                    "json" => Some(Some(LogFormat::Json)),
+                    _ => None,
+                },
+                "text or json",
+            )?,
+            log_level: sources.parsed(
+                "log_level",
+                "info".to_owned(),
+                |text| ["error", "warn", "info", "debug", "trace"].contains(&text).then(|| text.to_owned()),
+                "error, warn, info, debug or trace",
+            )?,
+        };
+        config.refuse_contradictions(sources)?;
+        Ok(config)
+    }
+
+    fn refuse_contradictions(&self, sources: &Sources) -> Result<(), ConfigError> {
+        match sources.get("directory") {
+            None | Some("own") => {}
+            Some(other) => {
+                return Err(ConfigError(format!("directory is \"{other}\", but this version knows only \"own\"")));
+            }
+        }
+        let sqlite = self.database_url.starts_with("sqlite://");
+        if !sqlite && !self.database_url.starts_with("postgres://") && !self.database_url.starts_with("postgresql://") {
+            return Err(ConfigError("database_url must start with sqlite:// or postgres://".to_owned()));
+        }
+        if !sqlite && self.master_key.is_none() {
+            return Err(ConfigError(
+                "master_key is required with PostgreSQL, so that every node has the same one; \
+                 make one with: openssl rand -base64 32"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn analytics_path(sources: &Sources, data_dir: &Path) -> Result<PathBuf, ConfigError> {
+    match sources.get("analytics_url") {
+        None => Ok(data_dir.join("analytics.db")),
+        Some(url) => match url.strip_prefix("sqlite://") {
+            Some(path) => Ok(PathBuf::from(path)),
+            None => Err(ConfigError("analytics_url must start with sqlite:// in this version".to_owned())),
+        },
+    }
+}
+
+fn networks(text: &str) -> Option<Vec<IpNet>> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .map(|part| part.parse().ok().or_else(|| part.parse::<std::net::IpAddr>().ok().map(IpNet::from)))
+        .collect()
+}
+
+fn private_networks() -> Vec<IpNet> {
+    ["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7"]
+        .iter()
+        .map(|text| text.parse().expect("these are networks"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let flags = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Config::from_sources(&Sources { flags, ..Sources::default() })
+    }
+
+    #[test]
+    fn everything_has_a_default() {
+        let config = with(&[]).unwrap();
+        assert_eq!(config.base_url, "http://127.0.0.1:8080");
+        assert_eq!(config.database_url, "sqlite://./pulsehook-data/pulsehook.db");
+        assert_eq!(config.max_webhooks_per_account, 10);
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_and_that_over_the_file() {
+        let one = |value: &str| BTreeMap::from([("retention".to_owned(), value.to_owned())]);
+        let mut sources = Sources { flags: one("1d"), environment: one("2d"), file: one("3d") };
+        for days in 1..=3 {
+            let config = Config::from_sources(&sources).unwrap();
+            assert_eq!(config.retention, Duration::from_secs(days * 86_400));
+            if days == 1 { sources.flags.clear() } else { sources.environment.clear() }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_a_sentence() {
+        for (pairs, sentence) in [
+            (vec![("listen", "nowhere")], "listen must be an address and a port"),
+            (vec![("database_url", "mysql://x")], "database_url must start with"),
+            (vec![("database_url", "postgres://x/y")], "master_key is required with PostgreSQL"),
+            (vec![("master_key", "c2hvcnQ=")], "master_key must be 32 bytes"),
+            (vec![("egress_allow", "everything")], "egress_allow must be networks"),
+            (vec![("directory", "ldap")], "directory is \"ldap\""),
+            (vec![("retention", "5")], "retention must be a span"),
+            (vec![("log_format", "xml")], "log_format must be text or json"),
+        ] {
+            let error = with(&pairs).unwrap_err().to_string();
+            assert!(error.starts_with(sentence), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_file_takes_lists_and_refuses_what_it_does_not_know() {
+        let values = read_file("retention = \"7d\"\negress_allow = [\"127.0.0.0/8\", \"10.0.0.0/8\"]").unwrap();
+        assert_eq!(values["egress_allow"], "127.0.0.0/8,10.0.0.0/8");
+        assert!(read_file("retension = \"7d\"").unwrap_err().to_string().contains("no setting called retension"));
+    }
+}

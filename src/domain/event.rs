@@ -1,0 +1,245 @@
+//! Events: what receivers get. Built once when a trigger fires; the bytes are stored, signed and sent as they are.
+
+use serde::Serialize;
+
+use super::baseline::Basis;
+use super::decide::Rise;
+use super::goal::Goal;
+use super::ids::{AccountId, EventId, SiteId, TriggerId, WebhookId};
+use super::time::Timestamp;
+use super::trigger::{Baseline, Settings};
+use super::webhook::Format;
+
+/// Type of the event that "send test" delivers.
+pub const TEST: &str = "test";
+/// Version of the payload's shape.
+const VERSION: &str = "1";
+
+/// A fired trigger, ready to be stored. Immutable.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    pub id: EventId,
+    pub account_id: AccountId,
+    pub site_id: SiteId,
+    pub webhook_id: WebhookId,
+    /// Absent for a test.
+    pub trigger_id: Option<TriggerId>,
+    pub event_type: String,
+    /// Names what happened so that it can be recorded only once: unique per trigger.
+    pub moment: String,
+    pub format: Format,
+    pub payload: Vec<u8>,
+    /// After this moment the delivery is given up.
+    pub expires_at: Option<Timestamp>,
+    pub inserted_at: Timestamp,
+}
+
+/// Everything an event says, before it takes the shape an endpoint wants.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Envelope<'a> {
+    pub event_id: EventId,
+    pub event_type: &'a str,
+    version: &'static str,
+    pub site_id: SiteId,
+    pub site_domain: &'a str,
+    pub timestamp: Timestamp,
+    pub webhook_id: WebhookId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trigger_id: Option<TriggerId>,
+    pub data: Data,
+}
+
+/// What happened. A closed list: nothing else leaves the house.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Data {
+    VisitorSpike(SpikeData),
+    GoalCompletion(GoalData),
+    Test(TestData),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SpikeData {
+    pub current_visitors: u32,
+    /// What the baseline expects.
+    pub previous_visitors: u32,
+    pub change_percent: u32,
+    pub threshold: u32,
+    pub baseline: Baseline,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub basis: Option<Basis>,
+    /// Spreads above what is expected, to one digit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
+    pub window_seconds: u64,
+    pub top_sources: Vec<TopSource>,
+    pub top_pages: Vec<TopPage>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GoalData {
+    pub goal_id: super::ids::GoalId,
+    pub goal_name: String,
+    pub goal_type: &'static str,
+    /// Completions between `window_start` and `window_end`.
+    pub count: u64,
+    pub window_start: Timestamp,
+    pub window_end: Timestamp,
+    pub top_pages: Vec<TopPage>,
+    pub top_sources: Vec<TopSource>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TestData {
+    pub test: bool,
+    pub message: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TopSource {
+    pub source: String,
+    pub visitors: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TopPage {
+    pub page: String,
+    pub visitors: u64,
+}
+
+impl Data {
+    /// The data of a spike.
+    pub fn spike(
+        rise: &Rise,
+        threshold: u32,
+        baseline: Baseline,
+        basis: Option<Basis>,
+        sources: Vec<TopSource>,
+        pages: Vec<TopPage>,
+    ) -> Self {
+        Self::VisitorSpike(SpikeData {
+            current_visitors: rise.current,
+            previous_visitors: rise.expected,
+            change_percent: rise.change_percent,
+            threshold,
+            baseline,
+            basis: basis.filter(|_| baseline == Baseline::Typical),
+            score: rise.score.map(|score| (score * 10.0).round() / 10.0),
+            window_seconds: super::baseline::WINDOW.as_secs(),
+            top_sources: sources,
+            top_pages: pages,
+        })
+    }
+
+    /// The data of completions.
+    pub fn completions(goal: &Goal, tally: &Tally) -> Self {
+        Self::GoalCompletion(GoalData {
+            goal_id: goal.id,
+            goal_name: goal.display_name.clone(),
+            goal_type: goal.kind.goal_type(),
+            count: tally.count,
+            window_start: tally.first_at,
+            window_end: tally.last_at,
+            top_pages: tally.pages.top().into_iter().map(|(page, visitors)| TopPage { page, visitors }).collect(),
+            top_sources: tally
+                .sources
+                .top()
+                .into_iter()
+                .map(|(source, visitors)| TopSource { source, visitors })
+                .collect(),
+        })
+    }
+
+    pub fn test() -> Self {
+        Self::Test(TestData { test: true, message: "This is a test. Your endpoint is reachable." })
+    }
+
+    fn type_name(&self) -> &'static str {
+        match self {
+            Self::VisitorSpike(_) => "visitor_spike",
+            Self::GoalCompletion(_) => "goal_completion",
+            Self::Test(_) => TEST,
+        }
+    }
+}
+
+/// Completions of one goal within one step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tally {
+    pub count: u64,
+    pub first_at: Timestamp,
+    pub last_at: Timestamp,
+    pub pages: Ranking,
+    pub sources: Ranking,
+}
+
+/// How many distinct visitors each name had.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Ranking(std::collections::BTreeMap<String, std::collections::BTreeSet<u64>>);
+
+impl Ranking {
+    /// Names listed in a payload.
+    pub const LISTED: usize = 3;
+
+    /// An empty name ("Direct / None") is not ranked.
+    pub fn add(&mut self, name: &str, visitor: u64) {
+        if name.is_empty() {
+            return;
+        }
+        if let Some(visitors) = self.0.get_mut(name) {
+            visitors.insert(visitor);
+        } else {
+            self.0.insert(name.to_owned(), [visitor].into());
+        }
+    }
+
+    /// Most visitors first, then by name.
+    pub fn top(&self) -> Vec<(String, u64)> {
+        let mut rows: Vec<_> = self.0.iter().map(|(name, visitors)| (name.clone(), visitors.len() as u64)).collect();
+        rows.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        rows.truncate(Self::LISTED);
+        rows
+    }
+}
+
+/// Whose event it is and where it goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Addressee<'a> {
+    pub account_id: AccountId,
+    pub site_id: SiteId,
+    pub site_domain: &'a str,
+    pub webhook_id: WebhookId,
+    pub format: Format,
+    pub trigger: Option<(TriggerId, &'a Settings)>,
+}
+
+impl Event {
+    /// Puts `data` into the shape the endpoint wants. `moment` must name what happened, unique per trigger.
+    pub fn new(id: EventId, addressee: &Addressee<'_>, moment: String, data: Data, now: Timestamp) -> Self {
+        let event_type = data.type_name();
+        let envelope = Envelope {
+            event_id: id,
+            event_type,
+            version: VERSION,
+            site_id: addressee.site_id,
+            site_domain: addressee.site_domain,
+            timestamp: now,
+            webhook_id: addressee.webhook_id,
+            trigger_id: addressee.trigger.map(|(id, _)| id),
+            data,
+        };
+        Self {
+            id,
+            account_id: addressee.account_id,
+            site_id: addressee.site_id,
+            webhook_id: addressee.webhook_id,
+            trigger_id: envelope.trigger_id,
+            event_type: event_type.to_owned(),
+            moment,
+            format: addressee.format,
+            payload: super::format::render(addressee.format, &envelope),
+            expires_at: addressee.trigger.map(|(_, settings)| now + settings.max_age()),
+            inserted_at: now,
+        }
+    }
+}

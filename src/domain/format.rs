@@ -1,0 +1,99 @@
+//! The shapes a payload can take: our own JSON, CloudEvents, and what chat rooms and phones understand.
+
+use serde_json::{Value, json};
+
+use super::event::{Data, Envelope, GoalData, SpikeData};
+use super::webhook::Format;
+
+/// The body for an endpoint that wants `format`.
+pub fn render(format: Format, envelope: &Envelope<'_>) -> Vec<u8> {
+    match format {
+        Format::Json => serde_json::to_vec(envelope).expect("an envelope has only string keys"),
+        Format::Cloudevents => json_bytes(&cloudevent(envelope)),
+        Format::Slack => json_bytes(&json!({ "text": chat_text(envelope, "*") })),
+        Format::Discord => {
+            json_bytes(&json!({ "content": chat_text(envelope, "**"), "allowed_mentions": { "parse": [] } }))
+        }
+        Format::Teams => json_bytes(&adaptive_card(envelope)),
+        Format::Ntfy => chat_text(envelope, "").into_bytes(),
+    }
+}
+
+fn json_bytes(value: &Value) -> Vec<u8> {
+    value.to_string().into_bytes()
+}
+
+/// CloudEvents 1.0, structured mode.
+fn cloudevent(envelope: &Envelope<'_>) -> Value {
+    json!({
+        "specversion": "1.0",
+        "id": envelope.event_id,
+        "source": format!("/sites/{}", envelope.site_domain),
+        "type": format!("pulsehook.{}", envelope.event_type),
+        "subject": envelope.site_domain,
+        "time": envelope.timestamp,
+        "datacontenttype": "application/json",
+        "data": envelope,
+    })
+}
+
+/// A message card as Teams' workflows take it.
+fn adaptive_card(envelope: &Envelope<'_>) -> Value {
+    let blocks: Vec<_> = std::iter::once(json!({
+        "type": "TextBlock", "text": headline(envelope), "weight": "Bolder", "wrap": true
+    }))
+    .chain(details(envelope).into_iter().map(|line| json!({ "type": "TextBlock", "text": line, "wrap": true })))
+    .collect();
+    json!({
+        "type": "message",
+        "attachments": [{
+            "contentType": "application/vnd.microsoft.card.adaptive",
+            "content": { "type": "AdaptiveCard", "version": "1.4", "body": blocks },
+        }],
+    })
+}
+
+fn chat_text(envelope: &Envelope<'_>, bold: &str) -> String {
+    let mut text = format!("{bold}{}{bold}", plain(&headline(envelope)));
+    for line in details(envelope) {
+        text.push('\n');
+        text.push_str(&plain(&line));
+    }
+    text
+}
+
+/// Names come from visitors: nothing in them may mention people, open links or start markup in a chat room.
+fn plain(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace(['*', '`', '@', '_', '~'], " ")
+}
+
+/// What happened, in one sentence.
+pub fn headline(envelope: &Envelope<'_>) -> String {
+    let domain = envelope.site_domain;
+    match &envelope.data {
+        Data::VisitorSpike(SpikeData { current_visitors, change_percent, previous_visitors, .. }) => format!(
+            "Traffic spike on {domain}: {current_visitors} current visitors, {change_percent} % above the expected {previous_visitors}"
+        ),
+        Data::GoalCompletion(GoalData { goal_name, count: 1, .. }) => format!("{goal_name} on {domain}"),
+        Data::GoalCompletion(GoalData { goal_name, count, .. }) => format!("{goal_name} on {domain}, {count} times"),
+        Data::Test(_) => format!("Test from {domain}: your endpoint is reachable"),
+    }
+}
+
+fn details(envelope: &Envelope<'_>) -> Vec<String> {
+    let (sources, pages) = match &envelope.data {
+        Data::VisitorSpike(data) => (&data.top_sources, &data.top_pages),
+        Data::GoalCompletion(data) => (&data.top_sources, &data.top_pages),
+        Data::Test(_) => return Vec::new(),
+    };
+    let mut lines = Vec::new();
+    if !sources.is_empty() {
+        let names: Vec<_> = sources.iter().map(|top| format!("{} ({})", top.source, top.visitors)).collect();
+        lines.push(format!("Sources: {}", names.join(", ")));
+    }
+    if !pages.is_empty() {
+        let names: Vec<_> = pages.iter().map(|top| format!("{} ({})", top.page, top.visitors)).collect();
+        lines.push(format!("Pages: {}", names.join(", ")));
+    }
+    lines
+}

@@ -1,0 +1,74 @@
+//! Everything that is watched, read in one go: sites, goals, and the triggers of live webhooks.
+
+use sqlx::FromRow;
+
+use super::goals::GoalRow;
+use super::sites::Site;
+use super::triggers::TriggerRow;
+use super::{Result, Store, on};
+use crate::domain::goal::Goal;
+use crate::domain::ids::WebhookId;
+use crate::domain::trigger::Trigger;
+use crate::domain::webhook::Format;
+
+#[derive(Debug, Default)]
+pub struct Watched {
+    pub version: i64,
+    pub sites: Vec<Site>,
+    pub goals: Vec<Goal>,
+    pub triggers: Vec<WatchedTrigger>,
+}
+
+/// A trigger and the shape its events take.
+#[derive(Debug)]
+pub struct WatchedTrigger {
+    pub trigger: Trigger,
+    pub format: Format,
+}
+
+#[derive(FromRow)]
+struct FormatRow {
+    id: WebhookId,
+    format: Format,
+}
+
+impl Store {
+    /// Triggers of paused or disabled webhooks and of suspended accounts are left out, and with them the sites and
+    /// goals nobody watches.
+    pub async fn watched(&self) -> Result<Watched> {
+        const FORMATS: &str = "
+            SELECT webhooks.id, webhooks.format
+            FROM webhooks
+            JOIN accounts ON accounts.id = webhooks.account_id
+            WHERE webhooks.active AND webhooks.disabled_at IS NULL AND accounts.status = 'active'";
+        const TRIGGERS: &str = "
+            SELECT id, account_id, site_id, webhook_id, settings, version, inserted_at, updated_at
+            FROM triggers
+            ORDER BY id";
+        const SITES: &str = "
+            SELECT id, account_id, domain, timezone, inserted_at, updated_at
+            FROM sites
+            WHERE id IN (SELECT site_id FROM triggers)";
+        const GOALS: &str = "
+            SELECT id, site_id, event_name, page_path, scroll_threshold, display_name, custom_props, currency,
+                inserted_at
+            FROM goals
+            WHERE site_id IN (SELECT site_id FROM triggers)
+            ORDER BY id";
+        // Read first: a change in between shows as a newer version, and everything is read again.
+        let version = self.catalog_version().await?;
+        let formats: Vec<FormatRow> = on!(self.reader(), pool => sqlx::query_as(FORMATS).fetch_all(pool).await)?;
+        let formats: std::collections::HashMap<_, _> = formats.into_iter().map(|row| (row.id, row.format)).collect();
+        let rows: Vec<TriggerRow> = on!(self.reader(), pool => sqlx::query_as(TRIGGERS).fetch_all(pool).await)?;
+        let mut triggers = Vec::with_capacity(rows.len());
+        for row in rows {
+            let trigger = row.parse()?;
+            if let Some(format) = formats.get(&trigger.webhook_id) {
+                triggers.push(WatchedTrigger { trigger, format: *format });
+            }
+        }
+        let sites = on!(self.reader(), pool => sqlx::query_as(SITES).fetch_all(pool).await)?;
+        let goals: Vec<GoalRow> = on!(self.reader(), pool => sqlx::query_as(GOALS).fetch_all(pool).await)?;
+        Ok(Watched { version, sites, goals: goals.into_iter().map(Goal::from).collect(), triggers })
+    }
+}

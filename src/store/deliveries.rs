@@ -1,0 +1,260 @@
+//! Deliveries as their owner sees them. Nothing here is stored: a delivery is pending while it is in the queue, and
+//! afterwards what its last attempt says.
+
+use sqlx::FromRow;
+
+use super::audit::Change;
+use super::{Result, Store, on};
+use crate::domain::ids::{AccountId, EventId, TriggerId, WebhookId};
+use crate::domain::time::Timestamp;
+
+/// Most deliveries one request may put back into the queue.
+pub const RESEND_LIMIT: i64 = 10_000;
+
+#[derive(Debug, Clone, PartialEq, FromRow)]
+pub struct Delivery {
+    pub id: EventId,
+    pub webhook_id: WebhookId,
+    pub trigger_id: Option<TriggerId>,
+    pub event_type: String,
+    pub status: String,
+    pub reason: Option<String>,
+    pub payload: Vec<u8>,
+    /// Attempts made so far.
+    pub attempts: i32,
+    pub next_attempt_at: Option<Timestamp>,
+    pub outcome: Option<String>,
+    pub advice: Option<String>,
+    pub response_code: Option<i32>,
+    pub response_body: Option<Vec<u8>>,
+    pub inserted_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq, FromRow)]
+pub struct Attempt {
+    pub number: i32,
+    pub started_at: Timestamp,
+    pub duration_ms: i64,
+    pub outcome: String,
+    pub advice: String,
+    pub response_code: Option<i32>,
+    pub response_headers: Option<String>,
+    pub response_body: Option<Vec<u8>>,
+    pub ended: Option<String>,
+    pub reason: Option<String>,
+}
+
+/// What a list is narrowed to.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Filter {
+    pub status: Option<String>,
+    /// Of the event: a trigger's type, or `test`.
+    pub event_type: Option<String>,
+    pub from: Option<Timestamp>,
+    pub to: Option<Timestamp>,
+    /// Only deliveries older than this one.
+    pub before: Option<EventId>,
+}
+
+/// The part of the statements that says what a delivery is; `$1` is the account, `$2` the webhook.
+macro_rules! delivery_sql {
+    ($select:literal, $rest:literal) => {
+        concat!(
+            "WITH delivery AS (
+                SELECT events.id, events.webhook_id, events.trigger_id, events.type AS event_type,
+                    CASE
+                        WHEN queue.event_id IS NULL THEN coalesce(last.ended, 'failed')
+                        WHEN queue.attempt = 0 THEN 'pending'
+                        ELSE 'retrying'
+                    END AS status,
+                    CASE WHEN queue.event_id IS NULL THEN last.reason END AS reason,
+                    events.payload,
+                    coalesce(last.number, 0) AS attempts,
+                    queue.due_at AS next_attempt_at,
+                    last.outcome, last.advice, last.response_code, last.response_body, events.inserted_at,
+                    coalesce(last.started_at + last.duration_ms * 1000, events.inserted_at) AS updated_at
+                FROM events
+                LEFT JOIN queue ON queue.event_id = events.id
+                LEFT JOIN attempts AS last ON last.event_id = events.id
+                    AND last.number = (SELECT max(number) FROM attempts WHERE attempts.event_id = events.id)
+                WHERE events.account_id = $1
+                    AND events.webhook_id = $2
+            ) ",
+            $select,
+            " FROM delivery ",
+            $rest
+        )
+    };
+}
+
+impl Store {
+    /// One page, newest first.
+    pub async fn deliveries(
+        &self,
+        account_id: AccountId,
+        webhook_id: WebhookId,
+        filter: &Filter,
+        limit: i64,
+        offset: i64,
+    ) -> Result<Vec<Delivery>> {
+        const SQL: &str = delivery_sql!(
+            "SELECT id, webhook_id, trigger_id, event_type, status, reason, payload, attempts, next_attempt_at, outcome,
+                advice, response_code, response_body, inserted_at, updated_at",
+            "WHERE ($3 IS NULL OR status = $3)
+                AND ($4 IS NULL OR event_type = $4)
+                AND ($5 IS NULL OR inserted_at >= $5)
+                AND ($6 IS NULL OR inserted_at <= $6)
+                AND ($7 IS NULL OR id < $7)
+            ORDER BY id DESC
+            LIMIT $8 OFFSET $9"
+        );
+        Ok(on!(self.reader(), pool => sqlx::query_as(SQL)
+            .bind(account_id)
+            .bind(webhook_id)
+            .bind(&filter.status)
+            .bind(&filter.event_type)
+            .bind(filter.from)
+            .bind(filter.to)
+            .bind(filter.before)
+            .bind(limit)
+            .bind(offset)
+            .fetch_all(pool)
+            .await)?)
+    }
+
+    pub async fn count_deliveries(&self, account_id: AccountId, webhook_id: WebhookId, filter: &Filter) -> Result<i64> {
+        const SQL: &str = delivery_sql!(
+            "SELECT count(*)",
+            "WHERE ($3 IS NULL OR status = $3)
+                AND ($4 IS NULL OR event_type = $4)
+                AND ($5 IS NULL OR inserted_at >= $5)
+                AND ($6 IS NULL OR inserted_at <= $6)"
+        );
+        Ok(on!(self.reader(), pool => sqlx::query_scalar(SQL)
+            .bind(account_id)
+            .bind(webhook_id)
+            .bind(&filter.status)
+            .bind(&filter.event_type)
+            .bind(filter.from)
+            .bind(filter.to)
+            .fetch_one(pool)
+            .await)?)
+    }
+
+    pub async fn delivery(
+        &self,
+        account_id: AccountId,
+        webhook_id: WebhookId,
+        id: EventId,
+    ) -> Result<Option<Delivery>> {
+        const SQL: &str = delivery_sql!(
+            "SELECT id, webhook_id, trigger_id, event_type, status, reason, payload, attempts, next_attempt_at, outcome,
+                advice, response_code, response_body, inserted_at, updated_at",
+            "WHERE id = $3"
+        );
+        Ok(on!(self.reader(), pool => sqlx::query_as(SQL)
+            .bind(account_id).bind(webhook_id).bind(id).fetch_optional(pool).await)?)
+    }
+
+    pub async fn attempts(&self, account_id: AccountId, id: EventId) -> Result<Vec<Attempt>> {
+        const SQL: &str = "
+            SELECT number, started_at, duration_ms, outcome, advice, response_code, response_headers, response_body,
+                ended, reason
+            FROM attempts
+            WHERE account_id = $1 AND event_id = $2
+            ORDER BY number";
+        Ok(on!(self.reader(), pool => sqlx::query_as(SQL).bind(account_id).bind(id).fetch_all(pool).await)?)
+    }
+
+    /// Owes a delivery once more, at once, as a new round under the same event id; one still in the queue is only
+    /// brought forward. Whether there is such a delivery.
+    pub async fn resend(&self, change: &Change, webhook_id: WebhookId, id: EventId, shard: i32) -> Result<bool> {
+        const SQL: &str = "
+            INSERT INTO queue (event_id, account_id, webhook_id, shard, attempt, other_attempts, due_at, expires_at)
+            SELECT events.id, events.account_id, events.webhook_id, $4, 0,
+                (SELECT coalesce(max(number), 0) FROM attempts WHERE attempts.event_id = events.id), $5, NULL
+            FROM events
+            WHERE events.account_id = $1 AND events.webhook_id = $2 AND events.id = $3
+            ON CONFLICT (event_id) DO UPDATE
+            SET due_at = excluded.due_at, expires_at = NULL";
+        let mut tx = self.begin().await?;
+        let queued = on!(&mut tx.0, tx => sqlx::query(SQL)
+            .bind(change.account_id)
+            .bind(webhook_id)
+            .bind(id)
+            .bind(shard)
+            .bind(change.now)
+            .execute(&mut **tx)
+            .await
+            .map(|done| done.rows_affected()))?;
+        if queued == 0 {
+            return Ok(false);
+        }
+        tx.audit(change, "delivery.resend", &id.to_string()).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// Owes every ended delivery of a webhook that passes `filter` once more, oldest first, at most [`RESEND_LIMIT`].
+    /// Answers how many.
+    pub async fn resend_range(
+        &self,
+        change: &Change,
+        webhook_id: WebhookId,
+        filter: &Filter,
+        shard: i32,
+    ) -> Result<u64> {
+        const SQL: &str = "
+            INSERT INTO queue (event_id, account_id, webhook_id, shard, attempt, other_attempts, due_at, expires_at)
+            SELECT events.id, events.account_id, events.webhook_id, $7, 0, last.number, $8, NULL
+            FROM events
+            JOIN attempts AS last ON last.event_id = events.id
+                AND last.number = (SELECT max(number) FROM attempts WHERE attempts.event_id = events.id)
+            WHERE events.account_id = $1
+                AND events.webhook_id = $2
+                AND last.ended = coalesce($3, last.ended)
+                AND ($4 IS NULL OR events.type = $4)
+                AND ($5 IS NULL OR events.inserted_at >= $5)
+                AND ($6 IS NULL OR events.inserted_at <= $6)
+                AND NOT EXISTS (SELECT 1 FROM queue WHERE queue.event_id = events.id)
+            ORDER BY events.id
+            LIMIT $9
+            ON CONFLICT (event_id) DO NOTHING";
+        let mut tx = self.begin().await?;
+        let queued = on!(&mut tx.0, tx => sqlx::query(SQL)
+            .bind(change.account_id)
+            .bind(webhook_id)
+            .bind(&filter.status)
+            .bind(&filter.event_type)
+            .bind(filter.from)
+            .bind(filter.to)
+            .bind(shard)
+            .bind(change.now)
+            .bind(RESEND_LIMIT)
+            .execute(&mut **tx)
+            .await
+            .map(|done| done.rows_affected()))?;
+        tx.audit(change, "webhook.resend", &format!("{webhook_id}: {queued} deliveries")).await?;
+        tx.commit().await?;
+        Ok(queued)
+    }
+
+    /// Removes events older than `before` with their attempts, at most `limit`, none that is still owed. Answers how
+    /// many.
+    pub async fn operator_prune_events(&self, before: Timestamp, before_id: EventId, limit: i64) -> Result<u64> {
+        const SQL: &str = "
+            DELETE FROM events
+            WHERE id IN (
+                SELECT id
+                FROM events
+                WHERE id < $1
+                    AND inserted_at < $2
+                    AND NOT EXISTS (SELECT 1 FROM queue WHERE queue.event_id = events.id)
+                ORDER BY id
+                LIMIT $3
+            )";
+        Ok(on!(self.writer(), pool => sqlx::query(SQL)
+            .bind(before_id).bind(before).bind(limit).execute(pool).await.map(|done| done.rows_affected()))?)
+    }
+}

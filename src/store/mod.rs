@@ -1,0 +1,266 @@
+//! The only SQL for configuration and queue: SQLite for one node, PostgreSQL for several, one text for both.
+//!
+//! There is no storage trait and no mock: [`Store`] is a concrete type and SQLite in a temporary file is the fast test
+//! double. Statements that must differ stand next to each other. This room knows `domain` and nothing else; it does
+//! not know HTTP, and it never asks what time it is (leases excepted: those live by the database's clock).
+//! Start with [`outbox`] (an event is recorded) and [`queue`] (a delivery moves).
+
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, PgPool, Postgres, Sqlite, SqlitePool, Transaction};
+
+pub mod accounts;
+pub mod audit;
+pub mod catalog;
+pub mod deliveries;
+pub mod facts;
+pub mod goals;
+pub mod idempotency;
+pub mod keys;
+pub mod outbox;
+pub mod profiles;
+pub mod queue;
+pub mod shards;
+pub mod sites;
+pub mod triggers;
+pub mod webhooks;
+
+/// Oldest SQLite without the WAL-reset race that corrupted databases (3.7.0 to 3.51.2).
+const OLDEST_SQLITE: (u32, u32, u32) = (3, 51, 3);
+const SQLITE_READERS: u32 = 4;
+const POSTGRES_CONNECTIONS: u32 = 16;
+/// No statement of ours takes this long; one that does is stuck behind somebody else.
+const STATEMENT_TIMEOUT_MS: u32 = 10_000;
+
+/// A value for each kind of database.
+#[derive(Clone)]
+pub(crate) enum Backend<S, P> {
+    Sqlite(S),
+    Postgres(P),
+}
+
+/// Runs one text on whichever database is behind it. Expanded before type checking, so that each arm uses its native
+/// driver.
+macro_rules! on {
+    ($backend:expr, $connection:ident => $body:expr) => {
+        match $backend {
+            $crate::store::Backend::Sqlite($connection) => $body,
+            $crate::store::Backend::Postgres($connection) => $body,
+        }
+    };
+}
+pub(crate) use on;
+
+/// The configuration and queue database.
+#[derive(Clone)]
+pub struct Store {
+    db: Backend<SqlitePools, PgPool>,
+}
+
+/// SQLite has one writer; readers do not wait for it.
+#[derive(Clone)]
+struct SqlitePools {
+    write: SqlitePool,
+    read: SqlitePool,
+}
+
+/// What a caller may want to tell apart.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A row like this exists already; the name is the constraint's.
+    #[error("conflict with {0}")]
+    Conflict(String),
+    /// The row it belongs to is gone.
+    #[error("what it refers to does not exist")]
+    Dangling,
+    /// Another node works for this shard now; nothing was changed.
+    #[error("the lease was lost")]
+    LeaseLost,
+    /// The database cannot be reached or does not answer in time. Whether a commit happened is not known.
+    #[error("the database is not available: {0}")]
+    Unavailable(#[source] sqlx::Error),
+    #[error("{0}")]
+    Other(#[source] sqlx::Error),
+    #[error("{0}")]
+    Refused(String),
+}
+
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            sqlx::Error::Database(cause) if cause.is_unique_violation() => {
+                Self::Conflict(constraint_of(cause.as_ref()))
+            }
+            sqlx::Error::Database(cause) if cause.is_foreign_key_violation() => Self::Dangling,
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => Self::Unavailable(error),
+            // Shutdown, crash recovery, too many connections, out of disk: classes 57, 53 and 08 of SQLSTATE.
+            sqlx::Error::Database(cause)
+                if cause.code().is_some_and(|code| ["57", "53", "08"].iter().any(|class| code.starts_with(class))) =>
+            {
+                Self::Unavailable(error)
+            }
+            // SQLite says so in words: busy, disk full, I/O error, read-only.
+            sqlx::Error::Database(cause)
+                if ["locked", "disk is full", "disk I/O", "readonly"]
+                    .iter()
+                    .any(|text| cause.message().contains(text)) =>
+            {
+                Self::Unavailable(error)
+            }
+            _ => Self::Other(error),
+        }
+    }
+}
+
+/// PostgreSQL names the constraint; SQLite lists the columns, which are as unique a name.
+fn constraint_of(cause: &dyn sqlx::error::DatabaseError) -> String {
+    cause.constraint().map_or_else(|| cause.message().to_owned(), str::to_owned)
+}
+
+impl StoreError {
+    /// Whether the uniqueness of `table.column` (the last column that matters) refused the row.
+    pub fn is_conflict_on(&self, constraint: &str, sqlite_columns: &str) -> bool {
+        matches!(self, Self::Conflict(name) if name == constraint || name.contains(sqlite_columns))
+    }
+}
+
+impl Store {
+    /// Opens `sqlite:///path/to/file` or `postgres://…`. Does not migrate.
+    ///
+    /// # Errors
+    /// The address is of neither kind, the database cannot be reached, or its SQLite is too old to be trusted.
+    pub async fn open(url: &str) -> Result<Self> {
+        if let Some(path) = url.strip_prefix("sqlite://") {
+            return Self::open_sqlite(Path::new(path)).await;
+        }
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            return Self::open_postgres(url).await;
+        }
+        Err(StoreError::Refused("database_url must start with sqlite:// or postgres://".to_owned()))
+    }
+
+    async fn open_sqlite(path: &Path) -> Result<Self> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            // A committed delivery survives a power cut; group commits make that nearly free.
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(Duration::from_secs(10))
+            .statement_cache_capacity(256);
+        let write = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
+        let (version,): (String,) = sqlx::query_as("SELECT sqlite_version()").fetch_one(&write).await?;
+        if parse_version(&version) < Some(OLDEST_SQLITE) {
+            let (major, minor, patch) = OLDEST_SQLITE;
+            return Err(StoreError::Refused(format!(
+                "SQLite {version} can corrupt databases; {major}.{minor}.{patch} or newer is needed"
+            )));
+        }
+        let read =
+            SqlitePoolOptions::new().max_connections(SQLITE_READERS).connect_with(options.read_only(true)).await?;
+        Ok(Self { db: Backend::Sqlite(SqlitePools { write, read }) })
+    }
+
+    async fn open_postgres(url: &str) -> Result<Self> {
+        let options = PgConnectOptions::from_str(url)
+            .map_err(|error| StoreError::Refused(format!("database_url cannot be read: {error}")))?
+            .application_name("pulsehook")
+            .options([
+                ("statement_timeout", STATEMENT_TIMEOUT_MS.to_string().as_str()),
+                ("idle_in_transaction_session_timeout", STATEMENT_TIMEOUT_MS.to_string().as_str()),
+            ])
+            .log_slow_statements(log::LevelFilter::Debug, Duration::from_secs(1));
+        let pool = PgPoolOptions::new()
+            .max_connections(POSTGRES_CONNECTIONS)
+            .acquire_timeout(Duration::from_secs(5))
+            .connect_with(options)
+            .await?;
+        Ok(Self { db: Backend::Postgres(pool) })
+    }
+
+    /// Brings the schema up to date. Safe to run from several nodes at once.
+    pub async fn migrate(&self) -> Result<()> {
+        let outcome = match &self.db {
+            Backend::Sqlite(pools) => sqlx::migrate!("migrations/sqlite").run(&pools.write).await,
+            Backend::Postgres(pool) => sqlx::migrate!("migrations/postgres").run(pool).await,
+        };
+        outcome.map_err(|error| match error {
+            sqlx::migrate::MigrateError::Execute(error) => error.into(),
+            error => StoreError::Refused(format!("the database's schema is not one this version knows: {error}")),
+        })
+    }
+
+    /// Answers when the database does.
+    pub async fn ping(&self) -> Result<()> {
+        on!(self.reader(), pool => sqlx::query("SELECT 1").execute(pool).await.map(drop))?;
+        Ok(())
+    }
+
+    pub async fn close(&self) {
+        match &self.db {
+            Backend::Sqlite(pools) => {
+                pools.read.close().await;
+                pools.write.close().await;
+            }
+            Backend::Postgres(pool) => pool.close().await,
+        }
+    }
+
+    pub fn is_sqlite(&self) -> bool {
+        matches!(self.db, Backend::Sqlite(_))
+    }
+
+    /// For statements that change nothing.
+    fn reader(&self) -> Backend<&SqlitePool, &PgPool> {
+        match &self.db {
+            Backend::Sqlite(pools) => Backend::Sqlite(&pools.read),
+            Backend::Postgres(pool) => Backend::Postgres(pool),
+        }
+    }
+
+    /// For single statements that change something.
+    fn writer(&self) -> Backend<&SqlitePool, &PgPool> {
+        match &self.db {
+            Backend::Sqlite(pools) => Backend::Sqlite(&pools.write),
+            Backend::Postgres(pool) => Backend::Postgres(pool),
+        }
+    }
+
+    /// For several statements that stand or fall together.
+    pub async fn begin(&self) -> Result<Tx> {
+        Ok(Tx(match &self.db {
+            // IMMEDIATE: a transaction that reads first must not find itself behind another writer later.
+            Backend::Sqlite(pools) => Backend::Sqlite(pools.write.begin_with("BEGIN IMMEDIATE").await?),
+            Backend::Postgres(pool) => Backend::Postgres(pool.begin().await?),
+        }))
+    }
+}
+
+/// An open transaction. Dropped without [`Tx::commit`], nothing of it happened.
+pub struct Tx(pub(crate) Backend<Transaction<'static, Sqlite>, Transaction<'static, Postgres>>);
+
+impl Tx {
+    pub async fn commit(self) -> Result<()> {
+        on!(self.0, transaction => transaction.commit().await)?;
+        Ok(())
+    }
+}
+
+fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
+    let mut parts = text.split('.').map(str::parse);
+    match (parts.next()?, parts.next()?, parts.next()?) {
+        (Ok(major), Ok(minor), Ok(patch)) => Some((major, minor, patch)),
+        _ => None,
+    }
+}
