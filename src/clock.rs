@@ -31,6 +31,16 @@ impl Clock {
         }
     }
 
+    /// Time that only moves forward, whatever happens to the time of day. Only differences mean something.
+    #[expect(clippy::disallowed_methods, reason = "the one place that asks the operating system")]
+    pub fn monotonic(&self) -> Duration {
+        static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+        match &self.0 {
+            Source::System => START.get_or_init(std::time::Instant::now).elapsed(),
+            Source::Manual(clock) => clock.now().since(Timestamp::EPOCH),
+        }
+    }
+
     /// Returns once `span` has passed on this clock. With a manual clock that takes somebody to advance it.
     #[expect(clippy::disallowed_methods, reason = "the one place that waits on the operating system's timer")]
     pub async fn sleep(&self, span: Duration) {

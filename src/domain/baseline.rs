@@ -98,6 +98,11 @@ impl Profile {
         Some(Self { basis: Basis::History { days }, slots, learned_at: now })
     }
 
+    /// Whether it rests on hours, not days.
+    pub fn is_young(&self) -> bool {
+        matches!(self.basis, Basis::LastHours { .. })
+    }
+
     /// What the window that ends at `now` usually looks like.
     pub fn expect(&self, now: Timestamp, zone: &TimeZone) -> Option<Expectation> {
         let (expected, spread) = match self.slots.as_slice() {

@@ -88,10 +88,11 @@ pub enum News {
 /// One outcome, ready to be written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settled {
+    /// Under which the attempt was made; under another one it changes nothing.
+    pub lease: Lease,
     pub event_id: EventId,
     pub account_id: AccountId,
     pub webhook_id: WebhookId,
-    pub shard: i32,
     pub attempt: AttemptRow,
     pub standing: Standing,
     pub news: News,
@@ -208,6 +209,18 @@ impl Store {
         tx.commit().await?;
         crate::failpoint::hit("settle.after_commit");
         Ok(())
+    }
+
+    /// Which of these attempts are written already: for finding out what became of a commit nobody heard of.
+    pub async fn recorded_attempts(&self, settled: &[Settled]) -> Result<Vec<(EventId, i32)>> {
+        const SQL: &str = "SELECT event_id, number FROM attempts WHERE event_id = $1 AND number = $2";
+        let mut recorded = Vec::new();
+        for row in settled {
+            let found: Option<(EventId, i32)> = on!(self.writer(), pool => sqlx::query_as(SQL)
+                .bind(row.event_id).bind(row.attempt.number).fetch_optional(pool).await)?;
+            recorded.extend(found);
+        }
+        Ok(recorded)
     }
 
     pub async fn operator_depth(&self) -> Result<Depth> {

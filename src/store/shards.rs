@@ -76,6 +76,20 @@ impl Store {
         })
     }
 
+    /// The last reported hit of every shard that is held.
+    pub async fn watermarks(&self, node: NodeId) -> Result<Vec<(i32, i64)>> {
+        const SQL: &str = "SELECT shard, watermark FROM shards WHERE node_id = $1";
+        Ok(super::on!(self.reader(), pool => sqlx::query_as(SQL).bind(node).fetch_all(pool).await)?)
+    }
+
+    /// Notes that everything up to `watermark` was looked at, when nothing in it had to be recorded. It may be lost:
+    /// the same hits are looked at again then, to the same end.
+    pub async fn save_watermark(&self, node: NodeId, watermark: i64) -> Result<()> {
+        const SQL: &str = "UPDATE shards SET watermark = $2 WHERE node_id = $1";
+        super::on!(self.writer(), pool => sqlx::query(SQL).bind(node).bind(watermark).execute(pool).await.map(drop))?;
+        Ok(())
+    }
+
     /// Gives every shard back, so that the next node need not wait for a lease to run out.
     pub async fn release_shards(&self, node: NodeId) -> Result<()> {
         const SQL: &str = "UPDATE shards SET node_id = NULL, lease_until = 0 WHERE node_id = $1";

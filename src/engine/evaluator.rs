@@ -1,0 +1,511 @@
+//! Notices: reads new hits, decides, and commits what fired together with how far it has read.
+//!
+//! One step, top to bottom, is [`Evaluator::step`]. A step runs when hits were committed, at the latest every evaluation
+//! interval, and never more often than every [`GAP`]. Whatever goes wrong with the database, the evaluator forgets what it
+//! knows, reads it again from where the last commit left it, and looks again: hits are read in row order and a commit
+//! moves the watermark with the events, so nothing is missed and nothing is counted twice.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use metrics::{counter, histogram};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::catalog::{Catalog, Memory, WatchedSite};
+use super::leases::Leases;
+use super::live::{LiveWindow, SPAN};
+use super::profiles::Profiles;
+use crate::analytics::sqlite::{Analytics, Dimension, HitSeq};
+use crate::chance::Chance;
+use crate::clock::Clock;
+use crate::domain::baseline::WINDOW;
+use crate::domain::decide::{Observation, Rise, Verdict, decide};
+use crate::domain::event::{Addressee, Data, Event, Ranking, Tally, TopPage, TopSource};
+use crate::domain::hit::Hit;
+use crate::domain::ids::{EventId, GoalId, SiteId, TriggerId};
+use crate::domain::time::Timestamp;
+use crate::store::outbox::{Fired, StateChange, Step};
+use crate::store::queue::Due;
+use crate::store::{Store, StoreError};
+use crate::wake::{Answer, ToEvaluator};
+
+/// Shortest time between two steps. Completions within it share an event.
+pub const GAP: Duration = Duration::from_millis(50);
+/// Hits read at once.
+const BATCH: usize = 5_000;
+/// How often somebody else's change of the configuration is looked for, and the watermark saved without an event.
+const HOUSEKEEPING: Duration = Duration::from_secs(5);
+
+/// What the evaluator works with.
+pub struct Evaluator {
+    pub store: Store,
+    pub analytics: Analytics,
+    pub leases: Leases,
+    pub profiles: Profiles,
+    pub clock: Clock,
+    pub chance: Chance,
+    pub interval: Duration,
+    /// Where what fired goes, without a detour through the database.
+    pub hand_over: mpsc::Sender<Vec<Due>>,
+}
+
+/// What it knows between two steps. All of it can be read again.
+#[derive(Default)]
+struct Knowledge {
+    catalog: Catalog,
+    memories: HashMap<TriggerId, Memory>,
+    live: HashMap<SiteId, LiveWindow>,
+    /// The last hit read.
+    cursor: HitSeq,
+    /// The last hit known to be committed as read.
+    saved: HitSeq,
+    /// By shard: the last hit whose completions are reported.
+    reported: HashMap<i32, HitSeq>,
+    /// Sites with new visits since their triggers were last looked at.
+    touched: HashSet<SiteId>,
+}
+
+impl Evaluator {
+    pub async fn run(self, mut calls: mpsc::Receiver<ToEvaluator>, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut committed = self.analytics.committed();
+        let mut lease_changes = self.leases.changes();
+        let mut knowledge = self.learn_until_it_works(&stop).await;
+        let mut last_step = self.clock.now();
+        let mut last_housekeeping = last_step;
+        // Whatever came in before the first look is news.
+        let mut news = true;
+        let mut answers: Vec<Answer> = Vec::new();
+        while !stop.is_cancelled() {
+            let wait = if news { GAP } else { self.interval };
+            let mut look_now = false;
+            tokio::select! {
+                () = stop.cancelled() => break,
+                call = calls.recv() => match call {
+                    Some(ToEvaluator::ConfigurationChanged(answer)) => {
+                        if let Err(error) = self.refresh_catalog(&mut knowledge).await {
+                            warn!(%error, "The configuration could not be read again: {error}");
+                            knowledge = self.learn_until_it_works(&stop).await;
+                        }
+                        // Nobody waiting any more is no reason to stop.
+                        let _ = answer.send(());
+                        continue;
+                    }
+                    Some(ToEvaluator::Look(answer)) => {
+                        answers.push(answer);
+                        look_now = true;
+                    }
+                    None => break,
+                },
+                changed = committed.changed(), if !news => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    news = true;
+                    // The first hit after a pause is looked at right away.
+                    look_now = self.clock.now().since(last_step) >= GAP;
+                }
+                _ = lease_changes.changed() => {
+                    knowledge = self.learn_until_it_works(&stop).await;
+                    look_now = true;
+                }
+                () = self.clock.sleep_until(last_step + wait) => look_now = true,
+            }
+            if !look_now {
+                continue;
+            }
+            last_step = self.clock.now();
+            let housekeeping = last_step.since(last_housekeeping) >= HOUSEKEEPING;
+            if housekeeping {
+                last_housekeeping = last_step;
+            }
+            committed.mark_unchanged();
+            news = false;
+            if let Err(error) = self.look(&mut knowledge, housekeeping).await {
+                warn!(%error, "A look at the traffic failed and will be repeated: {error}");
+                counter!("pulsehook_evaluations_total", "result" => "failed").increment(1);
+                self.pause(&stop).await;
+                knowledge = self.learn_until_it_works(&stop).await;
+                news = true;
+            }
+            for answer in answers.drain(..) {
+                let _ = answer.send(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Steps until every committed hit is read.
+    async fn look(&self, knowledge: &mut Knowledge, housekeeping: bool) -> Result<(), LookError> {
+        if housekeeping && self.store.catalog_version().await? != knowledge.catalog.version {
+            self.refresh_catalog(knowledge).await?;
+        }
+        while self.step(knowledge).await? {}
+        if housekeeping && knowledge.saved != knowledge.cursor {
+            self.store.save_watermark(self.leases.node(), knowledge.cursor.0).await?;
+            knowledge.saved = knowledge.cursor;
+        }
+        Ok(())
+    }
+
+    /// Reads a batch of hits, decides, commits, hands over. Whether there may be more to read.
+    async fn step(&self, knowledge: &mut Knowledge) -> Result<bool, LookError> {
+        let started = self.clock.monotonic();
+        let now = self.clock.now();
+        let hits = self.analytics.hits_after(knowledge.cursor, BATCH).await?;
+        let more = hits.len() == BATCH;
+        let last = hits.last().map_or(knowledge.cursor, |(seq, _)| *seq);
+        let tallies = knowledge.take_in(&hits);
+        let mut step = Step::default();
+        let mut memories = Vec::new();
+        for ((trigger_id, goal_id), found) in &tallies {
+            step.fired.extend(self.completion(knowledge, *trigger_id, *goal_id, found, now));
+        }
+        for (site_id, spike, memory, verdict) in knowledge.judge(now, &self.leases, &self.profiles) {
+            let site = &knowledge.catalog.sites[&site_id];
+            let trigger = &site.spikes[spike];
+            let before = knowledge.memories.get(&trigger.trigger.id).copied().unwrap_or_default();
+            let change = StateChange {
+                trigger_id: trigger.trigger.id,
+                account_id: site.account_id,
+                fired_before: before.fired,
+                fired: memory.fired,
+                state: serde_json::to_string(&memory.spike).expect("a state is plain data"),
+            };
+            match verdict {
+                Verdict::Fire(rise) => step.fired.push(self.spike(site_id, site, spike, &rise, change, now).await?),
+                Verdict::Quiet => step.states.push(change),
+            }
+            memories.push((trigger.trigger.id, memory));
+        }
+        if !step.is_empty() {
+            self.commit(&mut step, knowledge, last, now).await?;
+        }
+        knowledge.memories.extend(memories);
+        knowledge.cursor = last;
+        counter!("pulsehook_evaluations_total", "result" => "ok").increment(1);
+        histogram!("pulsehook_evaluation_seconds").record(self.clock.monotonic().saturating_sub(started).as_secs_f64());
+        Ok(more)
+    }
+
+    /// Makes a step durable and passes on what is owed now.
+    async fn commit(
+        &self,
+        step: &mut Step,
+        knowledge: &Knowledge,
+        last: HitSeq,
+        now: Timestamp,
+    ) -> Result<(), LookError> {
+        let mut shards: Vec<_> = step.fired.iter().map(|fired| fired.shard).collect();
+        shards.extend(step.states.iter().filter_map(|change| knowledge.shard_of_trigger(change.trigger_id)));
+        shards.sort_unstable();
+        shards.dedup();
+        let leases: Option<Vec<_>> = shards.iter().map(|shard| self.leases.lease(*shard)).collect();
+        let leases = leases.ok_or(StoreError::LeaseLost)?;
+        step.watermarks = shards.into_iter().map(|shard| (shard, last.0)).collect();
+        let owed = self.store.record(self.leases.node(), &leases, step, now).await?;
+        let owed: HashSet<EventId> = owed.into_iter().collect();
+        let mut handed_over = Vec::with_capacity(owed.len());
+        for fired in step.fired.drain(..) {
+            let event = fired.event;
+            let (event_type, shadow) = (event.event_type.clone(), fired.shadow.to_string());
+            counter!("pulsehook_events_fired_total", "type" => event_type, "shadow" => shadow).increment(1);
+            info!(
+                event.id = %event.id, site.id = %event.site_id, webhook.id = %event.webhook_id,
+                "Fired {} {}", event.event_type, event.id
+            );
+            if owed.contains(&event.id) {
+                handed_over.push(due(event, fired.shard));
+            }
+        }
+        // A full channel is no loss: the dispatcher's sweep finds what it was not told.
+        let _ = self.hand_over.try_send(handed_over);
+        Ok(())
+    }
+
+    fn completion(
+        &self,
+        knowledge: &Knowledge,
+        trigger_id: TriggerId,
+        goal_id: GoalId,
+        found: &Found,
+        now: Timestamp,
+    ) -> Option<Fired> {
+        let site = knowledge.catalog.sites.get(&found.site_id)?;
+        let watched = site.completions.iter().find(|completion| completion.trigger.id == trigger_id)?;
+        let goal = site.goals.get(&goal_id)?;
+        let addressee = Addressee {
+            account_id: site.account_id,
+            site_id: found.site_id,
+            site_domain: &site.domain,
+            webhook_id: watched.trigger.webhook_id,
+            format: watched.format,
+            trigger: Some((trigger_id, &watched.trigger.settings)),
+        };
+        let moment = format!("{goal_id}:{}-{}", found.first.0, found.last.0);
+        let id = EventId(self.chance.uuid_v7(now));
+        Some(Fired {
+            event: Event::new(id, &addressee, moment, Data::completions(goal, &found.tally), now),
+            shard: site.shard,
+            trigger_version: watched.trigger.version,
+            state: None,
+            shadow: watched.trigger.settings.shadow(),
+        })
+    }
+
+    async fn spike(
+        &self,
+        site_id: SiteId,
+        site: &WatchedSite,
+        spike: usize,
+        rise: &Rise,
+        change: StateChange,
+        now: Timestamp,
+    ) -> Result<Fired, LookError> {
+        let watched = &site.spikes[spike];
+        let from = now.floor_to_second() - WINDOW;
+        let until = now + Duration::from_micros(1);
+        let sources = self.analytics.top(site_id, from, until, Dimension::Source, Ranking::LISTED).await?;
+        let pages = self.analytics.top(site_id, from, until, Dimension::Page, Ranking::LISTED).await?;
+        let basis = self.profiles.expect(site_id, now, &site.zone).map(|expectation| expectation.basis);
+        let data = Data::spike(
+            rise,
+            watched.spike.threshold,
+            watched.spike.baseline,
+            basis,
+            sources.into_iter().map(|(source, visitors)| TopSource { source, visitors }).collect(),
+            pages.into_iter().map(|(page, visitors)| TopPage { page, visitors }).collect(),
+        );
+        let addressee = Addressee {
+            account_id: site.account_id,
+            site_id,
+            site_domain: &site.domain,
+            webhook_id: watched.trigger.webhook_id,
+            format: watched.format,
+            trigger: Some((watched.trigger.id, &watched.trigger.settings)),
+        };
+        let moment = format!("rise:{}", change.fired);
+        let id = EventId(self.chance.uuid_v7(now));
+        Ok(Fired {
+            event: Event::new(id, &addressee, moment, data, now),
+            shard: site.shard,
+            trigger_version: watched.trigger.version,
+            state: Some(change),
+            shadow: watched.spike.shadow,
+        })
+    }
+
+    /// Reads everything again, from where the last commit left it.
+    async fn learn(&self) -> Result<Knowledge, LookError> {
+        let mut knowledge = Knowledge { catalog: Catalog::new(self.store.watched().await?), ..Knowledge::default() };
+        for (trigger_id, fired, state) in self.store.operator_trigger_states().await? {
+            let spike = serde_json::from_str(&state).unwrap_or_default();
+            knowledge.memories.insert(trigger_id, Memory { fired, spike });
+        }
+        // Not what the leases remember: commits have moved the watermarks since.
+        let newest = self.analytics.last_seq().await?;
+        for (shard, watermark) in self.store.watermarks(self.leases.node()).await? {
+            // Beyond the newest hit means that another analytics database was put in place.
+            knowledge.reported.insert(shard, HitSeq(watermark.min(newest.0)));
+        }
+        // The furthest-behind shard decides; hits the others have reported already are passed over.
+        knowledge.cursor = knowledge.reported.values().copied().min().unwrap_or(newest);
+        knowledge.saved = knowledge.cursor;
+        let sites = knowledge.catalog.sites_with_spikes();
+        self.fill(&mut knowledge, sites).await?;
+        Ok(knowledge)
+    }
+
+    async fn refresh_catalog(&self, knowledge: &mut Knowledge) -> Result<(), LookError> {
+        let before = knowledge.catalog.sites_with_spikes();
+        knowledge.catalog = Catalog::new(self.store.watched().await?);
+        let after = knowledge.catalog.sites_with_spikes();
+        knowledge.live.retain(|site_id, _| after.contains(site_id));
+        let triggers = knowledge.catalog.triggers();
+        // A trigger that is not watched now may be again; its memory is in the database.
+        if triggers.iter().any(|id| !knowledge.memories.contains_key(id)) {
+            for (trigger_id, fired, state) in self.store.operator_trigger_states().await? {
+                let spike = serde_json::from_str(&state).unwrap_or_default();
+                knowledge.memories.insert(trigger_id, Memory { fired, spike });
+            }
+        }
+        knowledge.memories.retain(|id, _| triggers.contains(id));
+        self.fill(knowledge, after.difference(&before).copied().collect()).await
+    }
+
+    /// Loads the last ten minutes of sites that were not watched before.
+    async fn fill(&self, knowledge: &mut Knowledge, sites: HashSet<SiteId>) -> Result<(), LookError> {
+        if sites.is_empty() {
+            return Ok(());
+        }
+        let now = self.clock.now();
+        for (site_id, at, visitor) in self.analytics.visits_since(now - SPAN).await? {
+            if sites.contains(&site_id) {
+                knowledge.live.entry(site_id).or_default().add(at, visitor);
+            }
+        }
+        knowledge.touched.extend(sites);
+        Ok(())
+    }
+
+    async fn learn_until_it_works(&self, stop: &CancellationToken) -> Knowledge {
+        loop {
+            match self.learn().await {
+                Ok(knowledge) => return knowledge,
+                Err(error) => warn!(%error, "What is watched could not be read and will be tried again: {error}"),
+            }
+            self.pause(stop).await;
+            if stop.is_cancelled() {
+                return Knowledge::default();
+            }
+        }
+    }
+
+    async fn pause(&self, stop: &CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.clock.sleep(Duration::from_secs(1)) => {}
+        }
+    }
+}
+
+/// Why a look failed.
+#[derive(Debug, thiserror::Error)]
+enum LookError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Analytics(#[from] crate::analytics::sqlite::AnalyticsError),
+}
+
+/// Completions of one goal for one trigger within a batch, and the rows they were counted in.
+struct Found {
+    site_id: SiteId,
+    tally: Tally,
+    first: HitSeq,
+    last: HitSeq,
+}
+
+impl Knowledge {
+    /// Adds visits to the live windows and counts completions. Hits of shards that are not ours, or that were reported
+    /// under an earlier commit, do not count.
+    fn take_in(&mut self, hits: &[(HitSeq, Hit)]) -> BTreeMap<(TriggerId, GoalId), Found> {
+        let mut found: BTreeMap<(TriggerId, GoalId), Found> = BTreeMap::new();
+        for (seq, hit) in hits {
+            let Some(site) = self.catalog.sites.get(&hit.site_id) else { continue };
+            if hit.counts_as_visit() && !site.spikes.is_empty() {
+                self.live.entry(hit.site_id).or_default().add(hit.at, hit.visitor);
+                self.touched.insert(hit.site_id);
+            }
+            if site.completions.is_empty() || self.reported.get(&site.shard).is_none_or(|reported| reported >= seq) {
+                continue;
+            }
+            for goal_id in site.index.matches(hit) {
+                if site.goals.get(&goal_id).is_none_or(|goal| goal.inserted_at > hit.at) {
+                    continue;
+                }
+                for completion in &site.completions {
+                    let wanted = completion.goal_id.is_none_or(|wanted| wanted == goal_id);
+                    if wanted && completion.trigger.inserted_at <= hit.at {
+                        let found = found.entry((completion.trigger.id, goal_id)).or_insert_with(|| Found::new(*seq, hit));
+                        found.add(*seq, hit);
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    /// Looks at every spike trigger whose site changed, and at those that wait to be armed again. Only what changed is
+    /// answered: site, position of the trigger, what it remembers now, and the verdict.
+    fn judge(
+        &mut self,
+        now: Timestamp,
+        leases: &Leases,
+        profiles: &Profiles,
+    ) -> Vec<(SiteId, usize, Memory, Verdict)> {
+        let mut changed = Vec::new();
+        // Visitors leave without a hit, so every window moves with every look.
+        for (site_id, live) in &mut self.live {
+            let before = live.current();
+            live.advance(now);
+            if live.current() != before {
+                self.touched.insert(*site_id);
+            }
+        }
+        self.live.retain(|_, live| !live.is_empty());
+        let touched = std::mem::take(&mut self.touched);
+        for (site_id, site) in &self.catalog.sites {
+            if site.spikes.is_empty() || leases.lease(site.shard).is_none() {
+                continue;
+            }
+            let live = self.live.get(site_id);
+            let observation = Observation {
+                current: live.map_or(0, LiveWindow::current),
+                previous: live.map_or(0, LiveWindow::previous),
+                typical: profiles.expect(*site_id, now, &site.zone),
+            };
+            for (position, spike) in site.spikes.iter().enumerate() {
+                let memory = self.memories.get(&spike.trigger.id).copied().unwrap_or_default();
+                if !touched.contains(site_id) && memory.spike.armed && observation.current < spike.spike.min_visitors {
+                    continue;
+                }
+                let (verdict, state) = decide(&spike.spike, memory.spike, &observation, now);
+                let fired = memory.fired + i64::from(verdict != Verdict::Quiet);
+                if state != memory.spike {
+                    changed.push((*site_id, position, Memory { fired, spike: state }, verdict));
+                }
+            }
+        }
+        changed
+    }
+
+    fn shard_of_trigger(&self, trigger_id: TriggerId) -> Option<i32> {
+        self.catalog
+            .sites
+            .values()
+            .find(|site| site.spikes.iter().any(|spike| spike.trigger.id == trigger_id))
+            .map(|site| site.shard)
+    }
+}
+
+impl Found {
+    fn new(seq: HitSeq, hit: &Hit) -> Self {
+        let tally = Tally {
+            count: 0,
+            first_at: hit.at,
+            last_at: hit.at,
+            pages: Ranking::default(),
+            sources: Ranking::default(),
+        };
+        Self { site_id: hit.site_id, tally, first: seq, last: seq }
+    }
+
+    fn add(&mut self, seq: HitSeq, hit: &Hit) {
+        self.tally.count += 1;
+        self.tally.first_at = self.tally.first_at.min(hit.at);
+        self.tally.last_at = self.tally.last_at.max(hit.at);
+        self.tally.pages.add(&hit.page.pathname, hit.visitor);
+        self.tally.sources.add(&hit.origin.source, hit.visitor);
+        self.last = seq;
+    }
+}
+
+/// A fresh event as the dispatcher wants it.
+fn due(event: Event, shard: i32) -> Due {
+    Due {
+        event_id: event.id,
+        account_id: event.account_id,
+        webhook_id: event.webhook_id,
+        shard,
+        attempt: 0,
+        other_attempts: 0,
+        due_at: event.inserted_at,
+        expires_at: event.expires_at,
+        event_type: event.event_type,
+        format: event.format,
+        payload: event.payload,
+        inserted_at: event.inserted_at,
+    }
+}

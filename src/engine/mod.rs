@@ -1,0 +1,155 @@
+//! The long-running duties, one file each: noticing ([`evaluator`]), sending ([`dispatcher`], [`sender`], [`settler`]),
+//! learning ([`profiles`]), holding shards ([`leases`]) and tidying up ([`janitor`]).
+//!
+//! This room does not know HTTP servers, and nothing outside calls into it but through [`crate::wake::Wake`]. All duties
+//! are started and stopped here; one that ends by itself takes the process down. Start reading at
+//! [`dispatcher::Dispatcher::run`] or [`evaluator::Evaluator::run`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::analytics::sqlite::Analytics;
+use crate::chance::Chance;
+use crate::clock::Clock;
+use crate::domain::address::AddressPolicy;
+use crate::domain::ids::NodeId;
+use crate::domain::vault::Keyring;
+use crate::store::Store;
+use crate::wake::Wake;
+
+pub mod catalog;
+pub mod dispatcher;
+pub mod egress;
+pub mod evaluator;
+pub mod janitor;
+pub mod leases;
+pub mod live;
+pub mod profiles;
+pub mod ready;
+pub mod sender;
+pub mod settler;
+pub mod target;
+
+/// What the engine works with.
+pub struct Engine {
+    pub store: Store,
+    pub analytics: Analytics,
+    pub sender: Arc<sender::Sender>,
+    pub keyring: Keyring,
+    pub policy: AddressPolicy,
+    pub clock: Clock,
+    pub chance: Chance,
+    pub node: NodeId,
+    pub evaluation_interval: Duration,
+    pub retention: Duration,
+}
+
+/// A started engine.
+pub struct Running {
+    pub wake: Wake,
+    duties: JoinSet<(&'static str, anyhow::Result<()>)>,
+    stop: CancellationToken,
+}
+
+impl Engine {
+    /// Takes its shards and starts every duty.
+    ///
+    /// # Errors
+    /// The database cannot be reached.
+    pub async fn start(self) -> anyhow::Result<Running> {
+        let stop = CancellationToken::new();
+        let held = leases::Leases::new(self.node, self.clock.clone());
+        leases::claim(&self.store, &held).await?;
+        let known = profiles::Profiles::default();
+        let (evaluator_calls, to_evaluator) = mpsc::channel(64);
+        let (dispatcher_calls, to_dispatcher) = mpsc::channel(64);
+        let (hand_over, fresh) = mpsc::channel(256);
+        let (settle, outcomes) = mpsc::channel(4_096);
+        let (written, settled) = mpsc::channel(256);
+
+        let evaluator = evaluator::Evaluator {
+            store: self.store.clone(),
+            analytics: self.analytics.clone(),
+            leases: held.clone(),
+            profiles: known.clone(),
+            clock: self.clock.clone(),
+            chance: self.chance.clone(),
+            interval: self.evaluation_interval,
+            hand_over,
+        };
+        let dispatcher = dispatcher::Dispatcher {
+            store: self.store.clone(),
+            leases: held.clone(),
+            sender: self.sender,
+            targets: target::Targets::new(self.store.clone(), self.keyring, self.policy, self.clock.clone()),
+            clock: self.clock.clone(),
+            chance: self.chance,
+            fresh,
+            settle,
+            settled,
+        };
+        let settler = settler::Settler {
+            store: self.store.clone(),
+            leases: held.clone(),
+            clock: self.clock.clone(),
+            outcomes,
+            written,
+        };
+        let learner = profiles::Learner {
+            store: self.store.clone(),
+            analytics: self.analytics.clone(),
+            profiles: known,
+            clock: self.clock.clone(),
+        };
+        let janitor = janitor::Janitor {
+            store: self.store.clone(),
+            analytics: self.analytics,
+            clock: self.clock,
+            retention: self.retention,
+        };
+
+        let mut duties = JoinSet::new();
+        let token = stop.clone();
+        duties.spawn(async move { ("evaluator", evaluator.run(to_evaluator, token).await) });
+        let token = stop.clone();
+        duties.spawn(async move { ("dispatcher", dispatcher.run(to_dispatcher, token).await) });
+        duties.spawn(async move { ("settler", settler.run().await) });
+        let token = stop.clone();
+        duties.spawn(async move { ("learner", learner.run(token).await) });
+        let token = stop.clone();
+        duties.spawn(async move { ("janitor", janitor.run(token).await) });
+        let (token, store) = (stop.clone(), self.store);
+        duties.spawn(async move { ("leases", leases::run(store, held, token).await) });
+        Ok(Running { wake: Wake::new(evaluator_calls, dispatcher_calls), duties, stop })
+    }
+}
+
+impl Running {
+    /// Returns when a duty ends by itself, which none should.
+    pub async fn failed(&mut self) -> anyhow::Error {
+        match self.duties.join_next().await {
+            Some(Ok((duty, Err(error)))) => error.context(format!("the {duty} failed")),
+            Some(Ok((duty, Ok(())))) => anyhow::anyhow!("the {duty} stopped by itself"),
+            Some(Err(panic)) => anyhow::anyhow!("a duty of the engine panicked: {panic}"),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Lets every duty finish what it has begun, and gives the shards back.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        let mut outcome = Ok(());
+        while let Some(ended) = self.duties.join_next().await {
+            match ended {
+                Ok((_, Ok(()))) => {}
+                Ok((duty, Err(error))) => outcome = Err(error.context(format!("the {duty} failed while stopping"))),
+                Err(panic) => outcome = Err(anyhow::anyhow!("a duty of the engine panicked while stopping: {panic}")),
+            }
+        }
+        outcome
+    }
+}

@@ -1,0 +1,104 @@
+//! Writes outcomes, as many at once as have come in while the commit before was under way.
+
+use std::time::Duration;
+
+use metrics::{counter, histogram};
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use super::leases::Leases;
+use crate::clock::Clock;
+use crate::domain::ids::EventId;
+use crate::domain::time::Timestamp;
+use crate::store::queue::{Settled, Standing};
+use crate::store::shards::Lease;
+use crate::store::{Store, StoreError};
+
+/// Most outcomes one commit takes.
+const BATCH: usize = 500;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What is written: each delivery with the moment of its next attempt, if it has one.
+pub type Verdicts = Vec<(EventId, Option<Timestamp>)>;
+
+pub struct Settler {
+    pub store: Store,
+    pub leases: Leases,
+    pub clock: Clock,
+    pub outcomes: mpsc::Receiver<Settled>,
+    pub written: mpsc::Sender<Verdicts>,
+}
+
+impl Settler {
+    /// Runs until the dispatcher is gone and everything it passed on is written.
+    pub async fn run(mut self) -> anyhow::Result<()> {
+        let mut batch = Vec::with_capacity(BATCH);
+        while self.outcomes.recv_many(&mut batch, BATCH).await > 0 {
+            let verdicts: Verdicts = batch
+                .iter()
+                .map(|settled: &Settled| match settled.standing {
+                    Standing::Over { .. } => (settled.event_id, None),
+                    Standing::Again { due_at, .. } => (settled.event_id, Some(due_at)),
+                })
+                .collect();
+            histogram!("pulsehook_settle_batch").record(batch.len() as f64);
+            self.write(&mut batch).await;
+            batch.clear();
+            // The dispatcher may be gone already; nobody needs to know then.
+            let _ = self.written.send(verdicts).await;
+        }
+        Ok(())
+    }
+
+    /// Does not return before the outcomes are written or have become somebody else's.
+    async fn write(&self, batch: &mut Vec<Settled>) {
+        let mut pause = FIRST_PAUSE;
+        let mut unsure = false;
+        loop {
+            if unsure && let Err(error) = self.leave_out_what_is_written(batch).await {
+                warn!(%error, "The database does not tell what it has: {error}");
+            } else if batch.is_empty() {
+                return;
+            } else {
+                match self.store.settle(self.leases.node(), &leases_of(batch), batch, self.clock.now()).await {
+                    Ok(()) => return,
+                    Err(StoreError::LeaseLost) => self.leave_out_what_is_not_ours(batch),
+                    Err(error) => {
+                        counter!("pulsehook_settle_failures_total").increment(1);
+                        warn!(%error, "{} outcomes could not be written and are kept: {error}", batch.len());
+                    }
+                }
+            }
+            unsure = true;
+            self.clock.sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// A commit that nobody confirmed may have happened: what is there is not written again.
+    async fn leave_out_what_is_written(&self, batch: &mut Vec<Settled>) -> Result<(), StoreError> {
+        let recorded = self.store.recorded_attempts(batch).await?;
+        batch.retain(|settled| !recorded.contains(&(settled.event_id, settled.attempt.number)));
+        Ok(())
+    }
+
+    /// Results under a lease that somebody else holds now change nothing: the new owner attempts again.
+    fn leave_out_what_is_not_ours(&self, batch: &mut Vec<Settled>) {
+        let before = batch.len();
+        batch.retain(|settled| {
+            let lease = self.leases.lease(settled.lease.shard);
+            lease.is_some_and(|lease| lease.epoch == settled.lease.epoch)
+        });
+        let late = before - batch.len();
+        counter!("pulsehook_late_outcomes_total").increment(late as u64);
+        warn!("{late} outcomes came after their shards had gone to another node; it will attempt them again");
+    }
+}
+
+fn leases_of(batch: &[Settled]) -> Vec<Lease> {
+    let mut leases: Vec<_> = batch.iter().map(|settled| settled.lease).collect();
+    leases.sort_unstable_by_key(|lease| (lease.shard, lease.epoch));
+    leases.dedup_by_key(|lease| (lease.shard, lease.epoch));
+    leases
+}
