@@ -1,0 +1,306 @@
+//! The guarded connector: the only way to a host somebody else chose.
+//!
+//! Literals and names are vetted in one place, after resolution: one forbidden record refuses the name, only vetted
+//! addresses are dialled, and the peer's address is judged once more when the connection stands. HTTP/1.1, TLS 1.2 or
+//! newer, no proxies, and a budget for every phase.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use hickory_resolver::TokioResolver;
+use http::Uri;
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tower::Service;
+
+use crate::clock::Clock;
+use crate::domain::address::AddressPolicy;
+use crate::domain::outcome::{Outcome, Stage};
+
+const DNS_BUDGET: Duration = Duration::from_secs(3);
+const CONNECT_BUDGET: Duration = Duration::from_secs(5);
+const PER_ADDRESS_BUDGET: Duration = Duration::from_secs(2);
+const TLS_BUDGET: Duration = Duration::from_secs(5);
+/// More records than this are more than anybody needs.
+const MOST_ADDRESSES: usize = 16;
+
+/// Opens connections, or says why not.
+#[derive(Clone)]
+pub struct EgressConnector {
+    policy: Arc<AddressPolicy>,
+    resolver: Resolver,
+    tls: TlsConnector,
+    clock: Clock,
+    dialled: Option<DialRecorder>,
+}
+
+/// Where names are looked up.
+#[derive(Clone)]
+pub enum Resolver {
+    System(Arc<TokioResolver>),
+    /// Fixed answers, for tests.
+    Fixed(Arc<HashMap<String, Vec<IpAddr>>>),
+}
+
+/// Every address that was dialled: tests assert that none was forbidden.
+pub type DialRecorder = Arc<Mutex<Vec<SocketAddr>>>;
+
+/// Why there is no connection.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.code())]
+pub struct NoConnection(pub Outcome);
+
+/// A connection, encrypted or not.
+pub enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Resolver {
+    /// As the machine is configured, `/etc/hosts` included.
+    ///
+    /// # Errors
+    /// The machine's resolver configuration cannot be read.
+    pub fn system() -> anyhow::Result<Self> {
+        let mut builder = TokioResolver::builder_tokio().context("the system's resolver configuration cannot be read")?;
+        let options = builder.options_mut();
+        options.timeout = DNS_BUDGET / 2;
+        options.attempts = 1;
+        // Names are asked for as they are: a search list could turn one into something of the inside.
+        options.ndots = 0;
+        options.ip_strategy = hickory_resolver::config::LookupIpStrategy::Ipv4AndIpv6;
+        Ok(Self::System(Arc::new(builder.build().context("the resolver cannot be started")?)))
+    }
+
+    async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, Outcome> {
+        match self {
+            Self::Fixed(names) => names.get(name).cloned().ok_or(Outcome::DnsNotFound),
+            Self::System(resolver) => match resolver.lookup_ip(format!("{name}.")).await {
+                Ok(found) => Ok(found.iter().take(MOST_ADDRESSES).collect()),
+                Err(error) if error.is_no_records_found() || error.is_nx_domain() => Err(Outcome::DnsNotFound),
+                Err(_) => Err(Outcome::DnsFailed),
+            },
+        }
+    }
+}
+
+/// The authorities endpoints may be certified by: the well-known ones, the machine's own, and those of `extra_pem`.
+///
+/// # Errors
+/// `extra_pem` holds no readable certificate.
+pub fn trusted_roots(extra_pem: Option<&[u8]>) -> anyhow::Result<RootCertStore> {
+    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if let Some(pem) = extra_pem {
+        let certificates: Vec<_> = rustls::pki_types::CertificateDer::pem_slice_iter(pem)
+            .collect::<Result<_, _>>()
+            .context("egress_ca is not a PEM file of certificates")?;
+        anyhow::ensure!(!certificates.is_empty(), "egress_ca holds no certificate");
+        for certificate in certificates {
+            roots.add(certificate).context("egress_ca holds a certificate that cannot be used")?;
+        }
+    }
+    Ok(roots)
+}
+
+impl EgressConnector {
+    pub fn new(policy: AddressPolicy, resolver: Resolver, roots: RootCertStore, clock: Clock) -> Self {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .expect("ring speaks both versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let tls = TlsConnector::from(Arc::new(config));
+        Self { policy: Arc::new(policy), resolver, tls, clock, dialled: None }
+    }
+
+    #[must_use]
+    pub fn recording(mut self, dialled: DialRecorder) -> Self {
+        self.dialled = Some(dialled);
+        self
+    }
+
+    async fn connect(self, uri: Uri) -> Result<TokioIo<Stream>, Outcome> {
+        let https = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") if self.policy.allow_http => false,
+            _ => return Err(Outcome::ForbiddenUrl { problem: "must start with https://".to_owned() }),
+        };
+        let host = uri.host().ok_or(Outcome::Internal { what: "an address without a host" })?;
+        let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let addresses = self.vetted_addresses(host).await?;
+        let tcp = self.dial(&addresses, port).await?;
+        // What the kernel says is what counts.
+        let peer = tcp.peer_addr().map_err(|error| connect_outcome(&error))?;
+        self.policy.judge(peer.ip()).map_err(|_| Outcome::ForbiddenAddress)?;
+        // Small requests go out at once; failing to ask for it costs only time.
+        let _ = tcp.set_nodelay(true);
+        if !https {
+            return Ok(TokioIo::new(Stream::Plain(tcp)));
+        }
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| Outcome::Internal { what: "a host name TLS cannot express" })?;
+        let stream = within(&self.clock, TLS_BUDGET, self.tls.connect(name, tcp))
+            .await
+            .ok_or(Outcome::Timeout(Stage::Tls))?
+            .map_err(|error| tls_outcome(&error))?;
+        Ok(TokioIo::new(Stream::Tls(Box::new(stream))))
+    }
+
+    /// All of them or none: a name with one forbidden record is refused.
+    async fn vetted_addresses(&self, host: &str) -> Result<Vec<IpAddr>, Outcome> {
+        let addresses = match host.parse::<IpAddr>() {
+            Ok(literal) => vec![literal],
+            Err(_) => within(&self.clock, DNS_BUDGET, self.resolver.resolve(host))
+                .await
+                .ok_or(Outcome::DnsTimeout)??,
+        };
+        if addresses.is_empty() {
+            return Err(Outcome::DnsNotFound);
+        }
+        if addresses.iter().any(|address| self.policy.judge(*address).is_err()) {
+            return Err(Outcome::ForbiddenAddress);
+        }
+        Ok(addresses)
+    }
+
+    /// The first address that answers, in turn.
+    #[expect(clippy::disallowed_methods, reason = "the one place that dials, and only what was vetted")]
+    async fn dial(&self, addresses: &[IpAddr], port: u16) -> Result<TcpStream, Outcome> {
+        let one_after_the_other = async {
+            let mut last = Outcome::Unreachable;
+            for address in addresses {
+                let address = SocketAddr::new(*address, port);
+                if let Some(dialled) = &self.dialled {
+                    dialled.lock().unwrap_or_else(PoisonError::into_inner).push(address);
+                }
+                match within(&self.clock, PER_ADDRESS_BUDGET, TcpStream::connect(address)).await {
+                    Some(Ok(stream)) => return Ok(stream),
+                    Some(Err(error)) => last = connect_outcome(&error),
+                    None => last = Outcome::Timeout(Stage::Connect),
+                }
+            }
+            Err(last)
+        };
+        within(&self.clock, CONNECT_BUDGET, one_after_the_other).await.unwrap_or(Err(Outcome::Timeout(Stage::Connect)))
+    }
+}
+
+/// `None` when `span` passed first.
+pub(super) async fn within<T>(clock: &Clock, span: Duration, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        () = clock.sleep(span) => None,
+    }
+}
+
+fn connect_outcome(error: &io::Error) -> Outcome {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Outcome::ConnectRefused,
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => Outcome::ConnectionReset,
+        io::ErrorKind::TimedOut => Outcome::Timeout(Stage::Connect),
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable | io::ErrorKind::PermissionDenied => {
+            Outcome::Unreachable
+        }
+        // Out of file descriptors or ports: ours.
+        _ => Outcome::Internal { what: "no connection could be opened" },
+    }
+}
+
+fn tls_outcome(error: &io::Error) -> Outcome {
+    use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
+    let Some(cause) = error.get_ref().and_then(|cause| cause.downcast_ref::<Error>()) else {
+        return match error.kind() {
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Outcome::ConnectionReset,
+            io::ErrorKind::UnexpectedEof => Outcome::ClosedEarly,
+            _ => Outcome::TlsFailed,
+        };
+    };
+    match cause {
+        Error::InvalidCertificate(problem) => match problem {
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. } => Outcome::TlsExpired,
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => Outcome::TlsWrongName,
+            _ => Outcome::TlsUntrusted,
+        },
+        Error::PeerIncompatible(PeerIncompatible::Tls12NotOffered)
+        | Error::PeerIncompatible(_)
+        | Error::AlertReceived(AlertDescription::HandshakeFailure | AlertDescription::ProtocolVersion) => {
+            Outcome::TlsNoCommonParameters
+        }
+        _ => Outcome::TlsFailed,
+    }
+}
+
+impl Service<Uri> for EgressConnector {
+    type Response = TokioIo<Stream>;
+    type Error = NoConnection;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let connector = self.clone();
+        Box::pin(async move { connector.connect(uri).await.map_err(NoConnection) })
+    }
+}
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! One attempt: sign, POST, read a little of the answer. The result is a value; nothing here can fail.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER, USER_AGENT};
+use http::{HeaderValue, Method, Request};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+use super::egress::{EgressConnector, NoConnection, within};
+use crate::clock::Clock;
+use crate::domain::endpoint_url::EndpointUrl;
+use crate::domain::headers;
+use crate::domain::ids::EventId;
+use crate::domain::outcome::{Attempted, KEPT_BODY_BYTES, Outcome, Response, Stage, parse_retry_after};
+use crate::domain::signature::{SigningSecret, standard_header};
+use crate::domain::time::Timestamp;
+
+/// Everything, from the look-up of the name to the end of what is read of the answer.
+pub const ATTEMPT_BUDGET: Duration = Duration::from_secs(15);
+/// A connection nobody used for so long is closed, so that a change of policy or DNS takes effect soon.
+const IDLE_FOR: Duration = Duration::from_secs(30);
+const IDLE_PER_HOST: usize = 64;
+const MOST_HEADERS: usize = 64;
+const HEADER_BYTES: usize = 16 * 1_024;
+/// Once the head of the answer is there the rest is only for the curious.
+const BODY_BUDGET: Duration = Duration::from_secs(3);
+const USER_AGENT_TEXT: &str = concat!("Pulsehook/", env!("CARGO_PKG_VERSION"));
+
+/// Headers of an answer that help finding out what happened.
+const KEPT_HEADERS: &[&str] = &[
+    "content-type", "content-length", "content-encoding", "retry-after", "server", "location", "date", "allow",
+    "www-authenticate", "x-request-id", "x-correlation-id", "x-amzn-requestid", "x-amzn-errortype", "cf-ray", "via",
+    "x-cache", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset",
+];
+const KEPT_HEADER_BYTES: usize = 1_024;
+
+/// What is to be sent where.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// The sentence when the stored address is refused.
+    pub url: Result<EndpointUrl, String>,
+    pub headers: Vec<(String, String)>,
+    /// The current one first; none means unsigned.
+    pub secrets: Vec<SigningSecret>,
+    pub event_id: EventId,
+    pub event_type: String,
+    pub content_type: &'static str,
+    /// Signed and sent as they are.
+    pub body: Bytes,
+}
+
+pub struct Sender {
+    client: Client<EgressConnector, Full<Bytes>>,
+    clock: Clock,
+}
+
+impl Sender {
+    pub fn new(connector: EgressConnector, clock: Clock) -> Self {
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_FOR)
+            .pool_max_idle_per_host(IDLE_PER_HOST)
+            .http1_max_headers(MOST_HEADERS)
+            .http1_max_buf_size(HEADER_BYTES)
+            .build(connector);
+        Self { client, clock }
+    }
+
+    pub async fn attempt(&self, outgoing: &Outgoing) -> Attempted {
+        let started_at = self.clock.now();
+        let began = self.clock.monotonic();
+        let (outcome, response) = match self.request(outgoing, started_at) {
+            Ok(request) => within(&self.clock, ATTEMPT_BUDGET, self.exchange(request))
+                .await
+                .unwrap_or((Outcome::Timeout(Stage::Response), None)),
+            Err(outcome) => (outcome, None),
+        };
+        let duration = self.clock.monotonic().saturating_sub(began);
+        Attempted { outcome, started_at, duration, response }
+    }
+
+    fn request(&self, outgoing: &Outgoing, now: Timestamp) -> Result<Request<Full<Bytes>>, Outcome> {
+        let url = outgoing.url.as_ref().map_err(|problem| Outcome::ForbiddenUrl { problem: problem.clone() })?;
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri(url.as_str())
+            .body(Full::new(outgoing.body.clone()))
+            .map_err(|_| Outcome::Internal { what: "the address cannot be put into a request" })?;
+        let head = request.headers_mut();
+        for (name, value) in &outgoing.headers {
+            // Checked when they were saved; rules may have become stricter since.
+            if let Ok((name, value)) = headers::check(name, value) {
+                head.insert(name, value);
+            }
+        }
+        let id = outgoing.event_id.to_string();
+        let secs = now.secs();
+        head.insert(CONTENT_TYPE, HeaderValue::from_static(outgoing.content_type));
+        head.insert(USER_AGENT, HeaderValue::from_static(USER_AGENT_TEXT));
+        // Nothing here decodes anything: a small answer that unpacks to gigabytes stays small.
+        head.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        set(head, "webhook-id", &id)?;
+        set(head, "webhook-timestamp", &secs.to_string())?;
+        set(head, "x-webhook-event-id", &id)?;
+        set(head, "x-webhook-event-type", &outgoing.event_type)?;
+        if let Some(current) = outgoing.secrets.first() {
+            set(head, "webhook-signature", &standard_header(&outgoing.secrets, &id, secs, &outgoing.body))?;
+            set(head, "x-webhook-signature", &current.sign_body(&outgoing.body))?;
+        }
+        Ok(request)
+    }
+
+    /// A 2xx status with complete headers is a success, whatever the body does afterwards.
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> (Outcome, Option<Response>) {
+        let answer = match self.client.request(request).await {
+            Ok(answer) => answer,
+            Err(error) => return (outcome_of(&error), None),
+        };
+        let (head, body) = answer.into_parts();
+        let status = head.status.as_u16();
+        let location = text_of(&head.headers, LOCATION.as_str());
+        let retry_after = text_of(&head.headers, RETRY_AFTER.as_str())
+            .and_then(|text| parse_retry_after(&text, self.clock.now()));
+        let body = self.beginning_of(body).await;
+        let response = Response { status, headers: kept(&head.headers), body, retry_after };
+        (Outcome::Responded { status, location }, Some(response))
+    }
+
+    /// The first bytes of a body, as far as they come in time. The rest is not waited for.
+    async fn beginning_of(&self, mut body: Incoming) -> Vec<u8> {
+        let mut kept = Vec::new();
+        let reading = async {
+            while let Some(Ok(frame)) = body.frame().await {
+                if let Some(data) = frame.data_ref() {
+                    let room = KEPT_BODY_BYTES - kept.len();
+                    kept.extend_from_slice(&data[..data.len().min(room)]);
+                    if kept.len() == KEPT_BODY_BYTES {
+                        break;
+                    }
+                }
+            }
+        };
+        let _ = within(&self.clock, BODY_BUDGET, reading).await;
+        kept
+    }
+}
+
+fn set(head: &mut HeaderMap, name: &'static str, value: &str) -> Result<(), Outcome> {
+    let value =
+        HeaderValue::from_str(value).map_err(|_| Outcome::Internal { what: "a header value that is not text" })?;
+    head.insert(name, value);
+    Ok(())
+}
+
+fn text_of(head: &HeaderMap, name: &str) -> Option<String> {
+    let value = head.get(name)?;
+    let bytes = &value.as_bytes()[..value.len().min(KEPT_HEADER_BYTES)];
+    Some(String::from_utf8_lossy(bytes).chars().filter(|c| !c.is_control()).collect())
+}
+
+fn kept(head: &HeaderMap) -> Vec<(String, String)> {
+    KEPT_HEADERS.iter().filter_map(|name| Some(((*name).to_owned(), text_of(head, name)?))).collect()
+}
+
+fn outcome_of(error: &hyper_util::client::legacy::Error) -> Outcome {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(NoConnection(outcome)) = error.downcast_ref::<NoConnection>() {
+            return outcome.clone();
+        }
+        if let Some(error) = error.downcast_ref::<hyper::Error>()
+            && let Some(outcome) = http_outcome(error)
+        {
+            return outcome;
+        }
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            return match error.kind() {
+                std::io::ErrorKind::UnexpectedEof => Outcome::ClosedEarly,
+                std::io::ErrorKind::InvalidData => Outcome::TlsFailed,
+                _ => Outcome::ConnectionReset,
+            };
+        }
+        cause = error.source();
+    }
+    Outcome::ClosedEarly
+}
+
+fn http_outcome(error: &hyper::Error) -> Option<Outcome> {
+    if error.is_parse_too_large() {
+        Some(Outcome::HeadersTooLarge)
+    } else if error.is_parse() || error.is_parse_status() {
+        Some(Outcome::InvalidHttp)
+    } else if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
+        Some(Outcome::ClosedEarly)
+    } else {
+        None
+    }
+}
