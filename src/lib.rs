@@ -12,3 +12,4 @@ pub mod domain;
 pub mod failpoint;
 pub mod store;
 pub mod wake;
+pub mod analytics;

@@ -1,7 +1,34 @@
-//! placeholder
+//! Goals, and which hits complete them: Plausible's rules (its `goal.ex`, `goals.ex` and filter code), so that a goal
+//! means here what it means there.
+//!
+//! * An event goal wants exactly its name. A page goal wants a pageview whose path matches. A scroll goal wants an
+//!   engagement on a matching path that saw at least so much of the page.
+//! * In a path both `*` and `**` stand for any characters, slashes and none included; the rest is literal, and the whole
+//!   path must match. Without a `*` it is plain equality, so a `|` is literal too.
+//! * Where a path has a `*`, Plausible lets `|` through as an alternation without grouping it, so `/a|b*` means "begins
+//!   with /a, or ends with b and anything". That is kept: the same goal counts the same.
+//! * Every custom property must have exactly the wanted value.
+
+use std::collections::HashMap;
+
+use regex::{RegexSet, RegexSetBuilder};
+use serde_json::{Map, Value};
+
+use super::hit::{ENGAGEMENT, Hit, PAGEVIEW};
 use super::ids::{GoalId, SiteId};
+use super::invalid::Invalid;
 use super::time::Timestamp;
 
+const MAX_EVENT_NAME_CHARS: usize = 120;
+const MAX_PATH_CHARS: usize = 2_000;
+const MAX_DISPLAY_NAME_CHARS: usize = 255;
+const MAX_PROPS: usize = 3;
+const MAX_PROP_KEY_CHARS: usize = 300;
+const MAX_PROP_VALUE_CHARS: usize = 2_000;
+/// Goals one site may have.
+pub const MAX_GOALS_PER_SITE: usize = 1_000;
+
+/// Something a visitor may do that is worth counting.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Goal {
     pub id: GoalId,
@@ -12,14 +39,486 @@ pub struct Goal {
     pub currency: Option<String>,
     pub inserted_at: Timestamp,
 }
+
 #[derive(Debug, Clone, PartialEq)]
 pub enum GoalKind {
     Event { name: String },
     Page { path: String },
+    /// `threshold` percent of the page seen, 0–100.
     Scroll { path: String, threshold: u8 },
 }
+
 impl GoalKind {
     pub fn goal_type(&self) -> &'static str {
-        "event"
+        match self {
+            Self::Event { .. } => "event",
+            Self::Page { .. } => "page",
+            Self::Scroll { .. } => "scroll",
+        }
+    }
+}
+
+/// A goal as a client describes it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewGoal {
+    pub display_name: String,
+    pub kind: GoalKind,
+    pub custom_props: Vec<(String, String)>,
+    pub currency: Option<String>,
+}
+
+impl NewGoal {
+    /// # Errors
+    /// Names every field that is missing, unknown or out of range.
+    pub fn parse(body: &Map<String, Value>) -> Result<Self, Invalid> {
+        const FIELDS: [&str; 6] =
+            ["event_name", "page_path", "scroll_threshold", "display_name", "custom_props", "currency"];
+        const READ_ONLY: [&str; 5] = ["id", "site_id", "goal_type", "inserted_at", "updated_at"];
+        let mut invalid = Invalid::new();
+        for field in body.keys() {
+            if !FIELDS.contains(&field.as_str()) && !READ_ONLY.contains(&field.as_str()) {
+                invalid.add(field, "is not a field of a goal");
+            }
+        }
+        let text = |field: &'static str, invalid: &mut Invalid| -> Option<String> {
+            match body.get(field) {
+                None | Some(Value::Null) => None,
+                Some(Value::String(text)) => Some(text.trim().to_owned()),
+                Some(_) => {
+                    invalid.add(field, "must be a text");
+                    None
+                }
+            }
+        };
+        let event_name = text("event_name", &mut invalid);
+        let page_path = text("page_path", &mut invalid);
+        let display_name = text("display_name", &mut invalid);
+        let currency = text("currency", &mut invalid);
+        let threshold = scroll_threshold(body, &mut invalid);
+        let custom_props = custom_props(body, &mut invalid);
+        let kind = kind(event_name, page_path, threshold, &mut invalid);
+        if let Some(name) = &display_name
+            && !(1..=MAX_DISPLAY_NAME_CHARS).contains(&name.chars().count())
+        {
+            invalid.add("display_name", "must be 1 to 255 characters");
+        }
+        let currency = currency.map(|code| code.to_ascii_uppercase());
+        if let Some(code) = &currency {
+            if code.len() != 3 || !code.bytes().all(|byte| byte.is_ascii_uppercase()) {
+                invalid.add("currency", "must be a currency code such as EUR");
+            } else if !matches!(kind, Some(GoalKind::Event { .. })) {
+                invalid.add("currency", "goes with event_name only");
+            }
+        }
+        match (kind, invalid.is_empty()) {
+            (Some(kind), true) => {
+                Ok(Self { display_name: display_name.unwrap_or_else(|| kind.to_string()), kind, custom_props, currency })
+            }
+            _ => Err(invalid),
+        }
+    }
+}
+
+/// The name a goal has when nobody gave it one.
+impl std::fmt::Display for GoalKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Event { name } => f.write_str(name),
+            Self::Page { path } => write!(f, "Visit {path}"),
+            Self::Scroll { path, threshold } => write!(f, "Scroll {threshold}% on {path}"),
+        }
+    }
+}
+
+fn kind(
+    event_name: Option<String>,
+    page_path: Option<String>,
+    threshold: Option<u8>,
+    invalid: &mut Invalid,
+) -> Option<GoalKind> {
+    match (event_name, page_path) {
+        (None, None) => {
+            invalid.add("event_name", "is required, or page_path");
+            None
+        }
+        (Some(_), Some(_)) => {
+            invalid.add("event_name", "cannot go together with page_path");
+            None
+        }
+        (Some(name), None) => {
+            if name.is_empty() {
+                invalid.add("event_name", "can't be blank");
+            } else if name.chars().count() > MAX_EVENT_NAME_CHARS {
+                invalid.add("event_name", "must be at most 120 characters");
+            } else if name == ENGAGEMENT {
+                invalid.add("event_name", "cannot be engagement, which is reserved");
+            }
+            if threshold.is_some() {
+                invalid.add("scroll_threshold", "goes with page_path only");
+            }
+            Some(GoalKind::Event { name })
+        }
+        (None, Some(path)) => {
+            let path = if path.starts_with('/') { path } else { format!("/{path}") };
+            if path.chars().count() > MAX_PATH_CHARS {
+                invalid.add("page_path", "must be at most 2000 characters");
+            }
+            Some(match threshold {
+                Some(threshold) => GoalKind::Scroll { path, threshold },
+                None => GoalKind::Page { path },
+            })
+        }
+    }
+}
+
+fn scroll_threshold(body: &Map<String, Value>, invalid: &mut Invalid) -> Option<u8> {
+    match body.get("scroll_threshold") {
+        None | Some(Value::Null) => None,
+        // Plausible's way of saying none.
+        Some(value) if value.as_i64() == Some(-1) => None,
+        Some(value) => {
+            let threshold = value.as_u64().filter(|percent| *percent <= 100).and_then(|percent| percent.try_into().ok());
+            if threshold.is_none() {
+                invalid.add("scroll_threshold", "must be a whole number from 0 to 100");
+            }
+            threshold
+        }
+    }
+}
+
+fn custom_props(body: &Map<String, Value>, invalid: &mut Invalid) -> Vec<(String, String)> {
+    let props = match body.get("custom_props") {
+        None | Some(Value::Null) => return Vec::new(),
+        Some(Value::Object(props)) => props,
+        Some(_) => {
+            invalid.add("custom_props", "must be an object of texts");
+            return Vec::new();
+        }
+    };
+    if props.len() > MAX_PROPS {
+        invalid.add("custom_props", "must have at most 3 properties");
+    }
+    let mut pairs = Vec::new();
+    for (key, value) in props {
+        match value {
+            Value::String(value)
+                if (1..=MAX_PROP_KEY_CHARS).contains(&key.chars().count())
+                    && (1..=MAX_PROP_VALUE_CHARS).contains(&value.chars().count()) =>
+            {
+                pairs.push((key.clone(), value.clone()));
+            }
+            _ => invalid.add("custom_props", "must have names of 1 to 300 and texts of 1 to 2000 characters"),
+        }
+    }
+    pairs
+}
+
+/// All goals of one site, arranged so that a hit is matched against every one of them at once.
+#[derive(Debug, Default)]
+pub struct GoalIndex {
+    by_event: HashMap<String, Vec<Candidate>>,
+    pages: PathIndex,
+    scrolls: PathIndex,
+}
+
+/// A goal whose name or path fits; what is left to look at.
+#[derive(Debug, Clone)]
+struct Candidate {
+    id: GoalId,
+    threshold: u8,
+    props: Vec<(String, String)>,
+}
+
+#[derive(Debug, Default)]
+struct PathIndex {
+    exact: HashMap<String, Vec<Candidate>>,
+    patterns: RegexSet,
+    by_pattern: Vec<Candidate>,
+}
+
+impl GoalIndex {
+    pub fn new(goals: &[Goal]) -> Self {
+        let mut index = Self::default();
+        let mut pages = Vec::new();
+        let mut scrolls = Vec::new();
+        for goal in goals {
+            let candidate = |threshold| Candidate { id: goal.id, threshold, props: goal.custom_props.clone() };
+            match &goal.kind {
+                GoalKind::Event { name } => {
+                    index.by_event.entry(name.trim().to_owned()).or_default().push(candidate(0));
+                }
+                GoalKind::Page { path } => pages.push((path.trim().to_owned(), candidate(0))),
+                GoalKind::Scroll { path, threshold } => scrolls.push((path.trim().to_owned(), candidate(*threshold))),
+            }
+        }
+        index.pages = PathIndex::new(pages);
+        index.scrolls = PathIndex::new(scrolls);
+        index
+    }
+
+    /// The goals this hit completes.
+    pub fn matches(&self, hit: &Hit) -> Vec<GoalId> {
+        let mut goals = Vec::new();
+        // A goal may be named like a system event, so its name is always looked for.
+        let by_event = self.by_event.get(&hit.name).into_iter().flatten();
+        goals.extend(by_event.filter(|goal| goal.props_hold(hit)).map(|goal| goal.id));
+        match hit.name.as_str() {
+            PAGEVIEW => {
+                let fitting = self.pages.fitting(&hit.page.pathname);
+                goals.extend(fitting.filter(|goal| goal.props_hold(hit)).map(|goal| goal.id));
+            }
+            ENGAGEMENT => {
+                // 255 is how Plausible stores "not reported"; it is never deep enough.
+                let Some(depth) = hit.scroll_depth.filter(|depth| *depth <= 100) else { return goals };
+                let fitting = self.scrolls.fitting(&hit.page.pathname);
+                let deep_enough = fitting.filter(|goal| goal.threshold <= depth);
+                goals.extend(deep_enough.filter(|goal| goal.props_hold(hit)).map(|goal| goal.id));
+            }
+            _ => {}
+        }
+        goals
+    }
+}
+
+impl PathIndex {
+    fn new(goals: Vec<(String, Candidate)>) -> Self {
+        let mut exact: HashMap<String, Vec<Candidate>> = HashMap::new();
+        let mut patterns = Vec::new();
+        let mut by_pattern = Vec::new();
+        for (path, goal) in goals {
+            if path.contains('*') {
+                patterns.push(pattern(&path));
+                by_pattern.push(goal);
+            } else {
+                exact.entry(path).or_default().push(goal);
+            }
+        }
+        let patterns = RegexSetBuilder::new(patterns)
+            .dot_matches_new_line(true)
+            .size_limit(256 * 1_024 * 1_024)
+            .build()
+            // A thousand paths of two thousand characters fit; should they not one day, no path matches.
+            .unwrap_or_else(|_| RegexSet::empty());
+        Self { exact, patterns, by_pattern }
+    }
+
+    fn fitting(&self, path: &str) -> impl Iterator<Item = &Candidate> {
+        let exact = self.exact.get(path).into_iter().flatten();
+        exact.chain(self.patterns.matches(path).into_iter().map(|index| &self.by_pattern[index]))
+    }
+}
+
+impl Candidate {
+    /// The first value of each wanted key is the wanted one.
+    fn props_hold(&self, hit: &Hit) -> bool {
+        self.props.iter().all(|(key, wanted)| {
+            hit.props.iter().find(|(name, _)| name == key).is_some_and(|(_, value)| value == wanted)
+        })
+    }
+}
+
+/// The path as an anchored expression.
+fn pattern(path: &str) -> String {
+    let escaped = regex::escape(path).replace(r"\*\*", ".*").replace(r"\*", ".*").replace(r"\|", "|");
+    format!("^{escaped}$")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::super::hit::{Device, Origin, Page};
+    use super::*;
+
+    fn goal(id: i64, kind: GoalKind) -> Goal {
+        Goal {
+            id: GoalId(id),
+            site_id: SiteId(1),
+            display_name: id.to_string(),
+            kind,
+            custom_props: Vec::new(),
+            currency: None,
+            inserted_at: Timestamp::EPOCH,
+        }
+    }
+
+    fn page(path: &str) -> GoalKind {
+        GoalKind::Page { path: path.to_owned() }
+    }
+
+    fn hit(name: &str, pathname: &str) -> Hit {
+        Hit {
+            site_id: SiteId(1),
+            at: Timestamp::EPOCH,
+            name: name.to_owned(),
+            visitor: 1,
+            session: 1,
+            page: Page { hostname: "example.com".into(), pathname: pathname.into() },
+            origin: Origin::default(),
+            country: String::new(),
+            device: Device::default(),
+            props: Vec::new(),
+            interactive: true,
+            scroll_depth: None,
+            engagement_ms: 0,
+            revenue: None,
+        }
+    }
+
+    fn count(goals: &[Goal], hit: &Hit) -> usize {
+        GoalIndex::new(goals).matches(hit).len()
+    }
+
+    /// The counts of Plausible's own test of path patterns.
+    #[test]
+    fn paths_match_as_in_plausibles_own_test() {
+        let paths = [
+            "/hum", "/register", "/reg", "/billing/success", "/billing/upgrade/success", "/signup/new", "/signup/new/2",
+            "/signup/new/3",
+        ];
+        for (pattern, expected) in [
+            ("/*", 8),
+            ("/signup/*", 3),
+            ("/billing*/success", 2),
+            ("/reg*", 2),
+            ("/register", 1),
+            ("/*/register", 0),
+            ("/signup", 0),
+        ] {
+            let goals = [goal(1, page(pattern))];
+            let matched: usize = paths.iter().map(|path| count(&goals, &hit(PAGEVIEW, path))).sum();
+            assert_eq!(matched, expected, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn stars_and_bars() {
+        for (pattern, path, expected) in [
+            ("/blog", "/blog", true),
+            ("/blog", "/blog/", false),
+            ("/blog*", "/blog", true),
+            ("/blog*", "/blogger", true),
+            ("/blog*", "/blog/a/b", true),
+            ("/blog/*", "/blog/", true),
+            ("/blog/*", "/blog", false),
+            ("/blog/**", "/blog/a/b", true),
+            ("/Blog", "/blog", false),
+            ("/a.c*", "/abc", false),
+            ("/a*", "/a\nb", true),
+            ("/a|b", "/a|b", true),
+            ("/a|b", "/a", false),
+            ("/a|b*", "/blog", true),
+            ("/a|b*", "/about", true),
+            ("/(x)[y]+?*", "/(x)[y]+?z", true),
+        ] {
+            assert_eq!(count(&[goal(1, page(pattern))], &hit(PAGEVIEW, path)) == 1, expected, "{pattern} and {path}");
+        }
+    }
+
+    #[test]
+    fn only_the_right_kind_of_hit_counts() {
+        let goals = [
+            goal(1, GoalKind::Event { name: "Signup".into() }),
+            goal(2, page("/")),
+            goal(3, GoalKind::Scroll { path: "/".into(), threshold: 50 }),
+        ];
+        let index = GoalIndex::new(&goals);
+        assert_eq!(index.matches(&hit("Signup", "/")), [GoalId(1)]);
+        assert!(index.matches(&hit("signup", "/")).is_empty());
+        assert_eq!(index.matches(&hit(PAGEVIEW, "/")), [GoalId(2)]);
+        for (depth, expected) in [(None, 0), (Some(49), 0), (Some(50), 1), (Some(100), 1), (Some(255), 0)] {
+            let engagement = Hit { scroll_depth: depth, ..hit(ENGAGEMENT, "/") };
+            assert_eq!(index.matches(&engagement).len(), expected, "{depth:?}");
+        }
+    }
+
+    #[test]
+    fn every_property_must_hold() {
+        let wanting = |pairs: &[(&str, &str)]| {
+            let custom_props = pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+            [Goal { custom_props, ..goal(1, GoalKind::Event { name: "Buy".into() }) }]
+        };
+        let props = vec![("plan".into(), "pro".into()), ("plan".into(), "free".into()), ("term".into(), "year".into())];
+        let bought = Hit { props, ..hit("Buy", "/") };
+        assert_eq!(count(&wanting(&[("plan", "pro")]), &bought), 1);
+        assert_eq!(count(&wanting(&[("plan", "pro"), ("term", "year")]), &bought), 1);
+        assert_eq!(count(&wanting(&[("plan", "free")]), &bought), 0, "the first value counts");
+        assert_eq!(count(&wanting(&[("plan", "p*")]), &bought), 0, "no wildcards in values");
+        assert_eq!(count(&wanting(&[("coupon", "x")]), &bought), 0);
+    }
+
+    #[test]
+    fn a_goal_is_described_well_or_refused() {
+        let parse = |body: Value| NewGoal::parse(body.as_object().unwrap());
+        let goal = parse(json!({"page_path": "blog/*", "scroll_threshold": 75})).unwrap();
+        assert_eq!(goal.kind, GoalKind::Scroll { path: "/blog/*".into(), threshold: 75 });
+        assert_eq!(goal.display_name, "Scroll 75% on /blog/*");
+        assert_eq!(parse(json!({"event_name": " Signup "})).unwrap().display_name, "Signup");
+        assert_eq!(parse(json!({"page_path": "/x"})).unwrap().display_name, "Visit /x");
+        for (body, field) in [
+            (json!({}), "event_name"),
+            (json!({"event_name": "a", "page_path": "/"}), "event_name"),
+            (json!({"event_name": ""}), "event_name"),
+            (json!({"event_name": "engagement"}), "event_name"),
+            (json!({"event_name": "x".repeat(121)}), "event_name"),
+            (json!({"event_name": 5}), "event_name"),
+            (json!({"event_name": "a", "scroll_threshold": 5}), "scroll_threshold"),
+            (json!({"page_path": "/", "scroll_threshold": 101}), "scroll_threshold"),
+            (json!({"page_path": "/", "currency": "EUR"}), "currency"),
+            (json!({"event_name": "a", "currency": "euro"}), "currency"),
+            (json!({"event_name": "a", "custom_props": {"a": 1}}), "custom_props"),
+            (json!({"event_name": "a", "custom_props": {"a": "1", "b": "1", "c": "1", "d": "1"}}), "custom_props"),
+            (json!({"event_name": "a", "display_name": ""}), "display_name"),
+            (json!({"event_name": "a", "name": "b"}), "name"),
+        ] {
+            let invalid = parse(body.clone()).expect_err(&body.to_string());
+            assert!(invalid.fields().contains_key(field), "{body}: {invalid}");
+        }
+    }
+
+    proptest! {
+        /// Matching against all goals at once is matching against each of them.
+        #[test]
+        fn the_index_agrees_with_one_goal_at_a_time(
+            patterns in prop::collection::vec("/[ab]{0,2}[*]{0,2}/?[ab|]{0,2}[*]?", 0..12),
+            thresholds in prop::collection::vec(prop::option::of(0u8..=100), 12),
+            path in "/[ab]{0,3}/?[ab]{0,2}",
+            depth in prop::option::of(0u8..=255),
+            engaged in any::<bool>(),
+        ) {
+            let goals: Vec<_> = patterns
+                .iter()
+                .zip(thresholds)
+                .enumerate()
+                .map(|(id, (path, threshold))| {
+                    let path = path.clone();
+                    goal(id as i64, match threshold {
+                        Some(threshold) => GoalKind::Scroll { path, threshold },
+                        None => GoalKind::Page { path },
+                    })
+                })
+                .collect();
+            let hit = Hit { scroll_depth: depth, ..hit(if engaged { ENGAGEMENT } else { PAGEVIEW }, &path) };
+            let mut matched = GoalIndex::new(&goals).matches(&hit);
+            matched.sort();
+            let path_fits = |pattern: &str| if pattern.contains('*') {
+                regex::RegexBuilder::new(&super::pattern(pattern)).dot_matches_new_line(true).build().unwrap().is_match(&path)
+            } else {
+                pattern == path
+            };
+            let expected: Vec<_> = goals
+                .iter()
+                .filter(|goal| match &goal.kind {
+                    GoalKind::Page { path } => !engaged && path_fits(path),
+                    GoalKind::Scroll { path, threshold } => {
+                        engaged && path_fits(path) && depth.is_some_and(|depth| (*threshold..=100).contains(&depth))
+                    }
+                    GoalKind::Event { .. } => false,
+                })
+                .map(|goal| goal.id)
+                .collect();
+            prop_assert_eq!(matched, expected);
+        }
     }
 }

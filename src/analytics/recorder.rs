@@ -1,0 +1,148 @@
+//! Takes tracked events in: attributes each to a visitor and a session, and stores it.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::sessions::Sessions;
+use super::sqlite::{Analytics, Result};
+use super::visitor::{SALT_BYTES, Salts, day_of, visitor_id};
+use crate::chance::Chance;
+use crate::clock::Clock;
+use crate::domain::hit::{Device, ENGAGEMENT, Hit, TrackedEvent};
+use crate::domain::ids::SiteId;
+use crate::domain::time::Timestamp;
+
+/// Who sent an event. Used for the visitor id and forgotten.
+#[derive(Debug, Clone, Copy)]
+pub struct Client<'a> {
+    pub address: IpAddr,
+    pub user_agent: &'a str,
+}
+
+/// Why an event was not stored, by the names Plausible gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dropped {
+    Bot,
+    SpamReferrer,
+    NotFound,
+    NoSessionForEngagement,
+}
+
+impl Dropped {
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Bot => "bot",
+            Self::SpamReferrer => "spam_referrer",
+            Self::NotFound => "not_found",
+            Self::NoSessionForEngagement => "no_session_for_engagement",
+        }
+    }
+}
+
+/// Cheap to clone; clones share sessions and salts.
+#[derive(Clone)]
+pub struct Recorder {
+    analytics: Analytics,
+    clock: Clock,
+    chance: Chance,
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    salts: Salts,
+    sessions: Sessions,
+}
+
+impl Recorder {
+    /// Reads today's salt, or makes it.
+    ///
+    /// # Errors
+    /// The analytics database does not answer.
+    pub async fn new(analytics: Analytics, clock: Clock, chance: Chance) -> Result<Self> {
+        let salts = load_salts(&analytics, &chance, clock.now()).await?;
+        let state = Arc::new(Mutex::new(State { salts, sessions: Sessions::default() }));
+        Ok(Self { analytics, clock, chance, state })
+    }
+
+    /// Attributes an event to a visitor of `site_id`. Storing it is the caller's next step: [`Recorder::store`].
+    ///
+    /// # Errors
+    /// The event belongs to no session, or the salt of a new day cannot be stored.
+    pub async fn attribute(
+        &self,
+        event: &TrackedEvent,
+        site_id: SiteId,
+        domain: &str,
+        client: &Client<'_>,
+        device: Device,
+    ) -> Result<Result<Hit, Dropped>> {
+        let now = self.clock.now();
+        self.change_salt_at_midnight(now).await?;
+        Ok(self.attribute_at(event, site_id, domain, client, device, now))
+    }
+
+    /// Stores hits; returns once they are committed.
+    pub async fn store(&self, hits: Vec<Hit>) -> Result<()> {
+        self.analytics.record(hits).await
+    }
+
+    /// The same for history, which carries its own time.
+    pub fn attribute_at(
+        &self,
+        event: &TrackedEvent,
+        site_id: SiteId,
+        domain: &str,
+        client: &Client<'_>,
+        device: Device,
+        at: Timestamp,
+    ) -> Result<Hit, Dropped> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let id_with =
+            |salt: &[u8; SALT_BYTES]| visitor_id(salt, client.user_agent, client.address, domain, &event.page.hostname);
+        let current = id_with(&state.salts.current);
+        let mut known_as = vec![current];
+        known_as.extend(state.salts.previous.as_ref().map(id_with));
+        let session = match state.sessions.resume(site_id, &known_as, at) {
+            Some(session) => session,
+            // Whoever is not here cannot be looking at anything.
+            None if event.name == ENGAGEMENT => return Err(Dropped::NoSessionForEngagement),
+            None => state.sessions.begin(site_id, current, u64::from_le_bytes(self.chance.bytes()), at),
+        };
+        Ok(Hit {
+            site_id,
+            at,
+            name: event.name.clone(),
+            visitor: session.visitor,
+            session: session.id,
+            page: event.page.clone(),
+            origin: event.origin.clone(),
+            country: String::new(),
+            device,
+            props: event.props.clone(),
+            interactive: event.interactive,
+            scroll_depth: event.scroll_depth,
+            engagement_ms: event.engagement_ms,
+            revenue: event.revenue.clone(),
+        })
+    }
+
+    async fn change_salt_at_midnight(&self, now: Timestamp) -> Result<()> {
+        let day = self.state.lock().unwrap_or_else(PoisonError::into_inner).salts.day;
+        if day_of(now) > day {
+            let salts = load_salts(&self.analytics, &self.chance, now).await?;
+            self.state.lock().unwrap_or_else(PoisonError::into_inner).salts = salts;
+        }
+        Ok(())
+    }
+}
+
+async fn load_salts(analytics: &Analytics, chance: &Chance, now: Timestamp) -> Result<Salts> {
+    let day = day_of(now);
+    // Whoever comes first decides; everybody reads what is there then.
+    analytics.keep_salt(day, &chance.bytes::<SALT_BYTES>()).await?;
+    let known = analytics.salts().await?;
+    let of = |wanted: i64| -> Option<[u8; SALT_BYTES]> {
+        known.iter().find(|(day, _)| *day == wanted).and_then(|(_, salt)| salt.as_slice().try_into().ok())
+    };
+    Ok(Salts { day, current: of(day).unwrap_or_default(), previous: of(day - 1) })
+}

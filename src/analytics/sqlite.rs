@@ -1,0 +1,488 @@
+//! The embedded analytics store: one append-only table in a SQLite file of its own, written in group commits.
+
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
+use sqlx::{Connection as _, Row as _, SqliteConnection, SqlitePool};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::error;
+
+use crate::domain::baseline::WindowCount;
+use crate::domain::hit::{Device, ENGAGEMENT, Hit, Origin, Page, Revenue};
+use crate::domain::ids::SiteId;
+use crate::domain::time::Timestamp;
+
+/// Oldest SQLite without the WAL-reset race.
+const OLDEST_SQLITE: &str = "3.51.3";
+/// Requests waiting for the writer before new ones are turned away.
+const WAITING_WRITES: usize = 1_024;
+/// Hits one commit takes at most.
+const BATCH: usize = 2_000;
+const READERS: u32 = 4;
+/// Rows removed at once.
+const REMOVED_AT_ONCE: i64 = 2_000;
+
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS hits (
+        -- Positive and rising: came in as it happened. Negative: history brought from elsewhere, which fires nothing.
+        id               INTEGER PRIMARY KEY AUTOINCREMENT,
+        site_id          INTEGER NOT NULL,
+        at               INTEGER NOT NULL,
+        name             TEXT    NOT NULL,
+        visitor          INTEGER NOT NULL,
+        session          INTEGER NOT NULL,
+        hostname         TEXT    NOT NULL,
+        pathname         TEXT    NOT NULL,
+        referrer         TEXT    NOT NULL,
+        source           TEXT    NOT NULL,
+        utm_medium       TEXT    NOT NULL,
+        utm_source       TEXT    NOT NULL,
+        utm_campaign     TEXT    NOT NULL,
+        utm_content      TEXT    NOT NULL,
+        utm_term         TEXT    NOT NULL,
+        country          TEXT    NOT NULL,
+        screen_size      TEXT    NOT NULL,
+        browser          TEXT    NOT NULL,
+        operating_system TEXT    NOT NULL,
+        props            TEXT    NOT NULL,
+        interactive      INTEGER NOT NULL,
+        scroll_depth     INTEGER,
+        engagement_ms    INTEGER NOT NULL,
+        revenue_amount   TEXT,
+        revenue_currency TEXT
+    ) STRICT;
+    CREATE INDEX IF NOT EXISTS hits_site_idx ON hits (site_id, at);
+    CREATE INDEX IF NOT EXISTS hits_age_idx ON hits (at);
+    CREATE TABLE IF NOT EXISTS salts (
+        day  INTEGER NOT NULL PRIMARY KEY,
+        salt BLOB    NOT NULL
+    ) STRICT;";
+
+/// Position of a hit in the order of arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct HitSeq(pub i64);
+
+/// By what visitors are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dimension {
+    /// "Direct / None" is left out.
+    Source,
+    Page,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AnalyticsError {
+    /// More hits come in than can be written.
+    #[error("too many events are waiting to be written")]
+    Busy,
+    #[error("the analytics database is not available: {0}")]
+    Unavailable(String),
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<sqlx::Error> for AnalyticsError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
+pub type Result<T, E = AnalyticsError> = std::result::Result<T, E>;
+
+/// The store. Cheap to clone.
+#[derive(Clone)]
+pub struct Analytics {
+    writer: mpsc::Sender<Write>,
+    read: SqlitePool,
+    /// For the rare writes that are not hits; SQLite makes it and the writer take turns.
+    maintain: SqlitePool,
+    committed: watch::Receiver<i64>,
+}
+
+/// Hits that are to be committed together, and who waits for it.
+struct Write {
+    hits: Vec<Hit>,
+    live: bool,
+    done: oneshot::Sender<Result<(), String>>,
+}
+
+impl Analytics {
+    /// Opens the file, creating it when there is none.
+    ///
+    /// # Errors
+    /// The file cannot be opened, or the SQLite built in is too old to be trusted.
+    pub async fn open(path: &Path) -> Result<Self> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            // A crash of the process loses nothing; a power cut may lose the last moments of traffic.
+            .synchronous(SqliteSynchronous::Normal)
+            .busy_timeout(Duration::from_secs(10));
+        let mut connection = SqliteConnection::connect_with(&options).await?;
+        let (version,): (String,) = sqlx::query_as("SELECT sqlite_version()").fetch_one(&mut connection).await?;
+        if parts(&version) < parts(OLDEST_SQLITE) {
+            return Err(AnalyticsError::Refused(format!(
+                "SQLite {version} can corrupt databases; {OLDEST_SQLITE} or newer is needed"
+            )));
+        }
+        sqlx::raw_sql(SCHEMA).execute(&mut connection).await?;
+        let last = last_live(&mut connection).await?;
+        let maintain = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(options.clone());
+        let read = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await?;
+        let (writer, writes) = mpsc::channel(WAITING_WRITES);
+        let (announce, committed) = watch::channel(last);
+        tokio::spawn(write_until_closed(connection, writes, announce));
+        Ok(Self { writer, read, maintain, committed })
+    }
+
+    /// Stores hits as they happen. Returns once they are committed; calls made at the same time share a commit.
+    ///
+    /// # Errors
+    /// [`AnalyticsError::Busy`] at once when too many wait already; [`AnalyticsError::Unavailable`] when the commit
+    /// failed. Nothing was stored then.
+    pub async fn record(&self, hits: Vec<Hit>) -> Result<()> {
+        let (done, finished) = oneshot::channel();
+        self.writer.try_send(Write { hits, live: true, done }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => AnalyticsError::Busy,
+            mpsc::error::TrySendError::Closed(_) => AnalyticsError::Unavailable("it is closed".to_owned()),
+        })?;
+        answer(finished).await
+    }
+
+    /// Stores history brought from elsewhere: it counts for what is usual and fires nothing.
+    pub async fn import(&self, hits: Vec<Hit>) -> Result<()> {
+        let (done, finished) = oneshot::channel();
+        let write = Write { hits, live: false, done };
+        self.writer.send(write).await.map_err(|_| AnalyticsError::Unavailable("it is closed".to_owned()))?;
+        answer(finished).await
+    }
+
+    /// The newest live hit that is committed; moves with every commit of live hits.
+    pub fn committed(&self) -> watch::Receiver<i64> {
+        self.committed.clone()
+    }
+
+    pub async fn last_seq(&self) -> Result<HitSeq> {
+        // Not the largest id there is: numbers are never given twice, whatever was removed.
+        let last: Option<i64> = sqlx::query_scalar("SELECT seq FROM sqlite_sequence WHERE name = 'hits'")
+            .fetch_optional(&self.read)
+            .await?;
+        Ok(HitSeq(last.unwrap_or(0)))
+    }
+
+    /// Live hits in the order of their arrival, at most `limit`.
+    pub async fn hits_after(&self, after: HitSeq, limit: usize) -> Result<Vec<(HitSeq, Hit)>> {
+        const SQL: &str = "
+            SELECT id, site_id, at, name, visitor, session, hostname, pathname, referrer, source, utm_medium, utm_source,
+                utm_campaign, utm_content, utm_term, country, screen_size, browser, operating_system, props,
+                interactive, scroll_depth, engagement_ms, revenue_amount, revenue_currency
+            FROM hits
+            WHERE id > $1
+            ORDER BY id
+            LIMIT $2";
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = sqlx::query(SQL).bind(after.0).bind(limit).fetch_all(&self.read).await?;
+        Ok(rows.iter().map(read_hit).collect::<Result<_, sqlx::Error>>()?)
+    }
+
+    /// Live visits (engagement is none) since `since`, in the order of time.
+    pub async fn visits_since(&self, since: Timestamp) -> Result<Vec<(SiteId, Timestamp, u64)>> {
+        const SQL: &str = "
+            SELECT site_id, at, visitor
+            FROM hits
+            WHERE at >= $1 AND name <> $2 AND id > 0
+            ORDER BY at";
+        let rows: Vec<(SiteId, Timestamp, i64)> =
+            sqlx::query_as(SQL).bind(since).bind(ENGAGEMENT).fetch_all(&self.read).await?;
+        Ok(rows.into_iter().map(|(site, at, visitor)| (site, at, visitor.cast_unsigned())).collect())
+    }
+
+    /// Distinct visitors of each window of `width` from `from` (aligned) until `until`, windows without any included.
+    pub async fn window_counts(
+        &self,
+        site_id: SiteId,
+        from: Timestamp,
+        until: Timestamp,
+        width: Duration,
+    ) -> Result<Vec<WindowCount>> {
+        const SQL: &str = "
+            SELECT at / $4 AS slot, count(DISTINCT visitor)
+            FROM hits
+            WHERE site_id = $1 AND at >= $2 AND at < $3 AND name <> $5
+            GROUP BY slot
+            ORDER BY slot";
+        let width = i64::try_from(width.as_micros()).unwrap_or(i64::MAX).max(1);
+        let rows: Vec<(i64, i64)> = sqlx::query_as(SQL)
+            .bind(site_id)
+            .bind(from)
+            .bind(until)
+            .bind(width)
+            .bind(ENGAGEMENT)
+            .fetch_all(&self.read)
+            .await?;
+        let mut counted = rows.into_iter().peekable();
+        let slots = from.micros() / width..until.micros().div_euclid(width);
+        Ok(slots
+            .map(|slot| {
+                let visitors = counted.next_if(|(counted, _)| *counted == slot).map_or(0, |(_, visitors)| visitors);
+                let visitors = u32::try_from(visitors).unwrap_or(u32::MAX);
+                WindowCount { start: Timestamp::from_micros(slot * width), visitors }
+            })
+            .collect())
+    }
+
+    /// The names with the most distinct visitors in `from..until`, ties in the order of the names.
+    pub async fn top(
+        &self,
+        site_id: SiteId,
+        from: Timestamp,
+        until: Timestamp,
+        dimension: Dimension,
+        limit: usize,
+    ) -> Result<Vec<(String, u64)>> {
+        const SOURCE: &str = "
+            SELECT source, count(DISTINCT visitor) AS visitors
+            FROM hits
+            WHERE site_id = $1 AND at >= $2 AND at < $3 AND name <> $4 AND source <> ''
+            GROUP BY source
+            ORDER BY visitors DESC, source
+            LIMIT $5";
+        const PAGE: &str = "
+            SELECT pathname, count(DISTINCT visitor) AS visitors
+            FROM hits
+            WHERE site_id = $1 AND at >= $2 AND at < $3 AND name <> $4
+            GROUP BY pathname
+            ORDER BY visitors DESC, pathname
+            LIMIT $5";
+        let sql = match dimension {
+            Dimension::Source => SOURCE,
+            Dimension::Page => PAGE,
+        };
+        let rows: Vec<(String, i64)> = sqlx::query_as(sql)
+            .bind(site_id)
+            .bind(from)
+            .bind(until)
+            .bind(ENGAGEMENT)
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .fetch_all(&self.read)
+            .await?;
+        Ok(rows.into_iter().map(|(name, visitors)| (name, visitors.cast_unsigned())).collect())
+    }
+
+    pub async fn first_hit_at(&self, site_id: SiteId) -> Result<Option<Timestamp>> {
+        const SQL: &str = "SELECT min(at) FROM hits WHERE site_id = $1";
+        Ok(sqlx::query_scalar(SQL).bind(site_id).fetch_one(&self.read).await?)
+    }
+
+    /// The salts of the last days, newest first.
+    pub async fn salts(&self) -> Result<Vec<(i64, Vec<u8>)>> {
+        const SQL: &str = "SELECT day, salt FROM salts ORDER BY day DESC LIMIT 2";
+        Ok(sqlx::query_as(SQL).fetch_all(&self.maintain).await?)
+    }
+
+    /// Keeps `salt` for `day` unless there is one, and forgets what is older than the day before.
+    pub async fn keep_salt(&self, day: i64, salt: &[u8]) -> Result<()> {
+        const INSERT: &str = "INSERT INTO salts (day, salt) VALUES ($1, $2) ON CONFLICT (day) DO NOTHING";
+        const FORGET: &str = "DELETE FROM salts WHERE day < $1 - 1";
+        sqlx::query(INSERT).bind(day).bind(salt).execute(&self.maintain).await?;
+        sqlx::query(FORGET).bind(day).execute(&self.maintain).await?;
+        Ok(())
+    }
+
+    /// Forgets a site, a little at a time.
+    pub async fn delete_site(&self, site_id: SiteId) -> Result<()> {
+        const SQL: &str = "
+            DELETE FROM hits WHERE id IN (SELECT id FROM hits WHERE site_id = $1 LIMIT $2)";
+        while sqlx::query(SQL).bind(site_id).bind(REMOVED_AT_ONCE).execute(&self.maintain).await?.rows_affected() > 0 {}
+        Ok(())
+    }
+
+    /// Forgets what happened before `before`, a little at a time.
+    pub async fn prune(&self, before: Timestamp) -> Result<()> {
+        const SQL: &str = "
+            DELETE FROM hits WHERE id IN (SELECT id FROM hits WHERE at < $1 LIMIT $2)";
+        while sqlx::query(SQL).bind(before).bind(REMOVED_AT_ONCE).execute(&self.maintain).await?.rows_affected() > 0 {}
+        Ok(())
+    }
+
+    /// Answers when the database does.
+    pub async fn ping(&self) -> Result<()> {
+        sqlx::query("SELECT 1").execute(&self.read).await?;
+        Ok(())
+    }
+
+    pub async fn close(&self) {
+        self.read.close().await;
+        self.maintain.close().await;
+    }
+}
+
+async fn answer(finished: oneshot::Receiver<Result<(), String>>) -> Result<()> {
+    match finished.await {
+        Ok(outcome) => outcome.map_err(AnalyticsError::Unavailable),
+        Err(_) => Err(AnalyticsError::Unavailable("it is closed".to_owned())),
+    }
+}
+
+/// One commit after the other, each with everything that came in during the one before.
+async fn write_until_closed(
+    mut connection: SqliteConnection,
+    mut writes: mpsc::Receiver<Write>,
+    announce: watch::Sender<i64>,
+) {
+    let mut waiting = Vec::new();
+    while writes.recv_many(&mut waiting, WAITING_WRITES).await > 0 {
+        while !waiting.is_empty() {
+            let batch = next_batch(&mut waiting);
+            let outcome = commit(&mut connection, &batch).await.map_err(|error| error.to_string());
+            match &outcome {
+                Ok(Some(last)) => announce.send_if_modified(|committed| std::mem::replace(committed, *last) != *last),
+                Ok(None) => false,
+                Err(error) => {
+                    error!(%error, "{} events could not be stored and were refused: {error}", batch.len());
+                    false
+                }
+            };
+            for write in batch {
+                // Somebody who does not wait any more has hung up; the hits are stored all the same.
+                let _ = write.done.send(outcome.clone().map(drop));
+            }
+        }
+    }
+    let _ = connection.close().await;
+}
+
+/// As many requests as fit into a commit; one larger than that gets its own.
+fn next_batch(waiting: &mut Vec<Write>) -> Vec<Write> {
+    let mut hits = 0;
+    let fitting = waiting
+        .iter()
+        .take_while(|write| {
+            hits += write.hits.len();
+            hits <= BATCH
+        })
+        .count();
+    waiting.drain(..fitting.max(1)).collect()
+}
+
+/// The last row id of live hits, if there were any.
+async fn commit(connection: &mut SqliteConnection, batch: &[Write]) -> Result<Option<i64>, sqlx::Error> {
+    // One statement for all of them: a row costs a little JSON instead of a round trip to the driver's thread.
+    const COLUMNS: &str = "
+        site_id, at, name, visitor, session, hostname, pathname, referrer, source, utm_medium, utm_source, utm_campaign,
+        utm_content, utm_term, country, screen_size, browser, operating_system, props, interactive, scroll_depth,
+        engagement_ms, revenue_amount, revenue_currency";
+    const VALUES: &str = "
+        value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
+        value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14, value ->> 15,
+        value ->> 16, value ->> 17, value ->> 18, value ->> 19, value ->> 20, value ->> 21, value ->> 22, value ->> 23
+        FROM json_each($1)";
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let live = rows_of(batch.iter().filter(|write| write.live));
+    let mut last = None;
+    if let Some(rows) = live {
+        let sql = format!("INSERT INTO hits ({COLUMNS}) SELECT {VALUES} ORDER BY key");
+        let done = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(rows).execute(&mut *transaction).await?;
+        last = Some(done.last_insert_rowid());
+    }
+    if let Some(rows) = rows_of(batch.iter().filter(|write| !write.live)) {
+        let lowest: i64 =
+            sqlx::query_scalar("SELECT min(0, coalesce(min(id), 0)) FROM hits").fetch_one(&mut *transaction).await?;
+        let sql = format!("INSERT INTO hits (id, {COLUMNS}) SELECT $2 - 1 - key, {VALUES}");
+        sqlx::query(sqlx::AssertSqlSafe(sql)).bind(rows).bind(lowest).execute(&mut *transaction).await?;
+    }
+    crate::failpoint::hit("ingest.before_commit");
+    transaction.commit().await?;
+    crate::failpoint::hit("ingest.after_commit");
+    Ok(last)
+}
+
+/// All hits as one JSON array of arrays, in the order of the columns; `None` when there are none.
+fn rows_of<'a>(writes: impl Iterator<Item = &'a Write>) -> Option<String> {
+    let rows: Vec<_> = writes
+        .flat_map(|write| &write.hits)
+        .map(|hit| {
+            let props: serde_json::Map<_, _> =
+                hit.props.iter().map(|(key, value)| (key.clone(), value.clone().into())).collect();
+            let props = if props.is_empty() { String::new() } else { serde_json::Value::Object(props).to_string() };
+            serde_json::json!([
+                hit.site_id.0,
+                hit.at.micros(),
+                hit.name,
+                hit.visitor.cast_signed(),
+                hit.session.cast_signed(),
+                hit.page.hostname,
+                hit.page.pathname,
+                hit.origin.referrer,
+                hit.origin.source,
+                hit.origin.utm_medium,
+                hit.origin.utm_source,
+                hit.origin.utm_campaign,
+                hit.origin.utm_content,
+                hit.origin.utm_term,
+                hit.country,
+                hit.device.screen_size,
+                hit.device.browser,
+                hit.device.operating_system,
+                props,
+                i64::from(hit.interactive),
+                hit.scroll_depth,
+                hit.engagement_ms,
+                hit.revenue.as_ref().map(|revenue| &revenue.amount),
+                hit.revenue.as_ref().map(|revenue| &revenue.currency),
+            ])
+        })
+        .collect();
+    (!rows.is_empty()).then(|| serde_json::Value::Array(rows).to_string())
+}
+
+fn read_hit(row: &SqliteRow) -> Result<(HitSeq, Hit), sqlx::Error> {
+    let props: String = row.try_get("props")?;
+    let props: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&props).unwrap_or_default();
+    let amount: Option<String> = row.try_get("revenue_amount")?;
+    let currency: Option<String> = row.try_get("revenue_currency")?;
+    let scroll_depth: Option<i64> = row.try_get("scroll_depth")?;
+    let hit = Hit {
+        site_id: row.try_get("site_id")?,
+        at: row.try_get("at")?,
+        name: row.try_get("name")?,
+        visitor: row.try_get::<i64, _>("visitor")?.cast_unsigned(),
+        session: row.try_get::<i64, _>("session")?.cast_unsigned(),
+        page: Page { hostname: row.try_get("hostname")?, pathname: row.try_get("pathname")? },
+        origin: Origin {
+            referrer: row.try_get("referrer")?,
+            source: row.try_get("source")?,
+            utm_medium: row.try_get("utm_medium")?,
+            utm_source: row.try_get("utm_source")?,
+            utm_campaign: row.try_get("utm_campaign")?,
+            utm_content: row.try_get("utm_content")?,
+            utm_term: row.try_get("utm_term")?,
+        },
+        country: row.try_get("country")?,
+        device: Device {
+            screen_size: row.try_get("screen_size")?,
+            browser: row.try_get("browser")?,
+            operating_system: row.try_get("operating_system")?,
+        },
+        props: props
+            .into_iter()
+            .map(|(key, value)| (key, value.as_str().unwrap_or_default().to_owned()))
+            .collect(),
+        interactive: row.try_get::<i64, _>("interactive")? != 0,
+        scroll_depth: scroll_depth.and_then(|depth| u8::try_from(depth).ok()),
+        engagement_ms: u32::try_from(row.try_get::<i64, _>("engagement_ms")?).unwrap_or(0),
+        revenue: amount.zip(currency).map(|(amount, currency)| Revenue { amount, currency }),
+    };
+    Ok((HitSeq(row.try_get("id")?), hit))
+}
+
+async fn last_live(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("SELECT max(0, coalesce(max(id), 0)) FROM hits").fetch_one(connection).await
+}
+
+/// A version as numbers, so that 3.9 comes before 3.51.
+fn parts(version: &str) -> Vec<u32> {
+    version.split('.').map(|part| part.parse().unwrap_or(0)).collect()
+}
