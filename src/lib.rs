@@ -13,3 +13,5 @@ pub mod failpoint;
 pub mod store;
 pub mod wake;
 pub mod analytics;
+pub mod engine;
+pub mod telemetry;

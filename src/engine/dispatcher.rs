@@ -91,7 +91,6 @@ impl Dispatcher {
         let mut sweep_at = self.clock.now();
         loop {
             tokio::select! {
-                biased;
                 () = stop.cancelled() => break,
                 Some(call) = calls.recv() => match call {
                     ToDispatcher::WebhookChanged(id, answer) => {
@@ -132,7 +131,9 @@ impl Dispatcher {
                 self.sweep(&mut memory).await;
                 self.start_what_can(&mut memory, &tasks, &finish).await;
                 if memory.is_idle() {
-                    memory.draining.drain(..).for_each(|answer| drop(answer.send(())));
+                    for answer in memory.draining.drain(..) {
+                        let _ = answer.send(());
+                    }
                 }
             }
         }

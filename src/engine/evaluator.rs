@@ -79,8 +79,7 @@ impl Evaluator {
         let mut answers: Vec<Answer> = Vec::new();
         while !stop.is_cancelled() {
             let wait = if news { GAP } else { self.interval };
-            let mut look_now = false;
-            tokio::select! {
+            let look_now = tokio::select! {
                 () = stop.cancelled() => break,
                 call = calls.recv() => match call {
                     Some(ToEvaluator::ConfigurationChanged(answer)) => {
@@ -90,11 +89,11 @@ impl Evaluator {
                         }
                         // Nobody waiting any more is no reason to stop.
                         let _ = answer.send(());
-                        continue;
+                        false
                     }
                     Some(ToEvaluator::Look(answer)) => {
                         answers.push(answer);
-                        look_now = true;
+                        true
                     }
                     None => break,
                 },
@@ -104,14 +103,14 @@ impl Evaluator {
                     }
                     news = true;
                     // The first hit after a pause is looked at right away.
-                    look_now = self.clock.now().since(last_step) >= GAP;
+                    self.clock.now().since(last_step) >= GAP
                 }
                 _ = lease_changes.changed() => {
                     knowledge = self.learn_until_it_works(&stop).await;
-                    look_now = true;
+                    true
                 }
-                () = self.clock.sleep_until(last_step + wait) => look_now = true,
-            }
+                () = self.clock.sleep_until(last_step + wait) => true,
+            };
             if !look_now {
                 continue;
             }

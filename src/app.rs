@@ -1,0 +1,227 @@
+//! Wiring: everything the service needs is a visible field here, built in one place and stopped in one place.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use base64::Engine as _;
+use tokio::net::TcpListener;
+use tracing::{info, warn};
+
+use crate::analytics::recorder::Recorder;
+use crate::analytics::sqlite::Analytics;
+use crate::chance::Chance;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::directory::Directory;
+use crate::domain::address::AddressPolicy;
+use crate::domain::ids::NodeId;
+use crate::domain::vault::Keyring;
+use crate::engine::egress::{DialRecorder, EgressConnector, Resolver, trusted_roots};
+use crate::engine::sender::Sender;
+use crate::engine::{Engine, Running};
+use crate::http::{Api, Settings};
+use crate::store::Store;
+use crate::telemetry;
+
+/// Everything, ready to run.
+pub struct App {
+    pub config: Config,
+    pub clock: Clock,
+    pub store: Store,
+    pub analytics: Analytics,
+    pub api: Api,
+    listener: TcpListener,
+    engine: Running,
+}
+
+/// What a test puts in place of the real thing.
+#[derive(Default)]
+pub struct Substitutes {
+    pub resolver: Option<Resolver>,
+    pub dialled: Option<DialRecorder>,
+}
+
+impl App {
+    /// Opens databases, brings them up to date, takes the shards and starts the engine.
+    ///
+    /// # Errors
+    /// One sentence about what is missing or cannot be reached.
+    pub async fn build(config: Config, clock: Clock, chance: Chance) -> anyhow::Result<Self> {
+        Self::build_with(config, clock, chance, Substitutes::default()).await
+    }
+
+    pub async fn build_with(
+        mut config: Config,
+        clock: Clock,
+        chance: Chance,
+        substitutes: Substitutes,
+    ) -> anyhow::Result<Self> {
+        let metrics = telemetry::start_metrics();
+        prepare_data_dir(&config.data_dir)?;
+        let keyring = master_key(&config, &chance)?;
+        let store = open_store(&config).await?;
+        let analytics = Analytics::open(&config.analytics_path)
+            .await
+            .with_context(|| format!("{} cannot be opened", config.analytics_path.display()))?;
+        let policy =
+            AddressPolicy { allow: config.egress_allow.clone(), allow_http: config.egress_allow_http };
+        let sender = sender(&config, &policy, &clock, substitutes)?;
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}; is another server there?", config.listen))?;
+        let address = listener.local_addr().context("the listener has no address")?;
+        if config.listen.port() == 0 {
+            config.base_url = config.base_url.replace(&config.listen.to_string(), &address.to_string());
+            config.listen = address;
+        }
+        let recorder = Recorder::new(analytics.clone(), clock.clone(), chance.clone()).await?;
+        let directory = Directory::load(store.clone(), clock.clone()).await?;
+        let node = NodeId(chance.uuid_v7(clock.now()));
+        store.enlist(node, env!("CARGO_PKG_VERSION"), "api,ingest,engine", clock.now()).await?;
+        let engine = Engine {
+            store: store.clone(),
+            analytics: analytics.clone(),
+            sender: Arc::new(sender),
+            keyring: keyring.clone(),
+            policy: policy.clone(),
+            clock: clock.clone(),
+            chance: chance.clone(),
+            node,
+            evaluation_interval: config.evaluation_interval,
+            retention: config.retention,
+        }
+        .start()
+        .await
+        .context("the engine cannot start")?;
+        let api = Api::new(
+            store.clone(),
+            analytics.clone(),
+            recorder,
+            directory,
+            engine.wake.clone(),
+            policy,
+            keyring,
+            clock.clone(),
+            chance,
+            metrics,
+            Settings {
+                base_url: config.base_url.clone(),
+                max_webhooks_per_account: config.max_webhooks_per_account,
+                trusted_proxies: config.trusted_proxies.clone(),
+            },
+        );
+        Ok(Self { config, clock, store, analytics, api, listener, engine })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.config.listen
+    }
+
+    /// Answers requests until `shutdown`, then lets everything finish what it has begun.
+    ///
+    /// # Errors
+    /// A duty ended by itself: the process must not live on without it.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
+        let (stop_serving, stopped) = tokio::sync::oneshot::channel::<()>();
+        let router = crate::http::router(self.api.clone())
+            .into_make_service_with_connect_info::<SocketAddr>();
+        let serving = axum::serve(self.listener, router).with_graceful_shutdown(async {
+            let _ = stopped.await;
+        });
+        let serving = tokio::spawn(serving.into_future());
+        let outcome = tokio::select! {
+            () = shutdown => Ok(()),
+            error = self.engine.failed() => Err(error),
+        };
+        info!("Stopping: no new requests, finishing what is under way");
+        self.api.stop_being_ready();
+        let _ = stop_serving.send(());
+        // Keep-alive connections nobody uses must not hold us up.
+        tokio::select! {
+            _ = serving => {}
+            () = self.clock.sleep(std::time::Duration::from_secs(5)) => warn!("Some requests did not end in time"),
+        }
+        let stopped = self.engine.stop().await;
+        self.analytics.close().await;
+        self.store.close().await;
+        outcome.and(stopped)
+    }
+}
+
+/// Opens the store and brings its schema up to date.
+///
+/// # Errors
+/// The database cannot be reached, or has a newer schema than this version knows.
+pub async fn open_store(config: &Config) -> anyhow::Result<Store> {
+    let store = Store::open(&config.database_url).await.context("the database cannot be opened")?;
+    store.migrate().await.context("the database cannot be brought up to date")?;
+    Ok(store)
+}
+
+/// Makes the folder, for nobody else to read.
+///
+/// # Errors
+/// It cannot be created.
+pub fn prepare_data_dir(path: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("the data folder {} cannot be created", path.display()))
+}
+
+/// The configured key, else the one in the data folder, else a new one there.
+fn master_key(config: &Config, chance: &Chance) -> anyhow::Result<Keyring> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    if let Some(keyring) = &config.master_key {
+        return Ok(keyring.clone());
+    }
+    let path = config.data_dir.join("master.key");
+    let read = || -> anyhow::Result<Keyring> {
+        let text = std::fs::read_to_string(&path)?;
+        Ok(Keyring::parse(text.trim())?)
+    };
+    if path.exists() {
+        return read().with_context(|| format!("{} is not a master key", path.display()));
+    }
+    let text = base64::engine::general_purpose::STANDARD.encode(chance.bytes::<32>());
+    let mut file = match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+        Ok(file) => file,
+        // Another process was faster; its key is the one.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return read(),
+        Err(error) => return Err(error).with_context(|| format!("{} cannot be written", path.display())),
+    };
+    writeln!(file, "{text}").and_then(|()| file.sync_all()).with_context(|| format!("{} cannot be written", path.display()))?;
+    info!("Made a master key in {}; keep a copy of it apart from the database", path.display());
+    Ok(Keyring::parse(&text)?)
+}
+
+fn sender(
+    config: &Config,
+    policy: &AddressPolicy,
+    clock: &Clock,
+    substitutes: Substitutes,
+) -> anyhow::Result<Sender> {
+    let extra = match &config.egress_ca {
+        Some(path) => Some(std::fs::read(path).with_context(|| format!("egress_ca {} cannot be read", path.display()))?),
+        None => None,
+    };
+    let resolver = match substitutes.resolver {
+        Some(resolver) => resolver,
+        None => Resolver::system()?,
+    };
+    if !policy.allow.is_empty() {
+        warn!(networks = ?policy.allow, "Webhooks may reach networks that are otherwise forbidden (egress_allow)");
+    }
+    let roots = trusted_roots(extra.as_deref())?;
+    let mut connector = EgressConnector::new(policy.clone(), resolver, roots, clock.clone());
+    if let Some(dialled) = substitutes.dialled {
+        connector = connector.recording(dialled);
+    }
+    Ok(Sender::new(connector, clock.clone()))
+}
