@@ -126,12 +126,9 @@ impl App {
     /// A duty ended by itself: the process must not live on without it.
     pub async fn run(mut self, shutdown: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
         let (stop_serving, stopped) = tokio::sync::oneshot::channel::<()>();
-        let router = crate::http::router(self.api.clone())
-            .into_make_service_with_connect_info::<SocketAddr>();
-        let serving = axum::serve(self.listener, router).with_graceful_shutdown(async {
+        let serving = tokio::spawn(crate::http::serve(self.listener, self.api.clone(), async {
             let _ = stopped.await;
-        });
-        let serving = tokio::spawn(serving.into_future());
+        }));
         let outcome = tokio::select! {
             () = shutdown => Ok(()),
             error = self.engine.failed() => Err(error),

@@ -15,3 +15,6 @@ pub mod wake;
 pub mod analytics;
 pub mod engine;
 pub mod telemetry;
+pub mod app;
+pub mod directory;
+pub mod http;

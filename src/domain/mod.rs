@@ -23,3 +23,4 @@ pub mod outcome;
 pub mod retry;
 pub mod settle;
 pub mod signature;
+pub mod key;

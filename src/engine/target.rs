@@ -107,9 +107,9 @@ impl Targets {
 
     fn open(&self, webhook: Webhook, now: Timestamp) -> anyhow::Result<Target> {
         let place = |column| Place { account_id: webhook.account_id, row: webhook.id.0, column };
-        let secret = |sealed: &Option<Vec<u8>>| -> anyhow::Result<Option<SigningSecret>> {
+        let secret = |sealed: &Option<Vec<u8>>, column| -> anyhow::Result<Option<SigningSecret>> {
             let Some(sealed) = sealed else { return Ok(None) };
-            let text = String::from_utf8(self.keyring.open(&place("secret"), sealed)?)?;
+            let text = String::from_utf8(self.keyring.open(&place(column), sealed)?)?;
             Ok(Some(SigningSecret::parse(&text)?))
         };
         let headers = match &webhook.headers {
@@ -127,8 +127,8 @@ impl Targets {
             },
             url: EndpointUrl::parse(&webhook.url, &self.policy).map_err(|problem| problem.to_string()),
             headers,
-            secret: secret(&webhook.secret)?,
-            previous_secret: secret(&webhook.previous_secret)?,
+            secret: secret(&webhook.secret, "secret")?,
+            previous_secret: secret(&webhook.previous_secret, "previous_secret")?,
             loaded_at: now,
             failing_since: Mutex::new(webhook.failing_since),
             webhook,

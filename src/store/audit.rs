@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{Result, Tx, on};
+use super::{Result, Store, Tx, on};
 use crate::domain::access::{Actor, Who};
 use crate::domain::ids::AccountId;
 use crate::domain::time::Timestamp;
@@ -20,6 +20,30 @@ pub struct Change {
 impl Change {
     pub fn by(actor: &Actor, now: Timestamp, id: Uuid) -> Self {
         Self { account_id: actor.account_id, who: actor.who, now, id }
+    }
+}
+
+/// One change that was made.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+pub struct Entry {
+    pub id: Uuid,
+    pub actor: String,
+    pub action: String,
+    pub object: String,
+    pub inserted_at: Timestamp,
+}
+
+impl Store {
+    /// Newest first, only those older than `before`.
+    pub async fn audit_log(&self, account_id: AccountId, before: Option<Uuid>, limit: i64) -> Result<Vec<Entry>> {
+        const SQL: &str = "
+            SELECT id, actor, action, object, inserted_at
+            FROM audit_log
+            WHERE account_id = $1 AND ($2 IS NULL OR id < $2)
+            ORDER BY id DESC
+            LIMIT $3";
+        Ok(on!(self.reader(), pool => sqlx::query_as(SQL)
+            .bind(account_id).bind(before).bind(limit).fetch_all(pool).await)?)
     }
 }
 

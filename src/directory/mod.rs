@@ -1,0 +1,117 @@
+//! Who owns what: who is behind a credential, and whose site a domain is.
+//!
+//! The `own` directory keeps that in our tables. This room knows `domain` and `store`; it does not know HTTP, and it does
+//! not know webhooks. Passwords are hashed here ([`password`]).
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest, Sha256};
+
+use crate::chance::Chance;
+use crate::clock::Clock;
+use crate::domain::access::{Actor, Who};
+use crate::domain::ids::{AccountId, SiteId, UserId};
+use crate::domain::key::KeyText;
+use crate::domain::time::Timestamp;
+use crate::store::{Result, Store};
+
+pub mod password;
+
+/// How old the list of domains may become.
+const DOMAINS_FOR: Duration = Duration::from_secs(5);
+/// A key's last use is noted this often.
+const TOUCH_EVERY: Duration = Duration::from_secs(60);
+/// How long somebody stays signed in.
+pub const SESSION_FOR: Duration = Duration::from_secs(7 * 86_400);
+
+/// Cheap to clone; clones share what they know.
+#[derive(Clone)]
+pub struct Directory {
+    store: Store,
+    clock: Clock,
+    domains: Arc<RwLock<Domains>>,
+}
+
+#[derive(Default)]
+struct Domains {
+    version: i64,
+    checked_at: Timestamp,
+    sites: HashMap<String, SiteId>,
+}
+
+impl Directory {
+    /// # Errors
+    /// The database does not answer.
+    pub async fn load(store: Store, clock: Clock) -> Result<Self> {
+        let directory = Self { store, clock, domains: Arc::default() };
+        directory.reload().await?;
+        Ok(directory)
+    }
+
+    /// Who has this key, if anybody.
+    pub async fn by_key(&self, text: &str) -> Result<Option<Actor>> {
+        let Ok(key) = KeyText::parse(text) else { return Ok(None) };
+        let now = self.clock.now();
+        let Some(found) = self.store.operator_key_by_hash(&key.hash(), now).await? else { return Ok(None) };
+        if found.last_used_at.is_none_or(|used| now.since(used) >= TOUCH_EVERY) {
+            self.store.touch_key(found.account_id, found.id, now).await?;
+        }
+        Ok(Some(Actor { account_id: found.account_id, role: found.role, who: Who::Key(found.id) }))
+    }
+
+    /// Who is signed in with this token, if anybody.
+    pub async fn by_session(&self, token: &str) -> Result<Option<Actor>> {
+        let Some(session) = self.store.session(&token_hash(token), self.clock.now()).await? else { return Ok(None) };
+        Ok(Some(Actor { account_id: session.account_id, role: session.role, who: Who::User(session.user_id) }))
+    }
+
+    /// Signs somebody in and answers the token of the session.
+    pub async fn sign_in(&self, account_id: AccountId, user_id: UserId, chance: &Chance) -> Result<String> {
+        let token = URL_SAFE_NO_PAD.encode(chance.bytes::<32>());
+        let now = self.clock.now();
+        self.store.open_session(account_id, user_id, &token_hash(&token), now, now + SESSION_FOR).await?;
+        Ok(token)
+    }
+
+    pub async fn sign_out(&self, token: &str) -> Result<()> {
+        self.store.close_session(&token_hash(token)).await
+    }
+
+    /// Whose hits these are.
+    pub async fn site_of(&self, domain: &str) -> Result<Option<SiteId>> {
+        if self.clock.now().since(self.read().checked_at) >= DOMAINS_FOR {
+            self.reload().await?;
+        }
+        Ok(self.read().sites.get(domain).copied())
+    }
+
+    /// Reads the domains again if anything changed since.
+    pub async fn reload(&self) -> Result<()> {
+        let version = self.store.catalog_version().await?;
+        let checked_at = self.clock.now();
+        let unchanged = {
+            let known = self.read();
+            known.checked_at != Timestamp::EPOCH && known.version == version
+        };
+        if unchanged {
+            self.domains.write().unwrap_or_else(PoisonError::into_inner).checked_at = checked_at;
+            return Ok(());
+        }
+        let sites = self.store.operator_domains().await?.into_iter().map(|(id, domain)| (domain, id)).collect();
+        *self.domains.write().unwrap_or_else(PoisonError::into_inner) = Domains { version, checked_at, sites };
+        Ok(())
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Domains> {
+        self.domains.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Only the hash of a token is stored. Tokens are random, so a plain one is enough.
+pub fn token_hash(token: &str) -> [u8; 32] {
+    Sha256::digest(token.as_bytes()).into()
+}

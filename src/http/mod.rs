@@ -1,0 +1,269 @@
+//! The only room that knows axum: the API, the ingestion endpoint, health and documents.
+//!
+//! Handlers read state and write intentions; they never call the engine, only [`crate::wake::Wake`]. One file a resource,
+//! and the router below is the table of contents. The OpenAPI document comes out of the same routes.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderName, HeaderValue};
+use ipnet::IpNet;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::OpenApi as _;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::analytics::recorder::Recorder;
+use crate::analytics::sqlite::Analytics;
+use crate::chance::Chance;
+use crate::clock::Clock;
+use crate::directory::Directory;
+use crate::domain::access::Actor;
+use crate::domain::address::AddressPolicy;
+use crate::domain::vault::Keyring;
+use crate::store::Store;
+use crate::store::audit::Change;
+use crate::wake::Wake;
+
+pub mod account;
+pub mod auth;
+pub mod body;
+pub mod deliveries;
+pub mod docs;
+pub mod error;
+pub mod event;
+pub mod goals;
+pub mod health;
+pub mod idempotency;
+pub mod keys;
+pub mod pages;
+pub mod schemas;
+pub mod setup;
+pub mod sites;
+pub mod triggers;
+pub mod webhooks;
+
+use error::ApiError;
+
+/// What handlers work with. Cheap to clone.
+#[derive(Clone)]
+pub struct Api(Arc<Parts>);
+
+pub struct Parts {
+    pub store: Store,
+    pub analytics: Analytics,
+    pub recorder: Recorder,
+    pub directory: Directory,
+    pub wake: Wake,
+    /// Which addresses webhooks may have.
+    pub policy: AddressPolicy,
+    pub keyring: Keyring,
+    pub clock: Clock,
+    pub chance: Chance,
+    pub metrics: PrometheusHandle,
+    pub settings: Settings,
+    /// False once the process is stopping.
+    ready: AtomicBool,
+    /// Failed tries to sign in, by who tried.
+    tries: Mutex<HashMap<String, setup::Tries>>,
+    /// Who was recognised as robot or browser lately.
+    agents: event::Agents,
+}
+
+pub struct Settings {
+    pub base_url: String,
+    pub max_webhooks_per_account: u32,
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+impl std::ops::Deref for Api {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl Api {
+    #[expect(clippy::too_many_arguments, reason = "every handle of the room, named at the one place that builds it")]
+    pub fn new(
+        store: Store,
+        analytics: Analytics,
+        recorder: Recorder,
+        directory: Directory,
+        wake: Wake,
+        policy: AddressPolicy,
+        keyring: Keyring,
+        clock: Clock,
+        chance: Chance,
+        metrics: PrometheusHandle,
+        settings: Settings,
+    ) -> Self {
+        Self(Arc::new(Parts {
+            store,
+            analytics,
+            recorder,
+            directory,
+            wake,
+            policy,
+            keyring,
+            clock,
+            chance,
+            metrics,
+            settings,
+            ready: AtomicBool::new(true),
+            tries: Mutex::default(),
+            agents: event::Agents::default(),
+        }))
+    }
+
+    /// Load balancers are told to look elsewhere.
+    pub fn stop_being_ready(&self) {
+        self.ready.store(false, Ordering::Relaxed);
+    }
+
+    /// A change by `actor`, now.
+    fn change(&self, actor: &Actor) -> Change {
+        let now = self.clock.now();
+        Change::by(actor, now, self.chance.uuid_v7(now))
+    }
+
+    /// After a change of what is watched: returns once everybody here works with it.
+    async fn configuration_changed(&self) -> Result<(), ApiError> {
+        self.directory.reload().await?;
+        self.wake.configuration_changed().await;
+        Ok(())
+    }
+}
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "Pulsehook",
+        description = "Webhooks for web analytics. Ids are opaque strings; times are RFC 3339 in UTC. Errors are \
+            `application/problem+json` with a stable `code`. A POST with an `Idempotency-Key` can be repeated for a day \
+            without happening twice.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0")
+    ),
+    modifiers(&Security),
+    tags(
+        (name = "sites", description = "Sites and their goals"),
+        (name = "webhooks", description = "Endpoints, their triggers and secrets"),
+        (name = "deliveries", description = "What was sent, and what came back"),
+        (name = "account", description = "Keys, members, audit log, signing in"),
+        (name = "events", description = "Where trackers send what happens"),
+        (name = "operation", description = "Health, metrics and documents")
+    )
+)]
+struct Document;
+
+struct Security;
+
+impl utoipa::Modify for Security {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
+        let components = document.components.get_or_insert_default();
+        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("phk_…").build();
+        components.add_security_scheme("key", SecurityScheme::Http(bearer));
+        let cookie = ApiKey::Cookie(ApiKeyValue::new(auth::SESSION_COOKIE));
+        components.add_security_scheme("session", SecurityScheme::ApiKey(cookie));
+    }
+}
+
+fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(sites::list_sites, sites::create_site))
+        .routes(routes!(sites::show_site, sites::update_site, sites::delete_site))
+        .routes(routes!(goals::list_goals, goals::create_goal))
+        .routes(routes!(goals::delete_goal))
+        .routes(routes!(webhooks::list_webhooks, webhooks::create_webhook))
+        .routes(routes!(
+            webhooks::show_webhook,
+            webhooks::replace_webhook,
+            webhooks::update_webhook,
+            webhooks::delete_webhook
+        ))
+        .routes(routes!(webhooks::rotate_secret))
+        .routes(routes!(triggers::create_trigger))
+        .routes(routes!(triggers::update_trigger, triggers::delete_trigger))
+        .routes(routes!(deliveries::send_test))
+        .routes(routes!(deliveries::resend_range))
+        .routes(routes!(deliveries::list_deliveries))
+        .routes(routes!(deliveries::show_delivery))
+        .routes(routes!(deliveries::resend_delivery))
+        .routes(routes!(keys::list_keys, keys::create_key))
+        .routes(routes!(keys::delete_key))
+        .routes(routes!(account::me))
+        .routes(routes!(account::list_members))
+        .routes(routes!(account::list_audit))
+        .routes(routes!(setup::set_up))
+        .routes(routes!(setup::sign_in, setup::sign_out))
+        .routes(routes!(event::take_event))
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::metrics))
+        .routes(routes!(schemas::list_schemas))
+        .routes(routes!(schemas::show_schema))
+}
+
+/// The document of every route below.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    routes().split_for_parts().1
+}
+
+/// Everything this process answers.
+pub fn router(api: Api) -> Router {
+    let (router, document) = routes().split_for_parts();
+    router
+        .merge(docs::router(document))
+        .merge(pages::router())
+        .method_not_allowed_fallback(async || ApiError::method_not_allowed())
+        .fallback(async || ApiError::not_found())
+        .layer(middleware::from_fn_with_state(api.clone(), idempotency::repeat_or_run))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn_with_state(api.clone(), with_headers))
+        .with_state(api)
+}
+
+/// Answers on `listener` until `stop`.
+///
+/// # Errors
+/// The listener broke.
+pub async fn serve(listener: TcpListener, api: Api, stop: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
+    let service = router(api).into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service).with_graceful_shutdown(stop).await
+}
+
+fn panicked(cause: Box<dyn std::any::Any + Send>) -> Response {
+    let text = cause.downcast_ref::<String>().map(String::as_str).or_else(|| cause.downcast_ref::<&str>().copied());
+    ApiError::internal(anyhow::anyhow!("a handler panicked: {}", text.unwrap_or("without a word"))).into_response()
+}
+
+/// What every answer carries: a request id, and what keeps browsers from making more of it than it is.
+async fn with_headers(State(api): State<Api>, request: Request, next: Next) -> Response {
+    const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+    let id = api.chance.uuid_v7(api.clock.now()).to_string();
+    let is_api = request.uri().path().starts_with("/api/");
+    let span = tracing::debug_span!("request", request.id = %id, method = %request.method(), path = request.uri().path());
+    let mut response = tracing::Instrument::instrument(next.run(request), span).await;
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, HeaderValue::from_str(&id).expect("a UUID is visible text"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    headers.entry(CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(
+        "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    ));
+    if is_api {
+        headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    }
+    response
+}

@@ -1,0 +1,126 @@
+//! The few pages this server draws itself: a welcome, and the set-up form. No script; the style is a file of its own.
+
+use axum::Router;
+use axum::extract::{Query, Request, State};
+use axum::response::{Html, IntoResponse, Redirect, Response};
+use axum::routing::{get, options};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, SET_COOKIE};
+use http::{HeaderValue, StatusCode};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::Api;
+use super::body::{API_BYTES, read};
+use super::error::Result;
+use super::{event, setup};
+
+pub fn router() -> Router<Api> {
+    Router::new()
+        .route("/", get(welcome))
+        .route("/style.css", get(style))
+        .route("/setup", get(setup_form).post(setup_submit))
+        .route("/api/event", options(event::preflight))
+}
+
+/// Text that may come from anybody, for use between tags and in quoted attributes.
+pub fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
+}
+
+/// A whole page.
+pub fn page(title: &str, content: &str) -> Html<String> {
+    Html(format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{}</title>\n\
+         <link rel=\"stylesheet\" href=\"/style.css\">\n</head>\n<body>\n<main>\n{content}\n</main>\n</body>\n</html>\n",
+        escape(title)
+    ))
+}
+
+async fn style() -> Response {
+    let headers = [(CONTENT_TYPE, "text/css; charset=utf-8"), (CACHE_CONTROL, "public, max-age=3600")];
+    (headers, include_str!("style.css")).into_response()
+}
+
+async fn welcome(State(api): State<Api>) -> Result<Html<String>> {
+    let next = if api.store.operator_is_set_up().await? {
+        "<p>Next steps: <code>pulsehook sites create</code>, <code>pulsehook webhooks create</code>, \
+         <code>pulsehook webhooks test</code>. Every command has <code>--help</code>.</p>"
+    } else {
+        "<p>Nobody has set this server up yet. Its log shows a one-time link when it starts; or run \
+         <code>pulsehook keys create --account NAME --role owner</code> on the machine.</p>"
+    };
+    Ok(page(
+        "Pulsehook",
+        &format!(
+            "<h1>Pulsehook</h1>\n<p>Webhooks for web analytics: it notices the moment and delivers it, signed, retried and \
+             recorded.</p>\n{next}\n<p><a href=\"/docs\">API reference</a></p>"
+        ),
+    ))
+}
+
+#[derive(Deserialize)]
+struct SetupQuery {
+    #[serde(default)]
+    token: String,
+}
+
+async fn setup_form(State(api): State<Api>, Query(query): Query<SetupQuery>) -> Result<Response> {
+    if !setup::token_is_right(&api, &query.token).await? {
+        let content = "<h1>This link does not work</h1>\n<p>It is not the one this server printed last, or it was used \
+                       already. A new one is printed when the server starts and nobody has set it up.</p>";
+        return Ok((StatusCode::FORBIDDEN, page("Set up Pulsehook", content)).into_response());
+    }
+    Ok(form(&query.token, &Map::new(), None).into_response())
+}
+
+async fn setup_submit(State(api): State<Api>, request: Request) -> Result<Response> {
+    let body = read(request.into_body(), API_BYTES).await?;
+    let fields: Map<String, Value> = url::form_urlencoded::parse(&body)
+        .map(|(name, value)| (name.into_owned(), Value::String(value.into_owned())))
+        .collect();
+    let token = fields.get("token").and_then(Value::as_str).unwrap_or_default().to_owned();
+    match setup::run(&api, &fields).await {
+        Ok((answer, cookie)) => {
+            let content = format!(
+                "<h1>Welcome</h1>\n<p>Your account is ready. This is your API key with the role owner; it is shown only \
+                 now:</p>\n<pre>{}</pre>\n<p>Use it like this:</p>\n<pre>export PULSEHOOK_KEY={}\npulsehook sites create \
+                 example.com</pre>\n<p><a href=\"/docs\">API reference</a></p>",
+                escape(&answer.key),
+                escape(&answer.key)
+            );
+            let mut response = page("Welcome to Pulsehook", &content).into_response();
+            response.headers_mut().insert(SET_COOKIE, cookie);
+            response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            Ok(response)
+        }
+        Err(error) if error.is_server_error() => Err(error),
+        Err(error) if error.code() == "wrong_setup_token" => {
+            Ok(Redirect::to("/setup").into_response())
+        }
+        Err(error) => {
+            let status = error.status();
+            Ok((status, form(&token, &fields, Some(error.detail()))).into_response())
+        }
+    }
+}
+
+fn form(token: &str, fields: &Map<String, Value>, problem: Option<&str>) -> Html<String> {
+    let value = |name: &str| escape(fields.get(name).and_then(Value::as_str).unwrap_or_default());
+    let problem = problem.map_or_else(String::new, |text| format!("<p class=\"problem\" role=\"alert\">{}</p>\n", escape(text)));
+    page(
+        "Set up Pulsehook",
+        &format!(
+            "<h1>Set up Pulsehook</h1>\n<p>This makes the first account and its owner. The link works once.</p>\n{problem}\
+             <form method=\"post\" action=\"/setup\">\n<input type=\"hidden\" name=\"token\" value=\"{}\">\n\
+             <label>Account name <input name=\"account\" required maxlength=\"255\" value=\"{}\"></label>\n\
+             <label>E-mail address <input name=\"email\" type=\"email\" required autocomplete=\"email\" value=\"{}\"></label>\n\
+             <label>Password, at least 12 characters <input name=\"password\" type=\"password\" required minlength=\"12\" \
+             autocomplete=\"new-password\"></label>\n<button>Create account</button>\n</form>",
+            escape(token),
+            value("account"),
+            value("email")
+        ),
+    )
+}

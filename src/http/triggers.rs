@@ -1,0 +1,248 @@
+//! Triggers of a webhook.
+
+use std::collections::HashSet;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use http::StatusCode;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use super::Api;
+use super::auth::Asking;
+use super::body::JsonObject;
+use super::error::{ApiError, Problem, Result};
+use super::webhooks::find_webhook;
+use crate::domain::access::{Actor, Role};
+use crate::domain::ids::{GoalId, SiteId, TriggerId};
+use crate::domain::invalid::Invalid;
+use crate::domain::time::Timestamp;
+use crate::domain::trigger::{Settings, Trigger};
+use crate::domain::webhook::Webhook;
+use crate::store::StoreError;
+
+/// A trigger as the API shows it: its settings stand beside id and type.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Trigger)]
+pub struct TriggerView {
+    id: String,
+    #[serde(flatten)]
+    #[schema(inline)]
+    settings: SettingsView,
+    #[schema(format = DateTime)]
+    inserted_at: String,
+}
+
+#[derive(Serialize)]
+#[serde(transparent)]
+struct SettingsView(Settings);
+
+impl utoipa::PartialSchema for SettingsView {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        TriggerBody::schema()
+    }
+}
+
+impl ToSchema for SettingsView {}
+
+/// What a client sends for a trigger.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what is read field by field")]
+pub struct TriggerBody {
+    /// `visitor_spike` or `goal_completion`.
+    #[schema(rename = "type", example = "visitor_spike")]
+    r#type: String,
+    /// Spikes: percent above what is expected; 50 when absent.
+    #[schema(minimum = 1, maximum = 10_000)]
+    threshold: Option<u32>,
+    /// Spikes: `typical` (when absent), `previous` or `fixed`.
+    baseline: Option<String>,
+    /// Spikes: fewer current visitors than this never fire; 10 when absent.
+    #[schema(minimum = 1)]
+    min_visitors: Option<u32>,
+    /// Spikes: shortest time between two events; `30m` when absent.
+    #[schema(example = "30m")]
+    cooldown: Option<String>,
+    /// Completions: the goal; every goal when absent.
+    goal_id: Option<String>,
+    /// Evaluated and recorded, but not sent.
+    shadow: Option<bool>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct TriggerAnswer {
+    trigger: TriggerView,
+}
+
+impl From<Trigger> for TriggerView {
+    fn from(trigger: Trigger) -> Self {
+        Self {
+            id: trigger.id.to_string(),
+            settings: SettingsView(trigger.settings),
+            inserted_at: trigger.inserted_at.to_string(),
+        }
+    }
+}
+
+/// Add a trigger to a webhook
+#[utoipa::path(post, path = "/api/sites/{site}/webhooks/{id}/triggers", tag = "webhooks",
+    security(("key" = []), ("session" = [])),
+    params(("site" = String, Path, description = "Id or domain"), ("id" = String, Path)), request_body = TriggerBody,
+    responses((status = 201, body = TriggerAnswer), (status = 400, body = Problem), (status = 401, body = Problem),
+        (status = 403, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem),
+        (status = 413, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
+pub async fn create_trigger(
+    State(api): State<Api>,
+    asking: Asking,
+    Path((site, id)): Path<(String, String)>,
+    JsonObject(body): JsonObject,
+) -> Result<(StatusCode, Json<TriggerAnswer>)> {
+    let actor = asking.at_least(Role::Editor)?;
+    let webhook = find_webhook(&api, &actor, &site, &id).await?;
+    let settings = Settings::parse(&body)?;
+    let goals = goals_of(&api, &actor, webhook.site_id).await?;
+    refuse_unknown_goal(&settings, &goals)?;
+    let trigger = new_trigger(&api, &webhook, settings, api.clock.now());
+    api.store.create_trigger(&api.change(&actor), &trigger).await.map_err(exists)?;
+    api.configuration_changed().await?;
+    Ok((StatusCode::CREATED, Json(TriggerAnswer { trigger: trigger.into() })))
+}
+
+/// Change a trigger's settings
+#[utoipa::path(patch, path = "/api/sites/{site}/webhooks/{id}/triggers/{trigger_id}", tag = "webhooks",
+    security(("key" = []), ("session" = [])),
+    params(("site" = String, Path, description = "Id or domain"), ("id" = String, Path), ("trigger_id" = String, Path)),
+    request_body = TriggerBody,
+    responses((status = 200, body = TriggerAnswer), (status = 400, body = Problem), (status = 401, body = Problem),
+        (status = 403, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem),
+        (status = 413, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
+pub async fn update_trigger(
+    State(api): State<Api>,
+    asking: Asking,
+    Path((site, id, trigger_id)): Path<(String, String, String)>,
+    JsonObject(body): JsonObject,
+) -> Result<Json<TriggerAnswer>> {
+    let actor = asking.at_least(Role::Editor)?;
+    let webhook = find_webhook(&api, &actor, &site, &id).await?;
+    let trigger_id: TriggerId = trigger_id.parse().map_err(|_| ApiError::not_found())?;
+    let triggers = api.store.triggers_of_site(actor.account_id, webhook.site_id).await?;
+    let trigger = triggers
+        .into_iter()
+        .find(|trigger| trigger.id == trigger_id && trigger.webhook_id == webhook.id)
+        .ok_or_else(ApiError::not_found)?;
+    let settings = trigger.settings.patched(&body)?;
+    refuse_unknown_goal(&settings, &goals_of(&api, &actor, webhook.site_id).await?)?;
+    if settings == trigger.settings {
+        return Ok(Json(TriggerAnswer { trigger: trigger.into() }));
+    }
+    let updated = api.store.update_trigger(&api.change(&actor), &trigger, &settings).await.map_err(exists)?;
+    let updated = updated.ok_or_else(|| {
+        ApiError::conflict("changed_meanwhile", "Somebody else changed this trigger just now; look again and repeat.")
+    })?;
+    api.configuration_changed().await?;
+    Ok(Json(TriggerAnswer { trigger: updated.into() }))
+}
+
+/// Delete a trigger
+#[utoipa::path(delete, path = "/api/sites/{site}/webhooks/{id}/triggers/{trigger_id}", tag = "webhooks",
+    security(("key" = []), ("session" = [])),
+    params(("site" = String, Path, description = "Id or domain"), ("id" = String, Path), ("trigger_id" = String, Path)),
+    responses((status = 204), (status = 401, body = Problem), (status = 403, body = Problem),
+        (status = 404, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
+pub async fn delete_trigger(
+    State(api): State<Api>,
+    asking: Asking,
+    Path((site, id, trigger_id)): Path<(String, String, String)>,
+) -> Result<StatusCode> {
+    let actor = asking.at_least(Role::Editor)?;
+    let webhook = find_webhook(&api, &actor, &site, &id).await?;
+    let trigger_id: TriggerId = trigger_id.parse().map_err(|_| ApiError::not_found())?;
+    let triggers = api.store.triggers_of_site(actor.account_id, webhook.site_id).await?;
+    let of_webhook: Vec<_> = triggers.iter().filter(|trigger| trigger.webhook_id == webhook.id).collect();
+    if !of_webhook.iter().any(|trigger| trigger.id == trigger_id) {
+        return Err(ApiError::not_found());
+    }
+    if of_webhook.len() == 1 {
+        return Err(Invalid::one("triggers", "must not become empty: delete or pause the webhook instead").into());
+    }
+    if !api.store.delete_trigger(&api.change(&actor), webhook.id, trigger_id).await? {
+        return Err(ApiError::not_found());
+    }
+    api.configuration_changed().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The triggers of a new webhook.
+///
+/// # Errors
+/// Everything that is wrong with any of them, under `triggers[0].…`.
+pub fn read_triggers(value: Option<&Value>, goals: &HashSet<GoalId>) -> Result<Vec<Settings>, Invalid> {
+    let items = match value {
+        Some(Value::Array(items)) if !items.is_empty() => items,
+        Some(Value::Array(_)) | None => return Err(Invalid::one("triggers", "must have at least one trigger")),
+        Some(_) => return Err(Invalid::one("triggers", "must be a list of triggers")),
+    };
+    let mut invalid = Invalid::new();
+    let mut triggers = Vec::with_capacity(items.len());
+    for (index, item) in items.iter().enumerate() {
+        let prefix = format!("triggers[{index}].");
+        let none = Map::new();
+        let Some(object) = item.as_object().or((item.is_null()).then_some(&none)) else {
+            invalid.add(format!("triggers[{index}]"), "must be an object");
+            continue;
+        };
+        match Settings::parse(object) {
+            Ok(settings) => {
+                if let Err(problem) = check_goal(&settings, goals) {
+                    invalid.merge(&prefix, problem);
+                } else if triggers.contains(&settings) {
+                    invalid.add(format!("triggers[{index}]"), "is identical to another trigger of this webhook");
+                } else {
+                    triggers.push(settings);
+                }
+            }
+            Err(problem) => invalid.merge(&prefix, problem),
+        }
+    }
+    invalid.into_result(triggers)
+}
+
+/// A trigger that does not exist yet.
+pub fn new_trigger(api: &Api, webhook: &Webhook, settings: Settings, now: Timestamp) -> Trigger {
+    Trigger {
+        id: TriggerId(api.chance.uuid_v7(now)),
+        account_id: webhook.account_id,
+        site_id: webhook.site_id,
+        webhook_id: webhook.id,
+        settings,
+        version: 1,
+        inserted_at: now,
+        updated_at: now,
+    }
+}
+
+pub async fn goals_of(api: &Api, actor: &Actor, site_id: SiteId) -> Result<HashSet<GoalId>> {
+    let goals = api.store.goals(actor.account_id, site_id).await?;
+    Ok(goals.into_iter().map(|goal| goal.id).collect())
+}
+
+fn check_goal(settings: &Settings, goals: &HashSet<GoalId>) -> Result<(), Invalid> {
+    match settings.goal_id() {
+        Some(id) if !goals.contains(&id) => Err(Invalid::one("goal_id", "must be the id of a goal of this site")),
+        _ => Ok(()),
+    }
+}
+
+fn refuse_unknown_goal(settings: &Settings, goals: &HashSet<GoalId>) -> Result<()> {
+    check_goal(settings, goals).map_err(ApiError::from)
+}
+
+fn exists(error: StoreError) -> ApiError {
+    match error {
+        StoreError::Conflict(_) => {
+            ApiError::conflict("trigger_exists", "The webhook already has a trigger with exactly these settings.")
+        }
+        error => error.into(),
+    }
+}
