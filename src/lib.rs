@@ -16,5 +16,6 @@ pub mod analytics;
 pub mod engine;
 pub mod telemetry;
 pub mod app;
+pub mod cli;
 pub mod directory;
 pub mod http;

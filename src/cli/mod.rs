@@ -1,0 +1,172 @@
+//! The command line. `serve` and `demo` run the service, a few commands work on the machine's own databases, and all the
+//! others are clients of the API like anybody else's.
+//!
+//! Results go to standard output, progress and logs to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
+
+use crate::config::{Config, SETTINGS, Sources};
+
+mod client;
+mod demo;
+mod import;
+mod keys;
+mod output;
+pub mod receive;
+mod resources;
+mod serve;
+
+#[derive(Parser)]
+#[command(
+    name = "pulsehook",
+    version,
+    about = "Webhooks for web analytics: notices the moment and delivers it, signed, retried and recorded",
+    after_help = "Start with `pulsehook demo`, or `pulsehook serve` and the link it prints."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Run the service: API, ingestion, evaluator and dispatcher in one process
+    Serve(serve::Serve),
+    /// Show it at work on a throw-away folder: real traffic, a surge, verified deliveries
+    Demo(demo::Demo),
+    /// Receive webhooks, verify them and print what arrives
+    Receive(receive::Receive),
+    /// Bring data in
+    #[command(subcommand)]
+    Import(import::Import),
+    /// Sites
+    #[command(subcommand)]
+    Sites(resources::Sites),
+    /// Goals of a site
+    #[command(subcommand)]
+    Goals(resources::Goals),
+    /// Webhooks of a site
+    #[command(subcommand)]
+    Webhooks(resources::Webhooks),
+    /// Triggers of a webhook
+    #[command(subcommand)]
+    Triggers(resources::Triggers),
+    /// Deliveries of a webhook
+    #[command(subcommand)]
+    Deliveries(resources::Deliveries),
+    /// API keys
+    #[command(subcommand)]
+    Keys(keys::Keys),
+    /// Bring the database up to date (`serve` does it by itself)
+    Migrate(serve::Migrate),
+}
+
+/// Runs the command of this process and answers its exit code.
+pub async fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Action::Serve(command) => command.run().await,
+        Action::Demo(command) => command.run().await,
+        Action::Receive(command) => command.run().await,
+        Action::Import(command) => command.run().await,
+        Action::Sites(command) => command.run().await,
+        Action::Goals(command) => command.run().await,
+        Action::Webhooks(command) => command.run().await,
+        Action::Triggers(command) => command.run().await,
+        Action::Deliveries(command) => command.run().await,
+        Action::Keys(command) => command.run().await,
+        Action::Migrate(command) => command.run().await,
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The settings as flags of a command that works on the machine.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    values: BTreeMap<String, String>,
+    file: Option<PathBuf>,
+}
+
+impl Flags {
+    /// Flags, environment and file together.
+    ///
+    /// # Errors
+    /// One sentence about the first setting that is wrong.
+    pub fn config(&self) -> anyhow::Result<Config> {
+        Ok(Config::from_sources(&Sources::collect(self.values.clone(), self.file.as_deref())?)?)
+    }
+}
+
+impl Args for Flags {
+    fn augment_args(mut command: Command) -> Command {
+        for setting in SETTINGS {
+            let mut help = format!("{} [env: PULSEHOOK_{}]", setting.help, setting.name.to_uppercase());
+            if !setting.default.is_empty() {
+                help.push_str(&format!(" [default: {}]", setting.default));
+            }
+            let argument = clap::Arg::new(setting.name)
+                .long(setting.name.replace('_', "-"))
+                .value_name("VALUE")
+                .help_heading("Settings")
+                .help(help);
+            command = command.arg(argument);
+        }
+        let file = clap::Arg::new("config")
+            .long("config")
+            .value_name("FILE")
+            .help_heading("Settings")
+            .value_parser(clap::value_parser!(PathBuf))
+            .help("Settings as a TOML file [default: pulsehook.toml, if it is there]");
+        command.arg(file)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Flags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut flags = Self::default();
+        flags.update_from_arg_matches(matches)?;
+        Ok(flags)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        for setting in SETTINGS {
+            if let Some(value) = matches.get_one::<String>(setting.name) {
+                self.values.insert(setting.name.to_owned(), value.clone());
+            }
+        }
+        self.file = matches.get_one::<PathBuf>("config").cloned();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_commands_fit_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn settings_are_flags() {
+        let cli = Cli::try_parse_from(["pulsehook", "migrate", "--database-url", "sqlite:///tmp/x.db"]).unwrap();
+        let Action::Migrate(migrate) = cli.command else { panic!() };
+        assert_eq!(migrate.flags.values["database_url"], "sqlite:///tmp/x.db");
+    }
+}
