@@ -65,8 +65,7 @@ impl App {
         let analytics = Analytics::open(&config.analytics_path)
             .await
             .with_context(|| format!("{} cannot be opened", config.analytics_path.display()))?;
-        let policy =
-            AddressPolicy { allow: config.egress_allow.clone(), allow_http: config.egress_allow_http };
+        let policy = AddressPolicy { allow: config.egress_allow.clone(), allow_http: config.egress_allow_http };
         let sender = sender(&config, &policy, &clock, substitutes)?;
         let listener = TcpListener::bind(config.listen)
             .await
@@ -193,19 +192,18 @@ fn master_key(config: &Config, chance: &Chance) -> anyhow::Result<Keyring> {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return read(),
         Err(error) => return Err(error).with_context(|| format!("{} cannot be written", path.display())),
     };
-    writeln!(file, "{text}").and_then(|()| file.sync_all()).with_context(|| format!("{} cannot be written", path.display()))?;
+    writeln!(file, "{text}")
+        .and_then(|()| file.sync_all())
+        .with_context(|| format!("{} cannot be written", path.display()))?;
     info!("Made a master key in {}; keep a copy of it apart from the database", path.display());
     Ok(Keyring::parse(&text)?)
 }
 
-fn sender(
-    config: &Config,
-    policy: &AddressPolicy,
-    clock: &Clock,
-    substitutes: Substitutes,
-) -> anyhow::Result<Sender> {
+fn sender(config: &Config, policy: &AddressPolicy, clock: &Clock, substitutes: Substitutes) -> anyhow::Result<Sender> {
     let extra = match &config.egress_ca {
-        Some(path) => Some(std::fs::read(path).with_context(|| format!("egress_ca {} cannot be read", path.display()))?),
+        Some(path) => {
+            Some(std::fs::read(path).with_context(|| format!("egress_ca {} cannot be read", path.display()))?)
+        }
         None => None,
     };
     let resolver = match substitutes.resolver {

@@ -5,17 +5,17 @@
 
 #![forbid(unsafe_code)]
 
+pub mod analytics;
+pub mod app;
 pub mod chance;
+pub mod cli;
 pub mod clock;
 pub mod config;
-pub mod domain;
-pub mod failpoint;
-pub mod store;
-pub mod wake;
-pub mod analytics;
-pub mod engine;
-pub mod telemetry;
-pub mod app;
-pub mod cli;
 pub mod directory;
+pub mod domain;
+pub mod engine;
+pub mod failpoint;
 pub mod http;
+pub mod store;
+pub mod telemetry;
+pub mod wake;

@@ -31,9 +31,7 @@ pub fn start_metrics() -> PrometheusHandle {
         .get_or_init(|| {
             let recorder = PrometheusBuilder::new()
                 .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &LATENCY_BUCKETS)
-                .and_then(|builder| {
-                    builder.set_buckets_for_metric(Matcher::Suffix("_batch".to_owned()), &SIZE_BUCKETS)
-                })
+                .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_batch".to_owned()), &SIZE_BUCKETS))
                 .expect("the buckets are not empty")
                 .build_recorder();
             let handle = recorder.handle();
@@ -52,7 +50,11 @@ fn describe() {
     describe_histogram!("pulsehook_evaluation_seconds", Unit::Seconds, "Time of one look at the traffic");
     describe_counter!("pulsehook_attempts_total", "Attempts, by outcome");
     describe_counter!("pulsehook_deliveries_total", "Deliveries, by what an attempt made of them");
-    describe_histogram!("pulsehook_delivery_seconds", Unit::Seconds, "From the event's record to its successful answer");
+    describe_histogram!(
+        "pulsehook_delivery_seconds",
+        Unit::Seconds,
+        "From the event's record to its successful answer"
+    );
     describe_histogram!("pulsehook_settle_batch", "Outcomes written by one commit");
     describe_counter!("pulsehook_settle_failures_total", "Commits of outcomes that failed and were repeated");
     describe_counter!("pulsehook_late_outcomes_total", "Outcomes dropped because another node had taken over");

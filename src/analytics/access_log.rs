@@ -14,9 +14,54 @@ use crate::domain::time::Timestamp;
 
 /// Endings of what pages are made of.
 const ASSETS: &[&str] = &[
-    "css", "js", "mjs", "map", "png", "jpg", "jpeg", "gif", "svg", "webp", "avif", "ico", "bmp", "tif", "tiff", "woff",
-    "woff2", "ttf", "otf", "eot", "mp3", "mp4", "webm", "ogg", "wav", "avi", "mov", "m4a", "m4v", "swf", "json", "xml",
-    "txt", "webmanifest", "wasm", "zip", "gz", "tgz", "bz2", "xz", "tar", "rpm", "deb", "jar", "exe", "dmg", "iso", "bin",
+    "css",
+    "js",
+    "mjs",
+    "map",
+    "png",
+    "jpg",
+    "jpeg",
+    "gif",
+    "svg",
+    "webp",
+    "avif",
+    "ico",
+    "bmp",
+    "tif",
+    "tiff",
+    "woff",
+    "woff2",
+    "ttf",
+    "otf",
+    "eot",
+    "mp3",
+    "mp4",
+    "webm",
+    "ogg",
+    "wav",
+    "avi",
+    "mov",
+    "m4a",
+    "m4v",
+    "swf",
+    "json",
+    "xml",
+    "txt",
+    "webmanifest",
+    "wasm",
+    "zip",
+    "gz",
+    "tgz",
+    "bz2",
+    "xz",
+    "tar",
+    "rpm",
+    "deb",
+    "jar",
+    "exe",
+    "dmg",
+    "iso",
+    "bin",
 ];
 /// Parts of paths that feed readers ask for.
 const FEEDS: &[&str] = &["/feed", "/rss", "/atom", ".rss", ".atom", ".rdf", "flav=rss20", "flav=atom"];
@@ -168,7 +213,10 @@ fn visit(domain: &str, url: &Url, referrer: Option<&Url>) -> TrackedEvent {
     TrackedEvent {
         domains: vec![domain.to_owned()],
         name: PAGEVIEW.to_owned(),
-        page: Page { hostname: without_www(host).to_owned(), pathname: if path.is_empty() { "/".into() } else { path } },
+        page: Page {
+            hostname: without_www(host).to_owned(),
+            pathname: if path.is_empty() { "/".into() } else { path },
+        },
         origin: Origin {
             source: source(url, referrer),
             referrer: external.map_or_else(String::new, |referrer| {
@@ -312,7 +360,14 @@ mod tests {
         ] {
             assert_eq!(Line::parse(&text).unwrap().judge("example.com"), Judged::Left(reason), "{text}");
         }
-        for text in ["", "nonsense", "a b c", r#"::1 - - [x] "GET / HTTP/1.1" 200 5"#, r#"::1 - - [17/May/2015:10:05:03 +0000] "" 400 5"#, r#"::1 - - [17/May/2015:10:05:03 +0000] "GET / HTTP/1.1" x 5"#] {
+        for text in [
+            "",
+            "nonsense",
+            "a b c",
+            r#"::1 - - [x] "GET / HTTP/1.1" 200 5"#,
+            r#"::1 - - [17/May/2015:10:05:03 +0000] "" 400 5"#,
+            r#"::1 - - [17/May/2015:10:05:03 +0000] "GET / HTTP/1.1" x 5"#,
+        ] {
             assert_eq!(Line::parse(text), Err(Malformed), "{text}");
         }
     }

@@ -57,7 +57,13 @@ mod tests {
 
     #[test]
     fn spam_is_known_by_its_domain() {
-        for (host, spam) in [("semalt.com", true), ("www.semalt.com", true), ("a.b.semalt.com", true), ("google.com", false), ("com", false)] {
+        for (host, spam) in [
+            ("semalt.com", true),
+            ("www.semalt.com", true),
+            ("a.b.semalt.com", true),
+            ("google.com", false),
+            ("com", false),
+        ] {
             assert_eq!(is_spam_referrer(host), spam, "{host}");
         }
     }

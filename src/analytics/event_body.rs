@@ -19,7 +19,13 @@ const MAX_ENGAGEMENT_MS: u64 = 30 * 86_400_000;
 
 /// Names the tracker itself gives, which always end a bounce.
 const SYSTEM_EVENTS: &[&str] = &[
-    PAGEVIEW, ENGAGEMENT, "Outbound Link: Click", "Cloaked Link: Click", "File Download", "404", "WP Form Completions",
+    PAGEVIEW,
+    ENGAGEMENT,
+    "Outbound Link: Click",
+    "Cloaked Link: Click",
+    "File Download",
+    "404",
+    "WP Form Completions",
     "Form: Submission",
 ];
 /// System events about a place on the site: their `path` property is the page when nothing else was said.
@@ -44,8 +50,7 @@ pub fn parse(content_type: Option<&str>, body: &[u8]) -> Result<TrackedEvent, In
     if ABOUT_A_PATH.contains(&name.as_str()) && !props.iter().any(|(key, _)| key == "path") {
         props.push(("path".to_owned(), page.pathname.clone()));
     }
-    let interactive =
-        SYSTEM_EVENTS.contains(&name.as_str()) || !is_false(first(&fields, &["i", "interactive"]));
+    let interactive = SYSTEM_EVENTS.contains(&name.as_str()) || !is_false(first(&fields, &["i", "interactive"]));
     let event = TrackedEvent {
         domains,
         page,
@@ -68,7 +73,9 @@ fn read_json(body: &[u8]) -> Result<Map<String, Value>, Invalid> {
 }
 
 fn read_form(body: &[u8]) -> Map<String, Value> {
-    url::form_urlencoded::parse(body).map(|(name, value)| (name.into_owned(), Value::String(value.into_owned()))).collect()
+    url::form_urlencoded::parse(body)
+        .map(|(name, value)| (name.into_owned(), Value::String(value.into_owned())))
+        .collect()
 }
 
 /// The first of these keys that is there and says something.
@@ -191,7 +198,10 @@ fn engagement(fields: &Map<String, Value>, name: &str, invalid: &mut Invalid) ->
     let depth = number("sd").map(|depth| u8::try_from(depth.min(100)).unwrap_or(100));
     let attention = number("e").filter(|ms| *ms < MAX_ENGAGEMENT_MS);
     if depth.is_none() && attention.is_none() {
-        invalid.add("event_name", "engagement event requires a valid integer value for at least one of 'sd' or 'e' fields");
+        invalid.add(
+            "event_name",
+            "engagement event requires a valid integer value for at least one of 'sd' or 'e' fields",
+        );
     }
     (depth, attention.and_then(|ms| u32::try_from(ms).ok()).unwrap_or(0))
 }
@@ -363,7 +373,8 @@ mod tests {
 
     #[test]
     fn revenue_is_an_amount_and_a_currency() {
-        let of = |value| pageview(json!({"n": "Buy", "$": value})).revenue.map(|revenue| (revenue.amount, revenue.currency));
+        let of =
+            |value| pageview(json!({"n": "Buy", "$": value})).revenue.map(|revenue| (revenue.amount, revenue.currency));
         let expected = Some(("12.500".to_owned(), "EUR".to_owned()));
         assert_eq!(of(json!({"amount": 12.5, "currency": "eur"})), expected);
         assert_eq!(of(json!("{\"amount\": \"12.5\", \"currency\": \"EUR\"}")), expected);

@@ -466,10 +466,7 @@ fn read_hit(row: &SqliteRow) -> Result<(HitSeq, Hit), sqlx::Error> {
             browser: row.try_get("browser")?,
             operating_system: row.try_get("operating_system")?,
         },
-        props: props
-            .into_iter()
-            .map(|(key, value)| (key, value.as_str().unwrap_or_default().to_owned()))
-            .collect(),
+        props: props.into_iter().map(|(key, value)| (key, value.as_str().unwrap_or_default().to_owned())).collect(),
         interactive: row.try_get::<i64, _>("interactive")? != 0,
         scroll_depth: scroll_depth.and_then(|depth| u8::try_from(depth).ok()),
         engagement_ms: u32::try_from(row.try_get::<i64, _>("engagement_ms")?).unwrap_or(0),

@@ -39,13 +39,12 @@ const SYSTEMS: &[(&str, &str)] = &[
 
 pub fn device(user_agent: &str) -> Device {
     let find = |marks: &[(&str, &str)]| {
-        marks.iter().find(|(mark, _)| user_agent.contains(mark)).map_or_else(String::new, |(_, name)| (*name).to_owned())
+        marks
+            .iter()
+            .find(|(mark, _)| user_agent.contains(mark))
+            .map_or_else(String::new, |(_, name)| (*name).to_owned())
     };
-    Device {
-        screen_size: screen_size(user_agent).to_owned(),
-        browser: find(BROWSERS),
-        operating_system: find(SYSTEMS),
-    }
+    Device { screen_size: screen_size(user_agent).to_owned(), browser: find(BROWSERS), operating_system: find(SYSTEMS) }
 }
 
 fn screen_size(user_agent: &str) -> &'static str {
@@ -80,7 +79,10 @@ mod tests {
                 "Mozilla/5.0 (Linux; Android 13; SM-X906C) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36",
                 ("Tablet", "Chrome", "Android"),
             ),
-            ("Mozilla/5.0 (X11; Linux x86_64; rv:121.0) Gecko/20100101 Firefox/121.0", ("Desktop", "Firefox", "GNU/Linux")),
+            (
+                "Mozilla/5.0 (X11; Linux x86_64; rv:121.0) Gecko/20100101 Firefox/121.0",
+                ("Desktop", "Firefox", "GNU/Linux"),
+            ),
             ("", ("", "", "")),
         ] {
             let device = device(agent);

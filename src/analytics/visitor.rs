@@ -75,6 +75,9 @@ mod tests {
 
     #[test]
     fn days_begin_at_midnight_utc() {
-        assert_eq!(day_of("2026-02-25T23:59:59Z".parse().unwrap()) + 1, day_of("2026-02-26T00:00:00Z".parse().unwrap()));
+        assert_eq!(
+            day_of("2026-02-25T23:59:59Z".parse().unwrap()) + 1,
+            day_of("2026-02-26T00:00:00Z".parse().unwrap())
+        );
     }
 }

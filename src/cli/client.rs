@@ -125,14 +125,22 @@ fn problem(status: StatusCode, answer: &Value, request_id: Option<String>) -> an
             let lines: Vec<_> = errors
                 .iter()
                 .flat_map(|(field, texts)| {
-                    texts.as_array().into_iter().flatten().map(move |text| format!("{field} {}", super::output::plain(text)))
+                    texts
+                        .as_array()
+                        .into_iter()
+                        .flatten()
+                        .map(move |text| format!("{field} {}", super::output::plain(text)))
                 })
                 .collect();
             lines.join("\n       ")
         }
-        _ => answer["detail"].as_str().map_or_else(|| format!("the server answered with status {status}"), str::to_owned),
+        _ => {
+            answer["detail"].as_str().map_or_else(|| format!("the server answered with status {status}"), str::to_owned)
+        }
     };
-    if status.is_server_error() && let Some(id) = request_id {
+    if status.is_server_error()
+        && let Some(id) = request_id
+    {
         text.push_str(&format!(" (request {id})"));
     }
     anyhow::anyhow!(printable(&text))

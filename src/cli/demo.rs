@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -79,7 +79,7 @@ impl Demo {
         outcome
     }
 
-    async fn play(&self, folder: &PathBuf, clock: Clock, chance: Chance) -> anyhow::Result<()> {
+    async fn play(&self, folder: &Path, clock: Clock, chance: Chance) -> anyhow::Result<()> {
         crate::app::prepare_data_dir(folder)?;
         let secret = SigningSecret::generate(chance.bytes());
         let receiver = Options {
@@ -134,7 +134,7 @@ impl Demo {
     }
 }
 
-fn config(folder: &std::path::Path, authority: &std::path::Path, listen: SocketAddr) -> anyhow::Result<Config> {
+fn config(folder: &Path, authority: &Path, listen: SocketAddr) -> anyhow::Result<Config> {
     let flags = BTreeMap::from(
         [
             ("listen", listen.to_string()),
@@ -156,7 +156,13 @@ async fn free_address(wanted: SocketAddr) -> SocketAddr {
 }
 
 /// Account, key, site, goals, history and webhook.
-async fn set_up(app: &App, hook: &str, secret: &SigningSecret, clock: &Clock, chance: &Chance) -> anyhow::Result<Stage> {
+async fn set_up(
+    app: &App,
+    hook: &str,
+    secret: &SigningSecret,
+    clock: &Clock,
+    chance: &Chance,
+) -> anyhow::Result<Stage> {
     let now = clock.now();
     let account_id = app.store.find_or_create_account("Demo", now).await?;
     let text = KeyText::generate(chance.bytes());
@@ -181,7 +187,8 @@ async fn set_up(app: &App, hook: &str, secret: &SigningSecret, clock: &Clock, ch
     app.analytics.import(attribute(&recorder, &visits, site.id, SITE, now.since(last))).await?;
 
     // Everything else goes through the API, as an owner would do it.
-    let stage = Stage { base_url: app.config.base_url.clone(), key: text.expose().to_owned(), visits, client: client()? };
+    let stage =
+        Stage { base_url: app.config.base_url.clone(), key: text.expose().to_owned(), visits, client: client()? };
     let api = crate::http::router(app.api.clone());
     let send = async |path: &str, body: Value| -> anyhow::Result<Value> {
         use tower::ServiceExt as _;

@@ -202,14 +202,17 @@ async fn replay(client: &Client, visits: &[Visit], speed: f64, site: &str) -> an
 
 /// An event as a tracker would send it.
 pub fn body_of(event: &TrackedEvent, site: &str) -> serde_json::Value {
-    let path =
-        percent_encoding::utf8_percent_encode(&event.page.pathname, percent_encoding::CONTROLS).to_string().replace('?', "%3F");
-    let referrer = if event.origin.referrer.is_empty() { None } else { Some(format!("https://{}", event.origin.referrer)) };
+    let path = percent_encoding::utf8_percent_encode(&event.page.pathname, percent_encoding::CONTROLS)
+        .to_string()
+        .replace('?', "%3F");
+    let referrer =
+        if event.origin.referrer.is_empty() { None } else { Some(format!("https://{}", event.origin.referrer)) };
     json!({ "n": event.name, "u": format!("https://{}{path}", event.page.hostname), "d": site, "r": referrer })
 }
 
 fn progress_bar(length: usize) -> ProgressBar {
-    let target = if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let target =
+        if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} visits, {per_sec}, {eta} left")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::with_draw_target(Some(length as u64), target).with_style(style)

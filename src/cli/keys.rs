@@ -98,7 +98,10 @@ impl Create {
             }));
         } else {
             output::say(text.expose());
-            output::hint(&format!("A key with the role {} for the account \"{account}\". It is not shown again.", self.role));
+            output::hint(&format!(
+                "A key with the role {} for the account \"{account}\". It is not shown again.",
+                self.role
+            ));
         }
         Ok(())
     }
@@ -114,7 +117,11 @@ async fn list(connection: &Connection) -> anyhow::Result<()> {
         .as_array()
         .into_iter()
         .flatten()
-        .map(|key| ["id", "name", "role", "prefix", "last_used_at", "expires_at"].map(|field| output::plain(&key[field])).to_vec())
+        .map(|key| {
+            ["id", "name", "role", "prefix", "last_used_at", "expires_at"]
+                .map(|field| output::plain(&key[field]))
+                .to_vec()
+        })
         .collect();
     output::table(&["id", "name", "role", "prefix", "last used", "expires"], &rows);
     Ok(())

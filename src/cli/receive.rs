@@ -187,12 +187,9 @@ async fn take(
 /// Both signatures must be there and right.
 fn verify(secret: &SigningSecret, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Result<(), Unverified> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let (Some(id), Some(timestamp), Some(standard), Some(plain)) = (
-        text("webhook-id"),
-        text("webhook-timestamp"),
-        text("webhook-signature"),
-        text("x-webhook-signature"),
-    ) else {
+    let (Some(id), Some(timestamp), Some(standard), Some(plain)) =
+        (text("webhook-id"), text("webhook-timestamp"), text("webhook-signature"), text("x-webhook-signature"))
+    else {
         return Err(Unverified::Unsigned);
     };
     verify_standard(secret, id, timestamp, standard, body, now.secs())?;

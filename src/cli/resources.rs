@@ -143,7 +143,12 @@ impl Goals {
         match self {
             Self::List { site, connection } => {
                 let answer = connection.client()?.get(&format!("{}/goals", site_path(&site))).await?;
-                show_list(&connection, &answer, "goals", &["id", "display_name", "goal_type", "event_name", "page_path"]);
+                show_list(
+                    &connection,
+                    &answer,
+                    "goals",
+                    &["id", "display_name", "goal_type", "event_name", "page_path"],
+                );
             }
             Self::Create(goal) => {
                 let props = pairs(&goal.props, '=')?;
@@ -315,7 +320,8 @@ impl Webhooks {
             Self::Test { webhook, wait } => test_webhook(&webhook, wait).await?,
             Self::RotateSecret { webhook, overlap } => {
                 let body = object([("overlap", Some(overlap.into()))]);
-                let answer = webhook.connection.client()?.post(&format!("{}/secret/rotate", webhook.path()), body).await?;
+                let answer =
+                    webhook.connection.client()?.post(&format!("{}/secret/rotate", webhook.path()), body).await?;
                 if webhook.connection.json {
                     output::json(&answer);
                 } else {
@@ -352,7 +358,10 @@ impl Webhooks {
 async fn create_webhook(fields: WebhookFields) -> anyhow::Result<()> {
     let secret = match &fields.secret_file {
         Some(path) => Some(
-            std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?.trim().to_owned(),
+            std::fs::read_to_string(path)
+                .with_context(|| format!("{} cannot be read", path.display()))?
+                .trim()
+                .to_owned(),
         ),
         None => None,
     };
@@ -537,7 +546,8 @@ impl Deliveries {
                 let path =
                     format!("{}/webhooks/{}/deliveries?limit={limit}{status}", site_path(&site), id_of(&webhook));
                 let answer = connection.client()?.get(&path).await?;
-                let columns = ["id", "event_type", "status", "attempt", "response_code", "inserted_at", "error_message"];
+                let columns =
+                    ["id", "event_type", "status", "attempt", "response_code", "inserted_at", "error_message"];
                 show_list(&connection, &answer, "deliveries", &columns);
                 let total = answer["pagination"]["total_count"].as_u64().unwrap_or(0);
                 if !connection.json && total > u64::from(limit) {

@@ -30,7 +30,10 @@ impl Serve {
         if !app.store.operator_is_set_up().await? {
             let token = URL_SAFE_NO_PAD.encode(chance.bytes::<24>());
             app.store.set_fact(SETUP_TOKEN, &hex::encode(token_hash(&token))).await?;
-            output::say(&format!("Set up this server (the link works once): {}/setup?token={token}", app.config.base_url));
+            output::say(&format!(
+                "Set up this server (the link works once): {}/setup?token={token}",
+                app.config.base_url
+            ));
         }
         app.run(stop_signal()?).await
     }

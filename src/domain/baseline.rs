@@ -82,7 +82,7 @@ impl Profile {
                 learned_at: now,
             });
         }
-        let mut by_slot = vec![Vec::with_capacity(days + 1); SLOTS];
+        let mut by_slot = vec![Vec::new(); SLOTS];
         for window in windows {
             by_slot[slot(window.start, zone)].push(f64::from(window.visitors));
         }

@@ -47,18 +47,35 @@ pub enum UrlProblem {
 
 /// Names that mean something inside a network, whatever they resolve to; subdomains included.
 const INSIDE: &[&str] = &[
-    "localhost", "local", "internal", "intranet", "corp", "home", "lan", "arpa", "test", "invalid", "onion", "svc",
-    "cluster.local", "metadata.goog", "metadata.azure.com", "metadata.tencentyun.com", "metadata.packet.net",
-    "api.metadata.cloud.ibm.com", "instance-data.ec2.internal", "kubernetes.default",
+    "localhost",
+    "local",
+    "internal",
+    "intranet",
+    "corp",
+    "home",
+    "lan",
+    "arpa",
+    "test",
+    "invalid",
+    "onion",
+    "svc",
+    "cluster.local",
+    "metadata.goog",
+    "metadata.azure.com",
+    "metadata.tencentyun.com",
+    "metadata.packet.net",
+    "api.metadata.cloud.ibm.com",
+    "instance-data.ec2.internal",
+    "kubernetes.default",
 ];
 
 /// Ports of services that would understand, or be harmed by, an HTTP request.
 const OTHER_SERVICES: &[u16] = &[
     0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104, 109,
     110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 445, 465, 512, 513, 514, 515, 526, 530,
-    531, 532, 540, 548, 554, 556, 563, 587, 601, 636, 989, 990, 993, 995, 1719, 1720, 1723, 2049, 2375, 2376, 3306, 3659,
-    4045, 4190, 5060, 5061, 5432, 6000, 6379, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 8123, 9000, 9200, 10080,
-    10250, 11211, 27017,
+    531, 532, 540, 548, 554, 556, 563, 587, 601, 636, 989, 990, 993, 995, 1719, 1720, 1723, 2049, 2375, 2376, 3306,
+    3659, 4045, 4190, 5060, 5061, 5432, 6000, 6379, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 8123, 9000, 9200,
+    10080, 10250, 11211, 27017,
 ];
 
 impl EndpointUrl {
@@ -75,7 +92,8 @@ impl EndpointUrl {
             return Err(UrlProblem::Characters);
         }
         let (scheme, rest) = text.split_once(':').ok_or(UrlProblem::NotHttps)?;
-        let allowed = scheme.eq_ignore_ascii_case("https") || (policy.allow_http && scheme.eq_ignore_ascii_case("http"));
+        let allowed =
+            scheme.eq_ignore_ascii_case("https") || (policy.allow_http && scheme.eq_ignore_ascii_case("http"));
         // The parser would repair `https:host` and `https:///host`.
         if !allowed || !rest.starts_with("//") {
             return Err(UrlProblem::NotHttps);
@@ -134,7 +152,9 @@ fn canonical_name(name: &str, policy: &AddressPolicy) -> Result<String, UrlProbl
     let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
     let labels: Vec<_> = name.split('.').collect();
     if name.len() > 253
-        || labels.iter().any(|label| label.is_empty() || label.len() > 63 || label.starts_with('-') || label.ends_with('-'))
+        || labels
+            .iter()
+            .any(|label| label.is_empty() || label.len() > 63 || label.starts_with('-') || label.ends_with('-'))
     {
         return Err(UrlProblem::Host);
     }
@@ -143,7 +163,9 @@ fn canonical_name(name: &str, policy: &AddressPolicy) -> Result<String, UrlProbl
         return Err(UrlProblem::Host);
     }
     let inside = labels.len() == 1
-        || INSIDE.iter().any(|suffix| name == *suffix || name.strip_suffix(suffix).is_some_and(|rest| rest.ends_with('.')));
+        || INSIDE
+            .iter()
+            .any(|suffix| name == *suffix || name.strip_suffix(suffix).is_some_and(|rest| rest.ends_with('.')));
     if inside && policy.allow.is_empty() {
         return Err(UrlProblem::Private);
     }
@@ -189,14 +211,58 @@ mod tests {
     #[test]
     fn every_spelling_of_the_inside_is_refused() {
         for host in [
-            "127.0.0.1", "127.1", "2130706433", "0x7f000001", "0x7f.0.0.1", "0177.0.0.1", "0177.1", "127.0.0.01", "0",
-            "127.0.0.1.", "127.0.0.1..", "256.0.0.1", "4294967296", "1.2.3.4.5", "08.0.0.1", "①②⑦.⓪.⓪.①", "127。0。0。1",
-            "%31%32%37.0.0.1", "127%2e0.0.1", "%6c%6f%63%61%6c%68%6f%73%74", "local\u{ad}host", "local\u{200b}host",
-            "localhost", "localhost.", "LOCALHOST", "a.localhost", "xn--example-.org", "[::ffff:7f00:1]", "[::127.0.0.1]",
-            "[64:ff9b::7f00:1]", "[fec0::1]", "[::1]", "[::]", "[fe80::1%25eth0]", "[::1%lo]", "[127.0.0.1]", "0.0.0.0",
-            "10.0.0.5", "169.254.169.254", "100.100.100.200", "168.63.129.16", "[fd00:ec2::254]",
-            "metadata.google.internal", "metadata.goog", "kubernetes.default.svc", "db.cluster.local", "printer.lan",
-            "router", "intranet", ".example.com", "example..com", "-example.com",
+            "127.0.0.1",
+            "127.1",
+            "2130706433",
+            "0x7f000001",
+            "0x7f.0.0.1",
+            "0177.0.0.1",
+            "0177.1",
+            "127.0.0.01",
+            "0",
+            "127.0.0.1.",
+            "127.0.0.1..",
+            "256.0.0.1",
+            "4294967296",
+            "1.2.3.4.5",
+            "08.0.0.1",
+            "①②⑦.⓪.⓪.①",
+            "127。0。0。1",
+            "%31%32%37.0.0.1",
+            "127%2e0.0.1",
+            "%6c%6f%63%61%6c%68%6f%73%74",
+            "local\u{ad}host",
+            "local\u{200b}host",
+            "localhost",
+            "localhost.",
+            "LOCALHOST",
+            "a.localhost",
+            "xn--example-.org",
+            "[::ffff:7f00:1]",
+            "[::127.0.0.1]",
+            "[64:ff9b::7f00:1]",
+            "[fec0::1]",
+            "[::1]",
+            "[::]",
+            "[fe80::1%25eth0]",
+            "[::1%lo]",
+            "[127.0.0.1]",
+            "0.0.0.0",
+            "10.0.0.5",
+            "169.254.169.254",
+            "100.100.100.200",
+            "168.63.129.16",
+            "[fd00:ec2::254]",
+            "metadata.google.internal",
+            "metadata.goog",
+            "kubernetes.default.svc",
+            "db.cluster.local",
+            "printer.lan",
+            "router",
+            "intranet",
+            ".example.com",
+            "example..com",
+            "-example.com",
         ] {
             assert!(parse(&format!("https://{host}/hook")).is_err(), "{host}");
         }

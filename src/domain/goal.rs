@@ -42,10 +42,17 @@ pub struct Goal {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum GoalKind {
-    Event { name: String },
-    Page { path: String },
+    Event {
+        name: String,
+    },
+    Page {
+        path: String,
+    },
     /// `threshold` percent of the page seen, 0–100.
-    Scroll { path: String, threshold: u8 },
+    Scroll {
+        path: String,
+        threshold: u8,
+    },
 }
 
 impl GoalKind {
@@ -111,9 +118,12 @@ impl NewGoal {
             }
         }
         match (kind, invalid.is_empty()) {
-            (Some(kind), true) => {
-                Ok(Self { display_name: display_name.unwrap_or_else(|| kind.to_string()), kind, custom_props, currency })
-            }
+            (Some(kind), true) => Ok(Self {
+                display_name: display_name.unwrap_or_else(|| kind.to_string()),
+                kind,
+                custom_props,
+                currency,
+            }),
             _ => Err(invalid),
         }
     }
@@ -177,7 +187,8 @@ fn scroll_threshold(body: &Map<String, Value>, invalid: &mut Invalid) -> Option<
         // Plausible's way of saying none.
         Some(value) if value.as_i64() == Some(-1) => None,
         Some(value) => {
-            let threshold = value.as_u64().filter(|percent| *percent <= 100).and_then(|percent| percent.try_into().ok());
+            let threshold =
+                value.as_u64().filter(|percent| *percent <= 100).and_then(|percent| percent.try_into().ok());
             if threshold.is_none() {
                 invalid.add("scroll_threshold", "must be a whole number from 0 to 100");
             }
@@ -374,7 +385,13 @@ mod tests {
     #[test]
     fn paths_match_as_in_plausibles_own_test() {
         let paths = [
-            "/hum", "/register", "/reg", "/billing/success", "/billing/upgrade/success", "/signup/new", "/signup/new/2",
+            "/hum",
+            "/register",
+            "/reg",
+            "/billing/success",
+            "/billing/upgrade/success",
+            "/signup/new",
+            "/signup/new/2",
             "/signup/new/3",
         ];
         for (pattern, expected) in [

@@ -7,10 +7,30 @@ const MAX_VALUE_BYTES: usize = 4_096;
 
 /// Names that are ours, steer the connection, or mean something to proxies and clouds.
 const REFUSED: &[&str] = &[
-    "host", "content-length", "content-type", "content-encoding", "transfer-encoding", "connection", "keep-alive", "te",
-    "trailer", "upgrade", "expect", "forwarded", "via", "cookie", "user-agent", "accept-encoding", "metadata-flavor",
-    "metadata", "x-google-metadata-request", "x-aws-ec2-metadata-token", "x-aws-ec2-metadata-token-ttl-seconds",
-    "x-metadata-token", "x-real-ip", "idempotency-key",
+    "host",
+    "content-length",
+    "content-type",
+    "content-encoding",
+    "transfer-encoding",
+    "connection",
+    "keep-alive",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+    "forwarded",
+    "via",
+    "cookie",
+    "user-agent",
+    "accept-encoding",
+    "metadata-flavor",
+    "metadata",
+    "x-google-metadata-request",
+    "x-aws-ec2-metadata-token",
+    "x-aws-ec2-metadata-token-ttl-seconds",
+    "x-metadata-token",
+    "x-real-ip",
+    "idempotency-key",
 ];
 const REFUSED_PREFIXES: &[&str] = &["webhook-", "x-webhook-", "proxy-", "x-forwarded-"];
 
@@ -48,7 +68,9 @@ mod tests {
     fn an_owner_may_add_what_only_the_endpoint_reads() {
         assert!(check("Authorization", "Bearer abc").is_ok());
         assert!(check("X-Team", "growth").is_ok());
-        for name in ["Host", "content-LENGTH", "Webhook-Id", "X-Webhook-Signature", "Proxy-Authorization", "X-Forwarded-For"] {
+        for name in
+            ["Host", "content-LENGTH", "Webhook-Id", "X-Webhook-Signature", "Proxy-Authorization", "X-Forwarded-For"]
+        {
             assert_eq!(check(name, "x"), Err(HeaderProblem::Ours), "{name}");
         }
         for name in ["", "a b", "a:b", "a\r\nb", "ü"] {

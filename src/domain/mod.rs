@@ -4,23 +4,23 @@
 //! chance are arguments. Start with [`decide`] (noticing) and [`settle`] (sending).
 
 pub mod access;
+pub mod address;
 pub mod baseline;
 pub mod decide;
+pub mod endpoint_url;
 pub mod event;
 pub mod format;
 pub mod goal;
+pub mod headers;
 pub mod hit;
 pub mod ids;
 pub mod invalid;
-pub mod time;
-pub mod trigger;
-pub mod vault;
-pub mod webhook;
-pub mod address;
-pub mod endpoint_url;
-pub mod headers;
+pub mod key;
 pub mod outcome;
 pub mod retry;
 pub mod settle;
 pub mod signature;
-pub mod key;
+pub mod time;
+pub mod trigger;
+pub mod vault;
+pub mod webhook;

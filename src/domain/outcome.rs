@@ -13,14 +13,19 @@ pub const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(86_400);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// The endpoint answered with this status; 2xx is success.
-    Responded { status: u16, location: Option<String> },
+    Responded {
+        status: u16,
+        location: Option<String>,
+    },
     Timeout(Stage),
     DnsNotFound,
     DnsFailed,
     DnsTimeout,
     ForbiddenAddress,
     /// The stored address is refused by today's rules.
-    ForbiddenUrl { problem: String },
+    ForbiddenUrl {
+        problem: String,
+    },
     ConnectRefused,
     Unreachable,
     ConnectionReset,
@@ -35,7 +40,9 @@ pub enum Outcome {
     /// Nothing was sent: the event is too old to be worth it.
     Expired,
     /// Something on our side; never the endpoint's fault.
-    Internal { what: &'static str },
+    Internal {
+        what: &'static str,
+    },
 }
 
 /// Where the time went.
@@ -176,7 +183,9 @@ fn status_advice(status: u16, location: Option<&str>) -> String {
     match status {
         200..=299 => "Delivered.".to_owned(),
         300..=399 => match location {
-            Some(location) => format!("The endpoint redirects to {location}, which is not followed. Put the final address in."),
+            Some(location) => {
+                format!("The endpoint redirects to {location}, which is not followed. Put the final address in.")
+            }
             None => "The endpoint redirects, which is not followed. Put the final address in.".to_owned(),
         },
         401 | 403 => format!(
@@ -185,7 +194,8 @@ fn status_advice(status: u16, location: Option<&str>) -> String {
         404 => "The endpoint does not know this path (404). Check the address.".to_owned(),
         405 => "The endpoint does not accept POST (405). Check the address.".to_owned(),
         408 => "The endpoint gave up waiting for the request (408). We try again.".to_owned(),
-        410 => "The endpoint says it is gone for good (410), so the webhook was disabled. Enable it once it is back.".to_owned(),
+        410 => "The endpoint says it is gone for good (410), so the webhook was disabled. Enable it once it is back."
+            .to_owned(),
         413 => "The endpoint finds the request too large (413). Raise its limit.".to_owned(),
         429 => "The endpoint asks us to slow down (429). We wait as long as it asked.".to_owned(),
         400..=499 => format!("The endpoint did not accept the request ({status}). Its answer below may say why."),
@@ -217,8 +227,7 @@ mod tests {
     use super::*;
 
     fn every_outcome() -> Vec<Outcome> {
-        let mut outcomes: Vec<_> =
-            (100..=599).map(|status| Outcome::Responded { status, location: None }).collect();
+        let mut outcomes: Vec<_> = (100..=599).map(|status| Outcome::Responded { status, location: None }).collect();
         outcomes.extend([
             Outcome::Responded { status: 301, location: Some("https://b.example/".into()) },
             Outcome::Timeout(Stage::Connect),

@@ -30,8 +30,8 @@ impl RetrySchedule {
     /// Reads waits separated by commas.
     pub fn parse(text: &str) -> Result<Self, InvalidSchedule> {
         let waits: Vec<_> = text.split(',').map(parse_span).collect::<Result<_, _>>().map_err(|_| InvalidSchedule)?;
-        let fits = (1..=MOST_RETRIES).contains(&waits.len())
-            && waits.iter().all(|wait| (SHORTEST..=LONGEST).contains(wait));
+        let fits =
+            (1..=MOST_RETRIES).contains(&waits.len()) && waits.iter().all(|wait| (SHORTEST..=LONGEST).contains(wait));
         if fits { Ok(Self(waits)) } else { Err(InvalidSchedule) }
     }
 

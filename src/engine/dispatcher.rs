@@ -210,7 +210,7 @@ impl Dispatcher {
     /// Hands out turns until nobody can take one.
     async fn start_what_can(&self, memory: &mut Memory, tasks: &TaskTracker, finish: &mpsc::Sender<Finished>) {
         while memory.in_flight < IN_FLIGHT
-            && let Some(due) = memory.ready.next()
+            && let Some(due) = memory.ready.take_turn()
         {
             let Some(lease) = self.leases.lease(due.shard) else {
                 memory.put_back(&due);

@@ -76,7 +76,8 @@ impl Resolver {
     /// # Errors
     /// The machine's resolver configuration cannot be read.
     pub fn system() -> anyhow::Result<Self> {
-        let mut builder = TokioResolver::builder_tokio().context("the system's resolver configuration cannot be read")?;
+        let mut builder =
+            TokioResolver::builder_tokio().context("the system's resolver configuration cannot be read")?;
         let options = builder.options_mut();
         options.timeout = DNS_BUDGET / 2;
         options.attempts = 1;
@@ -168,9 +169,9 @@ impl EgressConnector {
     async fn vetted_addresses(&self, host: &str) -> Result<Vec<IpAddr>, Outcome> {
         let addresses = match host.parse::<IpAddr>() {
             Ok(literal) => vec![literal],
-            Err(_) => within(&self.clock, DNS_BUDGET, self.resolver.resolve(host))
-                .await
-                .ok_or(Outcome::DnsTimeout)??,
+            Err(_) => {
+                within(&self.clock, DNS_BUDGET, self.resolver.resolve(host)).await.ok_or(Outcome::DnsTimeout)??
+            }
         };
         if addresses.is_empty() {
             return Err(Outcome::DnsNotFound);
@@ -240,7 +241,9 @@ fn tls_outcome(error: &io::Error) -> Outcome {
             | CertificateError::ExpiredContext { .. }
             | CertificateError::NotValidYet
             | CertificateError::NotValidYetContext { .. } => Outcome::TlsExpired,
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => Outcome::TlsWrongName,
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                Outcome::TlsWrongName
+            }
             _ => Outcome::TlsUntrusted,
         },
         Error::PeerIncompatible(PeerIncompatible::Tls12NotOffered)

@@ -407,7 +407,8 @@ impl Knowledge {
                 for completion in &site.completions {
                     let wanted = completion.goal_id.is_none_or(|wanted| wanted == goal_id);
                     if wanted && completion.trigger.inserted_at <= hit.at {
-                        let found = found.entry((completion.trigger.id, goal_id)).or_insert_with(|| Found::new(*seq, hit));
+                        let found =
+                            found.entry((completion.trigger.id, goal_id)).or_insert_with(|| Found::new(*seq, hit));
                         found.add(*seq, hit);
                     }
                 }
@@ -418,12 +419,7 @@ impl Knowledge {
 
     /// Looks at every spike trigger whose site changed, and at those that wait to be armed again. Only what changed is
     /// answered: site, position of the trigger, what it remembers now, and the verdict.
-    fn judge(
-        &mut self,
-        now: Timestamp,
-        leases: &Leases,
-        profiles: &Profiles,
-    ) -> Vec<(SiteId, usize, Memory, Verdict)> {
+    fn judge(&mut self, now: Timestamp, leases: &Leases, profiles: &Profiles) -> Vec<(SiteId, usize, Memory, Verdict)> {
         let mut changed = Vec::new();
         // Visitors leave without a hit, so every window moves with every look.
         for (site_id, live) in &mut self.live {

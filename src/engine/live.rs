@@ -91,7 +91,8 @@ mod tests {
     fn a_visitor_is_current_for_five_minutes_to_the_second() {
         let mut window = LiveWindow::default();
         window.add(Timestamp::from_secs(1_000), 7);
-        for (second, expected) in [(1_000, (1, 0)), (1_300, (1, 0)), (1_301, (0, 1)), (1_600, (0, 1)), (1_601, (0, 0))] {
+        for (second, expected) in [(1_000, (1, 0)), (1_300, (1, 0)), (1_301, (0, 1)), (1_600, (0, 1)), (1_601, (0, 0))]
+        {
             window.advance(Timestamp::from_secs(second));
             assert_eq!((window.current(), window.previous()), expected, "at {second}");
         }

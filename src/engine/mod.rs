@@ -51,9 +51,14 @@ pub struct Engine {
 /// A started engine.
 pub struct Running {
     pub wake: Wake,
-    duties: JoinSet<(&'static str, anyhow::Result<()>)>,
+    duties: Duties,
     stop: CancellationToken,
+    /// Kept apart: shards are given back only after the last outcome is written.
+    leases: Duties,
+    release: CancellationToken,
 }
+
+type Duties = JoinSet<(&'static str, anyhow::Result<()>)>;
 
 impl Engine {
     /// Takes its shards and starts every duty.
@@ -122,34 +127,49 @@ impl Engine {
         duties.spawn(async move { ("learner", learner.run(token).await) });
         let token = stop.clone();
         duties.spawn(async move { ("janitor", janitor.run(token).await) });
-        let (token, store) = (stop.clone(), self.store);
-        duties.spawn(async move { ("leases", leases::run(store, held, token).await) });
-        Ok(Running { wake: Wake::new(evaluator_calls, dispatcher_calls), duties, stop })
+        let mut leases = JoinSet::new();
+        let release = CancellationToken::new();
+        let (token, store) = (release.clone(), self.store);
+        leases.spawn(async move { ("leases", leases::run(store, held, token).await) });
+        Ok(Running { wake: Wake::new(evaluator_calls, dispatcher_calls), duties, stop, leases, release })
     }
 }
 
 impl Running {
     /// Returns when a duty ends by itself, which none should.
     pub async fn failed(&mut self) -> anyhow::Error {
-        match self.duties.join_next().await {
-            Some(Ok((duty, Err(error)))) => error.context(format!("the {duty} failed")),
-            Some(Ok((duty, Ok(())))) => anyhow::anyhow!("the {duty} stopped by itself"),
-            Some(Err(panic)) => anyhow::anyhow!("a duty of the engine panicked: {panic}"),
-            None => std::future::pending().await,
+        let ended = tokio::select! {
+            Some(ended) = self.duties.join_next() => ended,
+            Some(ended) = self.leases.join_next() => ended,
+            else => return std::future::pending().await,
+        };
+        match ended {
+            Ok((duty, Err(error))) => error.context(format!("the {duty} failed")),
+            Ok((duty, Ok(()))) => anyhow::anyhow!("the {duty} stopped by itself"),
+            Err(panic) => anyhow::anyhow!("a duty of the engine panicked: {panic}"),
         }
     }
 
-    /// Lets every duty finish what it has begun, and gives the shards back.
+    /// Lets every duty finish what it has begun, then gives the shards back.
+    ///
+    /// # Errors
+    /// A duty failed on its way out; the others were stopped all the same.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         self.stop.cancel();
-        let mut outcome = Ok(());
-        while let Some(ended) = self.duties.join_next().await {
-            match ended {
-                Ok((_, Ok(()))) => {}
-                Ok((duty, Err(error))) => outcome = Err(error.context(format!("the {duty} failed while stopping"))),
-                Err(panic) => outcome = Err(anyhow::anyhow!("a duty of the engine panicked while stopping: {panic}")),
-            }
-        }
-        outcome
+        let worked = join_all(&mut self.duties).await;
+        self.release.cancel();
+        worked.and(join_all(&mut self.leases).await)
     }
+}
+
+async fn join_all(duties: &mut Duties) -> anyhow::Result<()> {
+    let mut outcome = Ok(());
+    while let Some(ended) = duties.join_next().await {
+        match ended {
+            Ok((_, Ok(()))) => {}
+            Ok((duty, Err(error))) => outcome = Err(error.context(format!("the {duty} failed while stopping"))),
+            Err(panic) => outcome = Err(anyhow::anyhow!("a duty of the engine panicked while stopping: {panic}")),
+        }
+    }
+    outcome
 }

@@ -79,9 +79,10 @@ impl Learner {
                 continue;
             }
             let now = self.clock.now();
-            let due = self.profiles.age(*site_id, now).is_none_or(|(age, young)| {
-                age >= if young { RELEARN_YOUNG_AFTER } else { RELEARN_AFTER }
-            });
+            let due = self
+                .profiles
+                .age(*site_id, now)
+                .is_none_or(|(age, young)| age >= if young { RELEARN_YOUNG_AFTER } else { RELEARN_AFTER });
             if !due {
                 continue;
             }

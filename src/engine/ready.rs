@@ -40,13 +40,17 @@ impl Ready {
             in_flight: 0,
             in_round: false,
         });
-        if due.attempt == 0 { lane.first.push_back(due) } else { lane.again.push_back(due) }
+        if due.attempt == 0 {
+            lane.first.push_back(due)
+        } else {
+            lane.again.push_back(due)
+        }
         self.waiting += 1;
         self.enter_round(webhook_id);
     }
 
     /// The next delivery to attempt. It counts as under way until [`Ready::done`].
-    pub fn next(&mut self) -> Option<Due> {
+    pub fn take_turn(&mut self) -> Option<Due> {
         let account_id = self.accounts.pop_front()?;
         let round = self.rounds.get_mut(&account_id).expect("an account in turn has a round");
         let webhook_id = round.pop_front().expect("a round in turn is not empty");
@@ -64,7 +68,7 @@ impl Ready {
         Some(due)
     }
 
-    /// An attempt handed out by [`Ready::next`] is over.
+    /// An attempt handed out by [`Ready::take_turn`] is over.
     pub fn done(&mut self, webhook_id: WebhookId) {
         if let Some(lane) = self.lanes.get_mut(&webhook_id) {
             lane.in_flight = lane.in_flight.saturating_sub(1);
@@ -177,7 +181,7 @@ mod tests {
             ready.push(due(1, 1, event, 0));
         }
         ready.push(due(2, 2, 100, 0));
-        let order: Vec<_> = (0..3).filter_map(|_| ready.next()).map(|due| due.account_id.0).collect();
+        let order: Vec<_> = (0..3).filter_map(|_| ready.take_turn()).map(|due| due.account_id.0).collect();
         assert_eq!(order, [1, 2, 1]);
     }
 
@@ -186,7 +190,7 @@ mod tests {
         let mut ready = Ready::default();
         ready.push(due(1, 1, 1, 3));
         ready.push(due(1, 1, 2, 0));
-        let order: Vec<_> = std::iter::from_fn(|| ready.next()).map(|due| due.attempt).collect();
+        let order: Vec<_> = std::iter::from_fn(|| ready.take_turn()).map(|due| due.attempt).collect();
         assert_eq!(order, [0, 3]);
     }
 
@@ -197,11 +201,11 @@ mod tests {
             ready.push(due(1, 1, event, 0));
         }
         ready.push(due(1, 2, 100, 0));
-        let handed_out: Vec<_> = std::iter::from_fn(|| ready.next()).collect();
+        let handed_out: Vec<_> = std::iter::from_fn(|| ready.take_turn()).collect();
         assert_eq!(handed_out.len(), IN_FLIGHT_PER_WEBHOOK + 1);
         ready.done(handed_out[0].webhook_id);
-        assert!(ready.next().is_some());
-        assert!(ready.next().is_none());
+        assert!(ready.take_turn().is_some());
+        assert!(ready.take_turn().is_none());
     }
 
     #[test]
@@ -210,9 +214,9 @@ mod tests {
         let webhook = due(1, 1, 1, 0).webhook_id;
         ready.push(due(1, 1, 1, 0));
         assert_eq!(ready.reset(webhook).len(), 1);
-        assert!(ready.next().is_none());
+        assert!(ready.take_turn().is_none());
         ready.push(due(1, 1, 2, 0));
-        assert!(ready.next().is_some());
+        assert!(ready.take_turn().is_some());
     }
 
     proptest! {
@@ -232,7 +236,7 @@ mod tests {
             let mut seen = std::collections::HashSet::new();
             let mut finish = finish.into_iter();
             while seen.len() < rows.len() {
-                match ready.next() {
+                match ready.take_turn() {
                     Some(next) if finish.next().unwrap_or(true) => {
                         prop_assert!(seen.insert(next.event_id));
                         ready.done(next.webhook_id);

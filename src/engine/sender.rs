@@ -32,9 +32,25 @@ const USER_AGENT_TEXT: &str = concat!("Pulsehook/", env!("CARGO_PKG_VERSION"));
 
 /// Headers of an answer that help finding out what happened.
 const KEPT_HEADERS: &[&str] = &[
-    "content-type", "content-length", "content-encoding", "retry-after", "server", "location", "date", "allow",
-    "www-authenticate", "x-request-id", "x-correlation-id", "x-amzn-requestid", "x-amzn-errortype", "cf-ray", "via",
-    "x-cache", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset",
+    "content-type",
+    "content-length",
+    "content-encoding",
+    "retry-after",
+    "server",
+    "location",
+    "date",
+    "allow",
+    "www-authenticate",
+    "x-request-id",
+    "x-correlation-id",
+    "x-amzn-requestid",
+    "x-amzn-errortype",
+    "cf-ray",
+    "via",
+    "x-cache",
+    "x-ratelimit-limit",
+    "x-ratelimit-remaining",
+    "x-ratelimit-reset",
 ];
 const KEPT_HEADER_BYTES: usize = 1_024;
 
@@ -123,8 +139,8 @@ impl Sender {
         let (head, body) = answer.into_parts();
         let status = head.status.as_u16();
         let location = text_of(&head.headers, LOCATION.as_str());
-        let retry_after = text_of(&head.headers, RETRY_AFTER.as_str())
-            .and_then(|text| parse_retry_after(&text, self.clock.now()));
+        let retry_after =
+            text_of(&head.headers, RETRY_AFTER.as_str()).and_then(|text| parse_retry_after(&text, self.clock.now()));
         let body = self.beginning_of(body).await;
         let response = Response { status, headers: kept(&head.headers), body, retry_after };
         (Outcome::Responded { status, location }, Some(response))

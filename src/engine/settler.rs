@@ -54,25 +54,22 @@ impl Settler {
     /// Does not return before the outcomes are written or have become somebody else's.
     async fn write(&self, batch: &mut Vec<Settled>) {
         let mut pause = FIRST_PAUSE;
-        let mut unsure = false;
-        loop {
-            if unsure && let Err(error) = self.leave_out_what_is_written(batch).await {
-                warn!(%error, "The database does not tell what it has: {error}");
-            } else if batch.is_empty() {
-                return;
-            } else {
-                match self.store.settle(self.leases.node(), &leases_of(batch), batch, self.clock.now()).await {
-                    Ok(()) => return,
-                    Err(StoreError::LeaseLost) => self.leave_out_what_is_not_ours(batch),
-                    Err(error) => {
-                        counter!("pulsehook_settle_failures_total").increment(1);
-                        warn!(%error, "{} outcomes could not be written and are kept: {error}", batch.len());
-                    }
+        while !batch.is_empty() {
+            let failure = match self.store.settle(self.leases.node(), &leases_of(batch), batch, self.clock.now()).await
+            {
+                Ok(()) => return,
+                Err(StoreError::LeaseLost) => self.leave_out_what_is_not_ours(batch).await.err(),
+                Err(error) => Some(error),
+            };
+            if let Some(error) = failure {
+                counter!("pulsehook_settle_failures_total").increment(1);
+                warn!(%error, "{} outcomes could not be written and are kept: {error}", batch.len());
+                self.clock.sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                if let Err(error) = self.leave_out_what_is_written(batch).await {
+                    warn!(%error, "The database does not tell what it has: {error}");
                 }
             }
-            unsure = true;
-            self.clock.sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
@@ -84,15 +81,16 @@ impl Settler {
     }
 
     /// Results under a lease that somebody else holds now change nothing: the new owner attempts again.
-    fn leave_out_what_is_not_ours(&self, batch: &mut Vec<Settled>) {
+    async fn leave_out_what_is_not_ours(&self, batch: &mut Vec<Settled>) -> Result<(), StoreError> {
+        let held = self.store.held_shards(self.leases.node()).await?;
         let before = batch.len();
         batch.retain(|settled| {
-            let lease = self.leases.lease(settled.lease.shard);
-            lease.is_some_and(|lease| lease.epoch == settled.lease.epoch)
+            held.iter().any(|lease| (lease.shard, lease.epoch) == (settled.lease.shard, settled.lease.epoch))
         });
         let late = before - batch.len();
         counter!("pulsehook_late_outcomes_total").increment(late as u64);
         warn!("{late} outcomes came after their shards had gone to another node; it will attempt them again");
+        Ok(())
     }
 }
 

@@ -147,12 +147,7 @@ impl Target {
         Outgoing {
             url: self.url.clone(),
             headers: self.headers.clone(),
-            secrets: self
-                .secret
-                .iter()
-                .chain(self.previous_secret.iter().filter(|_| overlap))
-                .cloned()
-                .collect(),
+            secrets: self.secret.iter().chain(self.previous_secret.iter().filter(|_| overlap)).cloned().collect(),
             event_id: due.event_id,
             event_type: due.event_type.clone(),
             content_type: due.format.content_type(),

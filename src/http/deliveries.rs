@@ -298,9 +298,10 @@ async fn find_delivery(api: &Api, webhook: &Webhook, id: EventId) -> Result<Deli
 fn refuse_unless_live(webhook: &Webhook) -> Result<()> {
     match webhook.status() {
         Status::Paused => Err(ApiError::conflict("webhook_paused", "The webhook is paused; resume it first.")),
-        Status::Disabled => {
-            Err(ApiError::conflict("webhook_disabled", "The webhook is disabled; set active to true to enable it again."))
-        }
+        Status::Disabled => Err(ApiError::conflict(
+            "webhook_disabled",
+            "The webhook is disabled; set active to true to enable it again.",
+        )),
         Status::Active | Status::Failing => Ok(()),
     }
 }
@@ -371,10 +372,8 @@ impl From<Delivery> for DeliveryView {
 
 impl From<Attempt> for AttemptView {
     fn from(attempt: Attempt) -> Self {
-        let headers: Vec<(String, String)> = attempt
-            .response_headers
-            .and_then(|headers| serde_json::from_str(&headers).ok())
-            .unwrap_or_default();
+        let headers: Vec<(String, String)> =
+            attempt.response_headers.and_then(|headers| serde_json::from_str(&headers).ok()).unwrap_or_default();
         Self {
             number: attempt.number,
             started_at: attempt.started_at.to_string(),

@@ -30,8 +30,10 @@ fn draw(document: &Value) -> Html<String> {
     let mut content = String::from("<h1>API reference</h1>\n");
     let text = |value: &Value| escape(value.as_str().unwrap_or_default());
     let _ = writeln!(content, "<p>{}</p>", text(&document["info"]["description"]));
-    content.push_str("<p>The same as a document: <a href=\"/api/openapi.json\">openapi.json</a>. What receivers get is described \
-                      by the <a href=\"/api/schemas/\">event schemas</a>.</p>\n");
+    content.push_str(
+        "<p>The same as a document: <a href=\"/api/openapi.json\">openapi.json</a>. What receivers get is described \
+                      by the <a href=\"/api/schemas/\">event schemas</a>.</p>\n",
+    );
     for tag in document["tags"].as_array().into_iter().flatten() {
         let _ = writeln!(content, "<h2>{}</h2>", text(&tag["description"]));
         for (path, operations) in document["paths"].as_object().into_iter().flatten() {
@@ -47,9 +49,9 @@ fn draw(document: &Value) -> Html<String> {
 
 fn draw_operation(content: &mut String, document: &Value, method: &str, path: &str, operation: &Value) {
     let text = |value: &Value| escape(value.as_str().unwrap_or_default());
-    let _ = write!(
+    let _ = writeln!(
         content,
-        "<details><summary><span class=\"method\">{}</span> <code>{}</code> {}</summary>\n",
+        "<details><summary><span class=\"method\">{}</span> <code>{}</code> {}</summary>",
         method.to_uppercase(),
         escape(path),
         text(&operation["summary"])
@@ -75,7 +77,8 @@ fn draw_operation(content: &mut String, document: &Value, method: &str, path: &s
     draw_fields(content, document, body, "Field");
     content.push_str("<table><tr><th>Answer</th><th>Body</th></tr>\n");
     for (status, response) in operation["responses"].as_object().into_iter().flatten() {
-        let schema = response["content"].as_object().and_then(|kinds| kinds.values().next()).map(|kind| &kind["schema"]);
+        let schema =
+            response["content"].as_object().and_then(|kinds| kinds.values().next()).map(|kind| &kind["schema"]);
         let name = schema.and_then(|schema| schema["$ref"].as_str()).and_then(|name| name.rsplit('/').next());
         let what = name.map_or_else(|| text(&response["description"]), escape);
         let _ = writeln!(content, "<tr><td>{}</td><td>{what}</td></tr>", escape(status));

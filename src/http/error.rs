@@ -107,8 +107,11 @@ impl ApiError {
     }
 
     pub fn unavailable(cause: impl Into<anyhow::Error>) -> Self {
-        let error =
-            Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "The database does not answer; try again shortly.");
+        let error = Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "unavailable",
+            "The database does not answer; try again shortly.",
+        );
         Self { retry_after_secs: Some(1), cause: Some(cause.into()), ..error }
     }
 

@@ -70,7 +70,8 @@ fn place(account_id: AccountId) -> Place {
 
 fn replay(api: &Api, account_id: AccountId, status: i32, sealed: &[u8]) -> Result<Response> {
     let body = api.keyring.open(&place(account_id), sealed).map_err(ApiError::internal)?;
-    let status = u16::try_from(status).ok().and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::OK);
+    let status =
+        u16::try_from(status).ok().and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::OK);
     let mut response = (status, body).into_response();
     let kind = if status.is_success() { "application/json" } else { "application/problem+json" };
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));

@@ -238,7 +238,11 @@ pub fn router(api: Api) -> Router {
 ///
 /// # Errors
 /// The listener broke.
-pub async fn serve(listener: TcpListener, api: Api, stop: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    api: Api,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
     let service = router(api).into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, service).with_graceful_shutdown(stop).await
 }
@@ -253,7 +257,8 @@ async fn with_headers(State(api): State<Api>, request: Request, next: Next) -> R
     const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
     let id = api.chance.uuid_v7(api.clock.now()).to_string();
     let is_api = request.uri().path().starts_with("/api/");
-    let span = tracing::debug_span!("request", request.id = %id, method = %request.method(), path = request.uri().path());
+    let span =
+        tracing::debug_span!("request", request.id = %id, method = %request.method(), path = request.uri().path());
     let mut response = tracing::Instrument::instrument(next.run(request), span).await;
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, HeaderValue::from_str(&id).expect("a UUID is visible text"));

@@ -96,9 +96,7 @@ async fn setup_submit(State(api): State<Api>, request: Request) -> Result<Respon
             Ok(response)
         }
         Err(error) if error.is_server_error() => Err(error),
-        Err(error) if error.code() == "wrong_setup_token" => {
-            Ok(Redirect::to("/setup").into_response())
-        }
+        Err(error) if error.code() == "wrong_setup_token" => Ok(Redirect::to("/setup").into_response()),
         Err(error) => {
             let status = error.status();
             Ok((status, form(&token, &fields, Some(error.detail()))).into_response())
@@ -108,7 +106,8 @@ async fn setup_submit(State(api): State<Api>, request: Request) -> Result<Respon
 
 fn form(token: &str, fields: &Map<String, Value>, problem: Option<&str>) -> Html<String> {
     let value = |name: &str| escape(fields.get(name).and_then(Value::as_str).unwrap_or_default());
-    let problem = problem.map_or_else(String::new, |text| format!("<p class=\"problem\" role=\"alert\">{}</p>\n", escape(text)));
+    let problem =
+        problem.map_or_else(String::new, |text| format!("<p class=\"problem\" role=\"alert\">{}</p>\n", escape(text)));
     page(
         "Set up Pulsehook",
         &format!(

@@ -47,8 +47,16 @@ pub fn schema(event_type: &str) -> Option<Value> {
                 "top_sources": ranking("source"),
                 "top_pages": ranking("page"),
             }),
-            &["current_visitors", "previous_visitors", "change_percent", "threshold", "baseline", "window_seconds",
-                "top_sources", "top_pages"],
+            &[
+                "current_visitors",
+                "previous_visitors",
+                "change_percent",
+                "threshold",
+                "baseline",
+                "window_seconds",
+                "top_sources",
+                "top_pages",
+            ],
         ),
         "goal_completion" => object(
             json!({
@@ -99,6 +107,7 @@ fn moment() -> Value {
 }
 
 fn ranking(name: &str) -> Value {
-    let row = object(json!({ name: { "type": "string" }, "visitors": count("Distinct visitors") }), &[name, "visitors"]);
+    let row =
+        object(json!({ name: { "type": "string" }, "visitors": count("Distinct visitors") }), &[name, "visitors"]);
     json!({ "type": "array", "maxItems": 3, "items": row })
 }

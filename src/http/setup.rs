@@ -96,8 +96,8 @@ pub async fn sign_in(
     refuse_after_too_many_tries(&api, &who)?;
     let login = api.store.login(&email).await?;
     let hash = login.as_ref().map(|login| login.password_hash.clone());
-    let matches = password.len() <= password::MAX_BYTES
-        && password::verify(password, hash).await.map_err(ApiError::internal)?;
+    let matches =
+        password.len() <= password::MAX_BYTES && password::verify(password, hash).await.map_err(ApiError::internal)?;
     match login.filter(|_| matches) {
         Some(login) => {
             let token = api.directory.sign_in(login.account_id, login.user_id, &api.chance).await?;
@@ -118,7 +118,10 @@ pub async fn sign_in(
 pub async fn sign_out(State(api): State<Api>, headers: HeaderMap) -> Result<Response> {
     if let Some(token) = session_token(&headers) {
         if !is_same_origin(&headers) {
-            return Err(ApiError::forbidden("cross_origin", "Another site asked for this in your name; it was refused."));
+            return Err(ApiError::forbidden(
+                "cross_origin",
+                "Another site asked for this in your name; it was refused.",
+            ));
         }
         api.directory.sign_out(&token).await?;
     }
@@ -202,8 +205,7 @@ async fn first_key(api: &Api, account_id: AccountId, user_id: UserId, now: Times
 
 fn cookie(api: &Api, token: &str, lives: Duration) -> HeaderValue {
     let secure = if api.settings.base_url.starts_with("https://") { "; Secure" } else { "" };
-    let text =
-        format!("{SESSION_COOKIE}={token}; Path=/; HttpOnly; SameSite=Lax; Max-Age={}{secure}", lives.as_secs());
+    let text = format!("{SESSION_COOKIE}={token}; Path=/; HttpOnly; SameSite=Lax; Max-Age={}{secure}", lives.as_secs());
     HeaderValue::from_str(&text).expect("tokens are base64")
 }
 

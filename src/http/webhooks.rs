@@ -33,8 +33,15 @@ const REDACTED: &str = "[redacted]";
 const DEFAULT_OVERLAP: Duration = Duration::from_secs(86_400);
 const LONGEST_OVERLAP: Duration = Duration::from_secs(7 * 86_400);
 const READ_ONLY: &[&str] = &[
-    "id", "site_id", "status", "status_reason", "failing_since", "signing_secret", "previous_secret_valid_until",
-    "inserted_at", "updated_at",
+    "id",
+    "site_id",
+    "status",
+    "status_reason",
+    "failing_since",
+    "signing_secret",
+    "previous_secret_valid_until",
+    "inserted_at",
+    "updated_at",
 ];
 
 /// A webhook as the API shows it.
@@ -254,7 +261,9 @@ pub async fn update_webhook(
     if let Some(sent) = fields.value("triggers")
         && *sent != serde_json::json!(views_of(&webhook, &triggers))
     {
-        fields.invalid.add("triggers", "cannot be changed here: use the webhook's triggers (POST, PATCH, DELETE …/triggers)");
+        fields
+            .invalid
+            .add("triggers", "cannot be changed here: use the webhook's triggers (POST, PATCH, DELETE …/triggers)");
     }
     fields.finish(())?;
     // Whoever says that it is to be active wants a disabled one back.
@@ -307,7 +316,8 @@ pub async fn rotate_secret(
         fields.invalid.add("secret", problem.to_string());
         None
     });
-    let overlap = match fields.text("overlap").map(|text| parse_span(text).ok().filter(|span| *span <= LONGEST_OVERLAP)) {
+    let overlap = match fields.text("overlap").map(|text| parse_span(text).ok().filter(|span| *span <= LONGEST_OVERLAP))
+    {
         None => DEFAULT_OVERLAP,
         Some(Some(span)) => span,
         Some(None) => {
@@ -319,7 +329,9 @@ pub async fn rotate_secret(
     let secret = secret.unwrap_or_else(|| SigningSecret::generate(api.chance.bytes()));
     // The old value was sealed for another column; it moves by being opened and sealed again.
     let old = match &webhook.secret {
-        Some(sealed) if !overlap.is_zero() => Some(api.keyring.open(&place(&webhook, "secret"), sealed).map_err(ApiError::internal)?),
+        Some(sealed) if !overlap.is_zero() => {
+            Some(api.keyring.open(&place(&webhook, "secret"), sealed).map_err(ApiError::internal)?)
+        }
         _ => None,
     };
     let until = api.clock.now() + overlap;
@@ -488,12 +500,7 @@ fn views_of(webhook: &Webhook, triggers: &[Trigger]) -> Vec<TriggerView> {
     of_webhook.cloned().map(TriggerView::from).collect()
 }
 
-fn view(
-    api: &Api,
-    webhook: &Webhook,
-    triggers: &[Trigger],
-    secret: Option<&SigningSecret>,
-) -> Result<WebhookView> {
+fn view(api: &Api, webhook: &Webhook, triggers: &[Trigger], secret: Option<&SigningSecret>) -> Result<WebhookView> {
     let headers = open_headers(api, webhook)?.into_keys().map(|name| (name, REDACTED.to_owned())).collect();
     let overlap = webhook.previous_valid_until.filter(|until| *until > api.clock.now());
     Ok(WebhookView {

@@ -63,17 +63,18 @@ impl Store {
 
     /// Prolongs the leases of `node` and says which ones it still holds.
     pub async fn renew_shards(&self, node: NodeId, ttl: Duration) -> Result<Vec<Lease>> {
-        const SQLITE: &str = "SELECT shard, epoch, watermark FROM shards WHERE node_id = $1";
         const POSTGRES: &str = "
             UPDATE shards
             SET lease_until = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + $2
             WHERE node_id = $1
                 AND lease_until >= (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
             RETURNING shard, epoch, watermark";
-        Ok(match self.writer() {
-            Backend::Sqlite(pool) => sqlx::query_as(SQLITE).bind(node).fetch_all(pool).await?,
-            Backend::Postgres(pool) => sqlx::query_as(POSTGRES).bind(node).bind(micros(ttl)).fetch_all(pool).await?,
-        })
+        match self.writer() {
+            Backend::Sqlite(_) => self.held_shards(node).await,
+            Backend::Postgres(pool) => {
+                Ok(sqlx::query_as(POSTGRES).bind(node).bind(micros(ttl)).fetch_all(pool).await?)
+            }
+        }
     }
 
     /// The last reported hit of every shard that is held.
@@ -88,6 +89,12 @@ impl Store {
         const SQL: &str = "UPDATE shards SET watermark = $2 WHERE node_id = $1";
         super::on!(self.writer(), pool => sqlx::query(SQL).bind(node).bind(watermark).execute(pool).await.map(drop))?;
         Ok(())
+    }
+
+    /// The leases `node` holds, whatever is left of them.
+    pub async fn held_shards(&self, node: NodeId) -> Result<Vec<Lease>> {
+        const SQL: &str = "SELECT shard, epoch, watermark FROM shards WHERE node_id = $1";
+        Ok(super::on!(self.writer(), pool => sqlx::query_as(SQL).bind(node).fetch_all(pool).await)?)
     }
 
     /// Gives every shard back, so that the next node need not wait for a lease to run out.

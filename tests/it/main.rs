@@ -1,1 +1,5 @@
-fn main() {}
+//! One test binary: it links once, and its parts share the fixtures.
+//!
+//! Tests go through the front door: requests to a running service, a receiver that records what arrives, a clock that
+//! only moves when told. Nothing sleeps. Everything about the database runs on SQLite and on PostgreSQL.
+

@@ -1,0 +1,39 @@
+# Run `make help` for what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+.PHONY: run
+run: ## Build everything and show it at work: real traffic, a surge, verified deliveries
+	@scripts/need.sh cargo cc
+	@echo "Building (a few minutes the first time)"
+	@cargo build --release --locked
+	@target/release/pulsehook demo
+
+.PHONY: test
+test: ## Install what the tests need, then run all of them
+	@scripts/need.sh cargo cc node postgres tools
+	@$(MAKE) --no-print-directory lint
+	@echo "Running the tests"
+	@cargo test --locked
+
+.PHONY: lint
+lint: ## Check format, lints and that nothing of one machine slipped in
+	@scripts/need.sh cargo cc
+	@cargo fmt --check
+	@cargo clippy --locked --all-targets -- -D warnings
+	@scripts/check-clean.sh
+
+.PHONY: bench
+bench: ## Measure throughput, latency, start and memory, each beside its ceiling
+	@scripts/need.sh cargo cc postgres
+	@cargo bench --locked
+
+.PHONY: clean
+clean: ## Remove what was built
+	@cargo clean
+	@rm -rf tests/tools/.venv tests/tools/node_modules

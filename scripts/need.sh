@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Makes sure that what is named is there; installs what can be installed without asking, and says in one line how to get
+# the rest. Usage: need.sh cargo cc node postgres tools
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+apt_install() {
+    local prefix=()
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null || { echo "Missing: $*. Install it with: apt-get install $*" >&2; exit 1; }
+        prefix=(sudo)
+    fi
+    command -v apt-get >/dev/null || { echo "Missing: $*. Install it with your system's package manager." >&2; exit 1; }
+    echo "Installing $*"
+    "${prefix[@]}" apt-get update -qq >/dev/null
+    DEBIAN_FRONTEND=noninteractive "${prefix[@]}" apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+have_postgres() {
+    command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null
+}
+
+need_tools() {
+    local tools=tests/tools
+    if [ ! -x $tools/.venv/bin/python ] || [ $tools/requirements.txt -nt $tools/.venv/stamp ]; then
+        command -v python3 >/dev/null || apt_install python3 python3-venv
+        echo "Installing the Python packages of the tests"
+        python3 -m venv $tools/.venv 2>/dev/null || { apt_install python3-venv; python3 -m venv $tools/.venv; }
+        $tools/.venv/bin/pip install --quiet --disable-pip-version-check -r $tools/requirements.txt
+        touch $tools/.venv/stamp
+    fi
+    if [ ! -f $tools/node_modules/stamp ] || [ $tools/package-lock.json -nt $tools/node_modules/stamp ]; then
+        echo "Installing the npm packages of the tests"
+        (cd $tools && npm ci --silent --no-audit --no-fund --ignore-scripts)
+        touch $tools/node_modules/stamp
+    fi
+}
+
+for what in "$@"; do
+    case $what in
+        cargo) command -v cargo >/dev/null || { echo "Rust is missing: get it from https://rustup.rs (1.95 or newer)." >&2; exit 1; } ;;
+        cc) command -v cc >/dev/null || apt_install gcc libc6-dev ;;
+        node) command -v node >/dev/null && command -v npm >/dev/null || { echo "Node is missing: get version 20 or newer from https://nodejs.org." >&2; exit 1; } ;;
+        postgres) have_postgres || apt_install postgresql ;;
+        tools) need_tools ;;
+        *) echo "need.sh does not know $what" >&2; exit 2 ;;
+    esac
+done
