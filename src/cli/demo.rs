@@ -23,13 +23,11 @@ use crate::app::App;
 use crate::chance::Chance;
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
+use crate::directory::{Grant, issue_key};
 use crate::domain::access::{Role, Who};
-use crate::domain::ids::KeyId;
-use crate::domain::key::KeyText;
 use crate::domain::signature::SigningSecret;
 use crate::domain::time::Timestamp;
 use crate::store::audit::Change;
-use crate::store::keys::ApiKey;
 use crate::telemetry;
 
 const SITE: &str = "semicomplete.com";
@@ -165,19 +163,9 @@ async fn set_up(
 ) -> anyhow::Result<Stage> {
     let now = clock.now();
     let account_id = app.store.find_or_create_account("Demo", now).await?;
-    let text = KeyText::generate(chance.bytes());
-    let key = ApiKey {
-        id: KeyId(chance.uuid_v7(now)),
-        account_id,
-        name: "Demo".to_owned(),
-        role: Role::Owner,
-        prefix: text.shown().to_owned(),
-        expires_at: None,
-        last_used_at: None,
-        inserted_at: now,
-    };
     let change = || Change { account_id, who: Who::Operator, now, id: chance.uuid_v7(now) };
-    app.store.create_key(&change(), &key, &text.hash()).await?;
+    let grant = Grant { name: "Demo".to_owned(), role: Role::Owner, expires_at: None };
+    let (_, text) = issue_key(&app.store, &change(), grant, chance).await?;
     let site = app.store.create_site(&change(), SITE, "America/Los_Angeles").await?;
 
     let (visits, summary) = judge(&unpack(LOG.to_vec())?, SITE);

@@ -7,12 +7,10 @@ use super::{Flags, output};
 use crate::app;
 use crate::chance::Chance;
 use crate::clock::Clock;
+use crate::directory::{Grant, issue_key};
 use crate::domain::access::{Role, Who};
-use crate::domain::ids::KeyId;
-use crate::domain::key::KeyText;
 use crate::domain::time::parse_span;
 use crate::store::audit::Change;
-use crate::store::keys::ApiKey;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Keys {
@@ -78,19 +76,9 @@ impl Create {
         let (clock, chance) = (Clock::system(), Chance::from_system());
         let now = clock.now();
         let account_id = store.find_or_create_account(account, now).await?;
-        let text = KeyText::generate(chance.bytes());
-        let key = ApiKey {
-            id: KeyId(chance.uuid_v7(now)),
-            account_id,
-            name: self.name.clone(),
-            role: self.role,
-            prefix: text.shown().to_owned(),
-            expires_at: span.map(|span| now + span),
-            last_used_at: None,
-            inserted_at: now,
-        };
         let change = Change { account_id, who: Who::Operator, now, id: chance.uuid_v7(now) };
-        store.create_key(&change, &key, &text.hash()).await?;
+        let grant = Grant { name: self.name.clone(), role: self.role, expires_at: span.map(|span| now + span) };
+        let (key, text) = issue_key(&store, &change, grant, &chance).await?;
         store.close().await;
         if self.json {
             output::json(&json!({

@@ -13,10 +13,12 @@ use sha2::{Digest, Sha256};
 
 use crate::chance::Chance;
 use crate::clock::Clock;
-use crate::domain::access::{Actor, Who};
-use crate::domain::ids::{AccountId, SiteId, UserId};
+use crate::domain::access::{Actor, Role, Who};
+use crate::domain::ids::{AccountId, KeyId, SiteId, UserId};
 use crate::domain::key::KeyText;
 use crate::domain::time::Timestamp;
+use crate::store::audit::Change;
+use crate::store::keys::ApiKey;
 use crate::store::{Result, Store};
 
 pub mod password;
@@ -109,6 +111,31 @@ impl Directory {
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Domains> {
         self.domains.read().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a new key is to be.
+#[derive(Debug, Clone)]
+pub struct Grant {
+    pub name: String,
+    pub role: Role,
+    pub expires_at: Option<Timestamp>,
+}
+
+/// Makes a key for the account of `change`. Its text exists only in the answer.
+pub async fn issue_key(store: &Store, change: &Change, grant: Grant, chance: &Chance) -> Result<(ApiKey, KeyText)> {
+    let text = KeyText::generate(chance.bytes());
+    let key = ApiKey {
+        id: KeyId(chance.uuid_v7(change.now)),
+        account_id: change.account_id,
+        name: grant.name,
+        role: grant.role,
+        prefix: text.shown().to_owned(),
+        expires_at: grant.expires_at,
+        last_used_at: None,
+        inserted_at: change.now,
+    };
+    store.create_key(change, &key, &text.hash()).await?;
+    Ok((key, text))
 }
 
 /// Only the hash of a token is stored. Tokens are random, so a plain one is enough.

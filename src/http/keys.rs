@@ -10,9 +10,9 @@ use super::Api;
 use super::auth::Asking;
 use super::body::{Fields, JsonObject};
 use super::error::{ApiError, Problem, Result};
+use crate::directory::{Grant, issue_key};
 use crate::domain::access::Role;
 use crate::domain::ids::KeyId;
-use crate::domain::key::KeyText;
 use crate::domain::time::Timestamp;
 use crate::store::keys::ApiKey;
 
@@ -113,18 +113,8 @@ pub async fn create_key(
     if role > actor.role {
         return Err(ApiError::role_too_low(role));
     }
-    let text = KeyText::generate(api.chance.bytes());
-    let key = ApiKey {
-        id: KeyId(api.chance.uuid_v7(now)),
-        account_id: actor.account_id,
-        name,
-        role,
-        prefix: text.shown().to_owned(),
-        expires_at,
-        last_used_at: None,
-        inserted_at: now,
-    };
-    api.store.create_key(&api.change(&actor), &key, &text.hash()).await?;
+    let grant = Grant { name, role, expires_at };
+    let (key, text) = issue_key(&api.store, &api.change(&actor), grant, &api.chance).await?;
     Ok((StatusCode::CREATED, Json(KeyAnswer { key: text.expose().to_owned(), api_key: key.into() })))
 }
 

@@ -15,16 +15,13 @@ use super::Api;
 use super::auth::{SESSION_COOKIE, is_same_origin, session_token};
 use super::body::{Fields, JsonObject};
 use super::error::{ApiError, Problem, Result};
-use crate::directory::{SESSION_FOR, password, token_hash};
+use crate::directory::{Grant, SESSION_FOR, issue_key, password, token_hash};
 use crate::domain::access::{Role, Who};
-use crate::domain::ids::{AccountId, KeyId, UserId};
-use crate::domain::key::KeyText;
 use crate::domain::time::Timestamp;
 use crate::store::StoreError;
 use crate::store::accounts::FirstOwner;
 use crate::store::audit::Change;
 use crate::store::facts::SETUP_TOKEN;
-use crate::store::keys::ApiKey;
 
 /// Tries to sign in that fail before one has to wait.
 const TRIES: u32 = 10;
@@ -170,7 +167,9 @@ pub async fn run(api: &Api, body: &Map<String, Value>) -> Result<(SetupAnswer, H
         error => error.into(),
     })?;
     let (account_id, user_id) = created.ok_or_else(wrong_token)?;
-    let key = first_key(api, account_id, user_id, now).await?;
+    let change = Change { account_id, who: Who::User(user_id), now, id: api.chance.uuid_v7(now) };
+    let grant = Grant { name: "First key".to_owned(), role: Role::Owner, expires_at: None };
+    let (_, key) = issue_key(&api.store, &change, grant, &api.chance).await?;
     let session = api.directory.sign_in(account_id, user_id, &api.chance).await?;
     let answer = SetupAnswer { key: key.expose().to_owned(), account_id: account_id.to_string() };
     Ok((answer, cookie(api, &session, SESSION_FOR)))
@@ -184,23 +183,6 @@ pub async fn token_is_right(api: &Api, token: &str) -> Result<bool> {
 
 fn wrong_token() -> ApiError {
     ApiError::forbidden("wrong_setup_token", "This set-up link is not valid, or was used already.")
-}
-
-async fn first_key(api: &Api, account_id: AccountId, user_id: UserId, now: Timestamp) -> Result<KeyText> {
-    let text = KeyText::generate(api.chance.bytes());
-    let key = ApiKey {
-        id: KeyId(api.chance.uuid_v7(now)),
-        account_id,
-        name: "First key".to_owned(),
-        role: Role::Owner,
-        prefix: text.shown().to_owned(),
-        expires_at: None,
-        last_used_at: None,
-        inserted_at: now,
-    };
-    let change = Change { account_id, who: Who::User(user_id), now, id: api.chance.uuid_v7(now) };
-    api.store.create_key(&change, &key, &text.hash()).await?;
-    Ok(text)
 }
 
 fn cookie(api: &Api, token: &str, lives: Duration) -> HeaderValue {
