@@ -1,5 +1,6 @@
 //! Where time comes from. Nothing else in the crate asks the operating system what time it is.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -27,7 +28,7 @@ impl Clock {
     pub fn now(&self) -> Timestamp {
         match &self.0 {
             Source::System => Timestamp::from_micros(jiff::Timestamp::now().as_microsecond()),
-            Source::Manual(clock) => Timestamp::from_micros(clock.micros.load(Ordering::SeqCst)),
+            Source::Manual(clock) => clock.now(),
         }
     }
 
@@ -58,14 +59,22 @@ impl Clock {
 
 /// A clock that stands still until it is told to move.
 #[derive(Clone)]
-pub struct ManualClock {
-    micros: Arc<AtomicI64>,
+pub struct ManualClock(Arc<Hands>);
+
+struct Hands {
+    micros: AtomicI64,
     moved: watch::Sender<i64>,
+    /// How many wait for each moment.
+    sleepers: watch::Sender<BTreeMap<i64, usize>>,
 }
 
 impl ManualClock {
     pub fn at(start: Timestamp) -> Self {
-        Self { micros: Arc::new(AtomicI64::new(start.micros())), moved: watch::channel(start.micros()).0 }
+        Self(Arc::new(Hands {
+            micros: AtomicI64::new(start.micros()),
+            moved: watch::channel(start.micros()).0,
+            sleepers: watch::channel(BTreeMap::new()).0,
+        }))
     }
 
     pub fn clock(&self) -> Clock {
@@ -73,19 +82,50 @@ impl ManualClock {
     }
 
     pub fn now(&self) -> Timestamp {
-        Timestamp::from_micros(self.micros.load(Ordering::SeqCst))
+        Timestamp::from_micros(self.0.micros.load(Ordering::SeqCst))
     }
 
     /// Moves time forward and wakes everybody whose moment has come.
     pub fn advance(&self, span: Duration) {
         let target = (self.now() + span).micros();
-        self.micros.store(target, Ordering::SeqCst);
-        self.moved.send_replace(target);
+        self.0.micros.store(target, Ordering::SeqCst);
+        self.0.moved.send_replace(target);
+    }
+
+    /// Returns once somebody waits for exactly the moment `span` from now: then it is time to advance.
+    pub async fn somebody_waits(&self, span: Duration) {
+        let moment = (self.now() + span).micros();
+        let mut sleepers = self.0.sleepers.subscribe();
+        // The sender lives in `self`.
+        let _ = sleepers.wait_for(|sleepers| sleepers.contains_key(&moment)).await;
     }
 
     async fn wait_until(&self, moment: Timestamp) {
-        let mut moved = self.moved.subscribe();
+        let _asleep = Asleep::until(&self.0, moment.micros());
+        let mut moved = self.0.moved.subscribe();
         // The sender lives in `self`, so waiting only ends when the moment has come.
         let _ = moved.wait_for(|micros| *micros >= moment.micros()).await;
+    }
+}
+
+/// Somebody who waits, counted until they do not any more.
+struct Asleep<'a> {
+    hands: &'a Hands,
+    moment: i64,
+}
+
+impl<'a> Asleep<'a> {
+    fn until(hands: &'a Hands, moment: i64) -> Self {
+        hands.sleepers.send_modify(|sleepers| *sleepers.entry(moment).or_default() += 1);
+        Self { hands, moment }
+    }
+}
+
+impl Drop for Asleep<'_> {
+    fn drop(&mut self) {
+        self.hands.sleepers.send_modify(|sleepers| match sleepers.get_mut(&self.moment) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(sleepers.remove(&self.moment)),
+        });
     }
 }

@@ -27,26 +27,47 @@ pub enum ToDispatcher {
     Drain(Answer),
 }
 
+/// What the keeper of the leases is asked.
+#[derive(Debug)]
+pub enum ToLeases {
+    /// Renew now. For tests, whose clock jumps further than a lease lasts.
+    Renew(Answer),
+}
+
+/// What the learner is asked.
+#[derive(Debug)]
+pub enum ToLearner {
+    /// Learn now what is due, and do so before anything else.
+    Learn(Answer),
+}
+
 /// Cheap to clone. Without an engine in this process it does nothing: the engine's own sweep finds out.
 #[derive(Clone, Default)]
 pub struct Wake {
     evaluator: Option<mpsc::Sender<ToEvaluator>>,
     dispatcher: Option<mpsc::Sender<ToDispatcher>>,
+    learner: Option<mpsc::Sender<ToLearner>>,
+    leases: Option<mpsc::Sender<ToLeases>>,
 }
 
 impl Wake {
-    pub fn new(evaluator: mpsc::Sender<ToEvaluator>, dispatcher: mpsc::Sender<ToDispatcher>) -> Self {
-        Self { evaluator: Some(evaluator), dispatcher: Some(dispatcher) }
+    pub fn new(
+        evaluator: mpsc::Sender<ToEvaluator>,
+        dispatcher: mpsc::Sender<ToDispatcher>,
+        learner: mpsc::Sender<ToLearner>,
+        leases: mpsc::Sender<ToLeases>,
+    ) -> Self {
+        Self { evaluator: Some(evaluator), dispatcher: Some(dispatcher), learner: Some(learner), leases: Some(leases) }
     }
 
     /// Returns once no evaluation uses the old configuration any more.
     pub async fn configuration_changed(&self) {
-        self.ask_evaluator(ToEvaluator::ConfigurationChanged).await;
+        ask(self.evaluator.as_ref(), ToEvaluator::ConfigurationChanged).await;
     }
 
     /// Returns once no attempt can start that the old state of the webhook would have allowed.
     pub async fn webhook_changed(&self, id: WebhookId) {
-        self.ask_dispatcher(|answer| ToDispatcher::WebhookChanged(id, answer)).await;
+        ask(self.dispatcher.as_ref(), |answer| ToDispatcher::WebhookChanged(id, answer)).await;
         self.configuration_changed().await;
     }
 
@@ -58,27 +79,21 @@ impl Wake {
         }
     }
 
-    /// Returns once everything committed so far has been evaluated and everything due has been attempted.
+    /// Returns once everything committed so far has been learned from and evaluated, and everything due was attempted.
     pub async fn drain(&self) {
-        self.ask_evaluator(ToEvaluator::Look).await;
-        self.ask_dispatcher(ToDispatcher::Drain).await;
+        ask(self.leases.as_ref(), ToLeases::Renew).await;
+        ask(self.learner.as_ref(), ToLearner::Learn).await;
+        ask(self.evaluator.as_ref(), ToEvaluator::Look).await;
+        ask(self.dispatcher.as_ref(), ToDispatcher::Drain).await;
     }
+}
 
-    async fn ask_evaluator(&self, call: impl FnOnce(Answer) -> ToEvaluator) {
-        if let Some(evaluator) = &self.evaluator {
-            let (answer, answered) = oneshot::channel();
-            if evaluator.send(call(answer)).await.is_ok() {
-                let _ = answered.await;
-            }
-        }
-    }
-
-    async fn ask_dispatcher(&self, call: impl FnOnce(Answer) -> ToDispatcher) {
-        if let Some(dispatcher) = &self.dispatcher {
-            let (answer, answered) = oneshot::channel();
-            if dispatcher.send(call(answer)).await.is_ok() {
-                let _ = answered.await;
-            }
+/// A closed channel means the engine is stopping: there is nobody left to wait for.
+async fn ask<T>(whom: Option<&mpsc::Sender<T>>, call: impl FnOnce(Answer) -> T) {
+    if let Some(whom) = whom {
+        let (answer, answered) = oneshot::channel();
+        if whom.send(call(answer)).await.is_ok() {
+            let _ = answered.await;
         }
     }
 }

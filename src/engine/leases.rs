@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::domain::ids::NodeId;
 use crate::store::shards::Lease;
 use crate::store::{Store, StoreError};
+use crate::wake::ToLeases;
 
 /// How long a lease lasts on the database's clock.
 pub const TTL: Duration = Duration::from_secs(15);
@@ -101,13 +102,20 @@ pub async fn claim(store: &Store, leases: &Leases) -> Result<(), StoreError> {
 ///
 /// # Errors
 /// Another process works on the same SQLite file.
-pub async fn run(store: Store, leases: Leases, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(
+    store: Store,
+    leases: Leases,
+    mut calls: mpsc::Receiver<ToLeases>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let clock = leases.0.clock.clone();
     loop {
-        tokio::select! {
+        // Dropped, and so answered, when this round is over.
+        let _asked = tokio::select! {
             () = stop.cancelled() => break,
-            () = clock.sleep(RENEW_EVERY) => {}
-        }
+            Some(call) = calls.recv() => Some(call),
+            () = clock.sleep(RENEW_EVERY) => None,
+        };
         let before = leases.all().len();
         let outcome = if store.is_sqlite() { recheck(&store, &leases).await } else { claim(&store, &leases).await };
         match outcome {

@@ -72,6 +72,8 @@ impl Engine {
         let known = profiles::Profiles::default();
         let (evaluator_calls, to_evaluator) = mpsc::channel(64);
         let (dispatcher_calls, to_dispatcher) = mpsc::channel(64);
+        let (leases_calls, to_leases) = mpsc::channel(64);
+        let (learner_calls, to_learner) = mpsc::channel(64);
         let (hand_over, fresh) = mpsc::channel(256);
         let (settle, outcomes) = mpsc::channel(4_096);
         let (written, settled) = mpsc::channel(256);
@@ -124,14 +126,15 @@ impl Engine {
         duties.spawn(async move { ("dispatcher", dispatcher.run(to_dispatcher, token).await) });
         duties.spawn(async move { ("settler", settler.run().await) });
         let token = stop.clone();
-        duties.spawn(async move { ("learner", learner.run(token).await) });
+        duties.spawn(async move { ("learner", learner.run(to_learner, token).await) });
         let token = stop.clone();
         duties.spawn(async move { ("janitor", janitor.run(token).await) });
         let mut leases = JoinSet::new();
         let release = CancellationToken::new();
         let (token, store) = (release.clone(), self.store);
-        leases.spawn(async move { ("leases", leases::run(store, held, token).await) });
-        Ok(Running { wake: Wake::new(evaluator_calls, dispatcher_calls), duties, stop, leases, release })
+        leases.spawn(async move { ("leases", leases::run(store, held, to_leases, token).await) });
+        let wake = Wake::new(evaluator_calls, dispatcher_calls, learner_calls, leases_calls);
+        Ok(Running { wake, duties, stop, leases, release })
     }
 }
 

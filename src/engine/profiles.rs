@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -16,6 +17,7 @@ use crate::domain::ids::SiteId;
 use crate::domain::time::Timestamp;
 use crate::domain::trigger::Baseline;
 use crate::store::Store;
+use crate::wake::ToLearner;
 
 /// How old a profile may become.
 const RELEARN_AFTER: Duration = Duration::from_secs(3_600);
@@ -52,18 +54,24 @@ pub struct Learner {
 }
 
 impl Learner {
-    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+    pub async fn run(self, mut calls: mpsc::Receiver<ToLearner>, stop: CancellationToken) -> anyhow::Result<()> {
         match self.store.operator_profiles().await {
             Ok(known) => known.into_iter().for_each(|(site_id, profile)| self.profiles.put(site_id, profile)),
             Err(error) => warn!(%error, "Profiles could not be read and are learned again: {error}"),
         }
         let mut catalog = Catalog::default();
+        let mut asked = None;
         loop {
             if let Err(error) = self.learn_what_is_due(&mut catalog).await {
                 warn!(%error, "Profiles could not be learned and will be later: {error}");
             }
+            if let Some(ToLearner::Learn(answer)) = asked.take() {
+                // Nobody waiting any more is no reason to stop.
+                let _ = answer.send(());
+            }
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
+                Some(call) = calls.recv() => asked = Some(call),
                 () = self.clock.sleep(LOOK_EVERY) => {}
             }
         }

@@ -42,7 +42,8 @@ pub struct DeliveryView {
     trigger_type: Option<String>,
     /// `pending`, `sending`, `retrying`, `success`, `failed` or `cancelled`.
     status: String,
-    /// Why it ended, when not by success: `attempts_exhausted`, `expired` or `endpoint_gone`.
+    /// Why it ended, when not by success: `attempts_exhausted`, `expired` or `endpoint_gone`; `shadow` when it was
+    /// never to be sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     /// Of the last attempt.

@@ -64,11 +64,15 @@ macro_rules! delivery_sql {
             "WITH delivery AS (
                 SELECT events.id, events.webhook_id, events.trigger_id, events.type AS event_type,
                     CASE
-                        WHEN queue.event_id IS NULL THEN coalesce(last.ended, 'failed')
+                        WHEN queue.event_id IS NULL THEN coalesce(last.ended, 'cancelled')
                         WHEN queue.attempt = 0 THEN 'pending'
                         ELSE 'retrying'
                     END AS status,
-                    CASE WHEN queue.event_id IS NULL THEN last.reason END AS reason,
+                    CASE
+                        WHEN queue.event_id IS NOT NULL THEN NULL
+                        WHEN last.number IS NULL THEN 'shadow'
+                        ELSE last.reason
+                    END AS reason,
                     events.payload,
                     coalesce(last.number, 0) AS attempts,
                     queue.due_at AS next_attempt_at,

@@ -81,7 +81,8 @@ impl Store {
         Ok(owed)
     }
 
-    /// Records an event that somebody asked for, such as a test, and owes it at once. `false` when the webhook is gone.
+    /// Records an event that somebody asked for, such as a test, and owes it at once. `false` when the webhook is
+    /// gone or was paused meanwhile.
     pub async fn record_request(&self, event: &Event, shard: i32) -> Result<bool> {
         let mut tx = self.begin().await?;
         if !tx.insert_event(event, None).await? {
@@ -100,14 +101,16 @@ impl Store {
 }
 
 impl Tx {
-    /// Whether the row is there now. It is not when the moment is recorded already, or the trigger is not at
-    /// `trigger_version` any more.
+    /// Whether the row is there now. It is not when the moment is recorded already, the webhook is paused, disabled or
+    /// gone, or the trigger is not at `trigger_version` any more.
     async fn insert_event(&mut self, event: &Event, trigger_version: Option<i64>) -> Result<bool> {
         const SQL: &str = "
             INSERT INTO events (id, account_id, site_id, webhook_id, trigger_id, type, moment, format, payload,
                 inserted_at)
             SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10
-            WHERE EXISTS (SELECT 1 FROM webhooks WHERE id = $4 AND account_id = $2)
+            WHERE EXISTS (
+                    SELECT 1 FROM webhooks WHERE id = $4 AND account_id = $2 AND active AND disabled_at IS NULL
+                )
                 AND ($11 IS NULL OR EXISTS (SELECT 1 FROM triggers WHERE id = $5 AND version = $11))
             ON CONFLICT (trigger_id, moment) DO NOTHING";
         Ok(on!(&mut self.0, tx => sqlx::query(SQL)

@@ -16,18 +16,25 @@ macro_rules! on_both {
 
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn sqlite() {
-                    run($crate::support::Database::sqlite()).await;
+                    $crate::support::in_time(run($crate::support::Database::sqlite())).await;
                 }
 
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn postgres() {
-                    run($crate::support::Database::postgres().await).await;
+                    $crate::support::in_time(async { run($crate::support::Database::postgres().await).await }).await;
                 }
             }
         )*
     };
 }
 pub(crate) use on_both;
+
+/// A test that waits for something that never comes fails instead of hanging.
+#[expect(clippy::disallowed_methods, reason = "the clock of a test stands still; this one must not")]
+pub async fn in_time(test: impl Future<Output = ()>) {
+    let limit = std::time::Duration::from_secs(60);
+    tokio::time::timeout(limit, test).await.expect("the test ends within a minute");
+}
 
 /// An empty database of one kind, and a folder that goes with it.
 pub struct Database {
