@@ -4,4 +4,5 @@
 //! only moves when told. Nothing sleeps. Everything about the database runs on SQLite and on PostgreSQL.
 
 mod flow;
+mod sending;
 mod support;

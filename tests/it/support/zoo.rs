@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -16,8 +15,10 @@ use tokio_rustls::TlsAcceptor;
 pub enum Behaviour {
     /// Answers with these bytes and keeps the connection.
     Answer(Vec<u8>),
-    /// Accepts the connection and says nothing, ever.
-    HangBeforeReading,
+    /// Reads the first bytes of whatever comes and says nothing, ever.
+    HangAtHello,
+    /// Reads the first bytes of whatever comes, answers with these and closes: a plain server that is spoken TLS to.
+    AnswerAtHello(Vec<u8>),
     /// Reads the request and says nothing, ever.
     HangAfterReading,
     /// Sends these bytes, then nothing more; the connection stays open.
@@ -145,10 +146,14 @@ impl Shared {
     async fn talk<S: AsyncRead + AsyncWrite + Unpin>(&self, mut stream: S, make_reset: impl Fn(&S)) {
         let mut buffered = Vec::new();
         loop {
-            let hang_early = matches!(self.script.lock().unwrap().front(), Some(Behaviour::HangBeforeReading));
-            if hang_early {
+            let first = self.script.lock().unwrap().front().cloned();
+            if let Some(Behaviour::HangAtHello | Behaviour::AnswerAtHello(_)) = first {
+                let _ = stream.read_buf(&mut buffered).await;
                 self.count.send_modify(|count| *count += 1);
-                return std::future::pending().await;
+                match first {
+                    Some(Behaviour::AnswerAtHello(bytes)) => return drop(stream.write_all(&bytes).await),
+                    _ => return std::future::pending().await,
+                }
             }
             let Some(arrived) = read_request(&mut stream, &mut buffered).await else { return };
             let behaviour = self.next();
@@ -160,7 +165,9 @@ impl Shared {
                         return;
                     }
                 }
-                Behaviour::HangBeforeReading | Behaviour::HangAfterReading => return std::future::pending().await,
+                Behaviour::HangAtHello | Behaviour::AnswerAtHello(_) | Behaviour::HangAfterReading => {
+                    return std::future::pending().await;
+                }
                 Behaviour::AnswerAndHang(bytes) => {
                     let _ = stream.write_all(&bytes).await;
                     return std::future::pending().await;
@@ -198,40 +205,38 @@ async fn read_request<S: AsyncRead + Unpin>(stream: &mut S, buffered: &mut Vec<u
     }
 }
 
-/// A certificate for a server of the zoo.
+/// A certificate for a server of the zoo, and the authority that signed it.
 pub struct Certificate {
     chain: Vec<CertificateDer<'static>>,
     key: Vec<u8>,
-    /// Of the authority that signed it, or of itself.
+    authority: Arc<rcgen::CertifiedIssuer<'static, rcgen::KeyPair>>,
     pub authority_pem: String,
 }
 
 impl Certificate {
-    /// Signed by an authority, for these names.
+    /// For these names, signed by an authority made for it.
     pub fn signed_for(names: &[&str]) -> Self {
-        Self::make(names, false)
-    }
-
-    /// Signed by an authority, but no longer valid.
-    pub fn expired() -> Self {
-        Self::make(&["127.0.0.1"], true)
-    }
-
-    /// Signed by nobody but itself.
-    pub fn self_signed() -> Self {
-        let names = ["127.0.0.1".to_owned()];
-        let made = rcgen::generate_simple_self_signed(names).expect("a certificate can be made");
-        Self {
-            chain: vec![made.cert.der().clone()],
-            key: made.signing_key.serialize_der(),
-            authority_pem: String::new(),
-        }
-    }
-
-    fn make(names: &[&str], expired: bool) -> Self {
         let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let authority = rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().unwrap()).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        Self::signed_by(Arc::new(rcgen::CertifiedIssuer::self_signed(params, key).unwrap()), names, false)
+    }
+
+    /// For other names, signed by the same authority.
+    pub fn sibling(&self, names: &[&str]) -> Self {
+        Self::signed_by(Arc::clone(&self.authority), names, false)
+    }
+
+    /// The same, but no longer valid.
+    pub fn expired_sibling(&self) -> Self {
+        Self::signed_by(Arc::clone(&self.authority), &["127.0.0.1"], true)
+    }
+
+    fn signed_by(
+        authority: Arc<rcgen::CertifiedIssuer<'static, rcgen::KeyPair>>,
+        names: &[&str],
+        expired: bool,
+    ) -> Self {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = rcgen::CertificateParams::new(names).unwrap();
         if expired {
@@ -240,7 +245,8 @@ impl Certificate {
         }
         let key = rcgen::KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &authority).unwrap();
-        Self { chain: vec![certificate.der().clone()], key: key.serialize_der(), authority_pem: authority.pem() }
+        let authority_pem = authority.pem();
+        Self { chain: vec![certificate.der().clone()], key: key.serialize_der(), authority, authority_pem }
     }
 
     fn acceptor(&self) -> TlsAcceptor {
@@ -254,6 +260,3 @@ impl Certificate {
         TlsAcceptor::from(Arc::new(config))
     }
 }
-
-/// More than any budget of an attempt.
-pub const LONGER_THAN_ANY_BUDGET: Duration = Duration::from_secs(16);
