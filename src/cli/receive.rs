@@ -28,7 +28,7 @@ const MOST_BYTES: usize = 1_000_000;
 #[derive(Debug, clap::Args)]
 pub struct Receive {
     /// Address and port
-    #[arg(long, default_value = "127.0.0.1:9000")]
+    #[arg(long, default_value = "127.0.0.1:9099")]
     listen: SocketAddr,
     /// Signing secret; without it nothing is verified
     #[arg(long)]

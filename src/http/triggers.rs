@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use http::StatusCode;
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::Api;
@@ -103,7 +103,7 @@ pub async fn create_trigger(
     let settings = Settings::parse(&body)?;
     let goals = goals_of(&api, &actor, webhook.site_id).await?;
     refuse_unknown_goal(&settings, &goals)?;
-    let trigger = new_trigger(&api, &webhook, settings, api.clock.now());
+    let trigger = trigger_of(&api, &webhook, (None, settings), api.clock.now());
     api.store.create_trigger(&api.change(&actor), &trigger).await.map_err(exists)?;
     api.configuration_changed().await?;
     Ok((StatusCode::CREATED, Json(TriggerAnswer { trigger: trigger.into() })))
@@ -149,7 +149,7 @@ pub async fn update_trigger(
     security(("key" = []), ("session" = [])),
     params(("site" = String, Path, description = "Id or domain"), ("id" = String, Path), ("trigger_id" = String, Path)),
     responses((status = 204), (status = 401, body = Problem), (status = 403, body = Problem),
-        (status = 404, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
+        (status = 404, body = Problem), (status = 503, body = Problem)))]
 pub async fn delete_trigger(
     State(api): State<Api>,
     asking: Asking,
@@ -158,14 +158,6 @@ pub async fn delete_trigger(
     let actor = asking.at_least(Role::Editor)?;
     let webhook = find_webhook(&api, &actor, &site, &id).await?;
     let trigger_id: TriggerId = trigger_id.parse().map_err(|_| ApiError::not_found())?;
-    let triggers = api.store.triggers_of_site(actor.account_id, webhook.site_id).await?;
-    let of_webhook: Vec<_> = triggers.iter().filter(|trigger| trigger.webhook_id == webhook.id).collect();
-    if !of_webhook.iter().any(|trigger| trigger.id == trigger_id) {
-        return Err(ApiError::not_found());
-    }
-    if of_webhook.len() == 1 {
-        return Err(Invalid::one("triggers", "must not become empty: delete or pause the webhook instead").into());
-    }
     if !api.store.delete_trigger(&api.change(&actor), webhook.id, trigger_id).await? {
         return Err(ApiError::not_found());
     }
@@ -173,45 +165,53 @@ pub async fn delete_trigger(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The triggers of a new webhook.
+/// The triggers a webhook is to have. One with the id, or with exactly the settings, of a trigger in `present` stays that
+/// trigger; the others are new.
 ///
 /// # Errors
 /// Everything that is wrong with any of them, under `triggers[0].…`.
-pub fn read_triggers(value: Option<&Value>, goals: &HashSet<GoalId>) -> Result<Vec<Settings>, Invalid> {
+pub fn read_triggers(
+    value: Option<&Value>,
+    goals: &HashSet<GoalId>,
+    present: &[Trigger],
+) -> Result<Vec<(Option<TriggerId>, Settings)>, Invalid> {
     let items = match value {
         Some(Value::Array(items)) if !items.is_empty() => items,
         Some(Value::Array(_)) | None => return Err(Invalid::one("triggers", "must have at least one trigger")),
         Some(_) => return Err(Invalid::one("triggers", "must be a list of triggers")),
     };
     let mut invalid = Invalid::new();
-    let mut triggers = Vec::with_capacity(items.len());
+    let mut triggers: Vec<(Option<TriggerId>, Settings)> = Vec::with_capacity(items.len());
     for (index, item) in items.iter().enumerate() {
-        let prefix = format!("triggers[{index}].");
-        let none = Map::new();
-        let Some(object) = item.as_object().or((item.is_null()).then_some(&none)) else {
+        let Some(object) = item.as_object() else {
             invalid.add(format!("triggers[{index}]"), "must be an object");
             continue;
         };
-        match Settings::parse(object) {
-            Ok(settings) => {
-                if let Err(problem) = check_goal(&settings, goals) {
-                    invalid.merge(&prefix, problem);
-                } else if triggers.contains(&settings) {
-                    invalid.add(format!("triggers[{index}]"), "is identical to another trigger of this webhook");
-                } else {
-                    triggers.push(settings);
-                }
+        let settings = Settings::parse(object).and_then(|settings| check_goal(&settings, goals).map(|()| settings));
+        match settings {
+            Ok(settings) if triggers.iter().any(|(_, other)| *other == settings) => {
+                invalid.add(format!("triggers[{index}]"), "is identical to another trigger of this webhook");
             }
-            Err(problem) => invalid.merge(&prefix, problem),
+            Ok(settings) => {
+                let id = object.get("id").and_then(Value::as_str).and_then(|id| id.parse().ok());
+                let same = present.iter().find(|trigger| Some(trigger.id) == id || trigger.settings == settings);
+                triggers.push((same.map(|trigger| trigger.id), settings));
+            }
+            Err(problem) => invalid.merge(&format!("triggers[{index}]."), problem),
         }
     }
     invalid.into_result(triggers)
 }
 
-/// A trigger that does not exist yet.
-pub fn new_trigger(api: &Api, webhook: &Webhook, settings: Settings, now: Timestamp) -> Trigger {
+/// A trigger as it is to be; a new one where there is no `id`.
+pub fn trigger_of(
+    api: &Api,
+    webhook: &Webhook,
+    (id, settings): (Option<TriggerId>, Settings),
+    now: Timestamp,
+) -> Trigger {
     Trigger {
-        id: TriggerId(api.chance.uuid_v7(now)),
+        id: id.unwrap_or_else(|| TriggerId(api.chance.uuid_v7(now))),
         account_id: webhook.account_id,
         site_id: webhook.site_id,
         webhook_id: webhook.id,
@@ -238,7 +238,7 @@ fn refuse_unknown_goal(settings: &Settings, goals: &HashSet<GoalId>) -> Result<(
     check_goal(settings, goals).map_err(ApiError::from)
 }
 
-fn exists(error: StoreError) -> ApiError {
+pub fn exists(error: StoreError) -> ApiError {
     match error {
         StoreError::Conflict(_) => {
             ApiError::conflict("trigger_exists", "The webhook already has a trigger with exactly these settings.")

@@ -15,7 +15,7 @@ use super::auth::Asking;
 use super::body::{Fields, JsonObject};
 use super::error::{ApiError, Problem, Result};
 use super::sites::find;
-use super::triggers::{TriggerBody, TriggerView, goals_of, new_trigger, read_triggers};
+use super::triggers::{TriggerBody, TriggerView, exists, goals_of, read_triggers, trigger_of};
 use crate::domain::access::{Actor, Role};
 use crate::domain::endpoint_url::EndpointUrl;
 use crate::domain::headers;
@@ -190,12 +190,12 @@ pub async fn create_webhook(
     fields.require("name");
     let secret = apply(&api, &mut webhook, &mut fields)?;
     let goals = goals_of(&api, &actor, site.id).await?;
-    let triggers = read_triggers(fields.value("triggers"), &goals).unwrap_or_else(|problem| {
+    let triggers = read_triggers(fields.value("triggers"), &goals, &[]).unwrap_or_else(|problem| {
         fields.invalid.merge("", problem);
         Vec::new()
     });
     let triggers: Vec<_> =
-        fields.finish(triggers)?.into_iter().map(|settings| new_trigger(&api, &webhook, settings, now)).collect();
+        fields.finish(triggers)?.into_iter().map(|wanted| trigger_of(&api, &webhook, wanted, now)).collect();
     let limit = api.settings.max_webhooks_per_account;
     match api.store.create_webhook(&api.change(&actor), &webhook, &triggers, limit).await? {
         Created::LimitReached => {
@@ -255,20 +255,25 @@ pub async fn update_webhook(
 ) -> Result<Json<WebhookAnswer>> {
     let actor = asking.at_least(Role::Editor)?;
     let mut webhook = find_webhook(&api, &actor, &site, &id).await?;
-    let triggers = api.store.triggers_of_site(actor.account_id, webhook.site_id).await?;
     let mut fields = Fields::of(&body, READ_ONLY);
     let secret = apply(&api, &mut webhook, &mut fields)?;
-    if let Some(sent) = fields.value("triggers")
-        && *sent != serde_json::json!(views_of(&webhook, &triggers))
-    {
-        fields
-            .invalid
-            .add("triggers", "cannot be changed here: use the webhook's triggers (POST, PATCH, DELETE …/triggers)");
-    }
-    fields.finish(())?;
+    let triggers = match fields.value("triggers") {
+        None => None,
+        sent => {
+            let mut present = api.store.triggers_of_site(actor.account_id, webhook.site_id).await?;
+            present.retain(|trigger| trigger.webhook_id == webhook.id);
+            let goals = goals_of(&api, &actor, webhook.site_id).await?;
+            read_triggers(sent, &goals, &present).map_err(|problem| fields.invalid.merge("", problem)).ok()
+        }
+    };
+    let now = api.clock.now();
+    let triggers: Option<Vec<_>> = fields
+        .finish(triggers)?
+        .map(|wanted| wanted.into_iter().map(|wanted| trigger_of(&api, &webhook, wanted, now)).collect());
     // Whoever says that it is to be active wants a disabled one back.
     let enable = body.get("active") == Some(&Value::Bool(true));
-    if !api.store.update_webhook(&api.change(&actor), &webhook, enable).await? {
+    let change = api.change(&actor);
+    if !api.store.update_webhook(&change, &webhook, enable, triggers.as_deref()).await.map_err(exists)? {
         return Err(changed_meanwhile());
     }
     api.wake.webhook_changed(webhook.id).await;
@@ -339,7 +344,7 @@ pub async fn rotate_secret(
     webhook.previous_secret =
         old.map(|plain| api.keyring.seal(&place(&webhook, "previous_secret"), api.chance.bytes(), &plain));
     webhook.secret = Some(seal_secret(&api, &webhook, &secret));
-    if !api.store.update_webhook(&api.change(&actor), &webhook, false).await? {
+    if !api.store.update_webhook(&api.change(&actor), &webhook, false, None).await? {
         return Err(changed_meanwhile());
     }
     api.wake.webhook_changed(webhook.id).await;

@@ -115,6 +115,45 @@ impl Store {
 }
 
 impl Tx {
+    /// Leaves the webhook with exactly `wanted`. Those that are there already keep their memory, and their version where
+    /// their settings are the same.
+    pub(super) async fn replace_triggers(
+        &mut self,
+        change: &Change,
+        webhook_id: WebhookId,
+        wanted: &[Trigger],
+    ) -> Result<()> {
+        const PRESENT: &str = "SELECT id FROM triggers WHERE account_id = $1 AND webhook_id = $2";
+        const DELETE: &str = "DELETE FROM triggers WHERE account_id = $1 AND webhook_id = $2 AND id = $3";
+        const UPDATE: &str = "
+            UPDATE triggers
+            SET settings = $4, type = $5, version = version + 1, updated_at = $6
+            WHERE account_id = $1 AND webhook_id = $2 AND id = $3 AND settings <> $4";
+        let present: Vec<TriggerId> = on!(&mut self.0, tx => sqlx::query_scalar(PRESENT)
+            .bind(change.account_id).bind(webhook_id).fetch_all(&mut **tx).await)?;
+        for id in present.iter().filter(|id| !wanted.iter().any(|trigger| trigger.id == **id)) {
+            on!(&mut self.0, tx => sqlx::query(DELETE)
+                .bind(change.account_id).bind(webhook_id).bind(id).execute(&mut **tx).await.map(drop))?;
+        }
+        for trigger in wanted {
+            if !present.contains(&trigger.id) {
+                self.insert_trigger(trigger).await?;
+                continue;
+            }
+            on!(&mut self.0, tx => sqlx::query(UPDATE)
+                .bind(change.account_id)
+                .bind(webhook_id)
+                .bind(trigger.id)
+                .bind(canonical(&trigger.settings))
+                .bind(trigger.settings.type_name())
+                .bind(change.now)
+                .execute(&mut **tx)
+                .await
+                .map(drop))?;
+        }
+        Ok(())
+    }
+
     pub(super) async fn insert_trigger(&mut self, trigger: &Trigger) -> Result<()> {
         const SQL: &str = "
             INSERT INTO triggers (id, account_id, site_id, webhook_id, type, settings, version, inserted_at, updated_at)

@@ -141,8 +141,18 @@ impl Store {
     }
 
     /// Writes what an owner may change over `version`; what the engine learns about the endpoint is left alone, except
-    /// that `enable` forgets a disabling. `false` when the webhook is gone or has moved on.
-    pub async fn update_webhook(&self, change: &Change, webhook: &Webhook, enable: bool) -> Result<bool> {
+    /// that `enable` forgets a disabling. With `triggers` it has exactly those afterwards. `false` when the webhook is
+    /// gone or has moved on.
+    ///
+    /// # Errors
+    /// [`super::StoreError::Conflict`] when two of the triggers are identical.
+    pub async fn update_webhook(
+        &self,
+        change: &Change,
+        webhook: &Webhook,
+        enable: bool,
+        triggers: Option<&[Trigger]>,
+    ) -> Result<bool> {
         const SQL: &str = "
             UPDATE webhooks
             SET name = $4, url = $5, format = $6, headers = $7, retry_schedule = $8, secret = $9,
@@ -173,6 +183,9 @@ impl Store {
             .map(|done| done.rows_affected()))?;
         if updated == 0 {
             return Ok(false);
+        }
+        if let Some(triggers) = triggers {
+            tx.replace_triggers(change, webhook.id, triggers).await?;
         }
         tx.audit(change, "webhook.update", &webhook.id.to_string()).await?;
         tx.touch_catalog().await?;

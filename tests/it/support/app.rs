@@ -276,6 +276,12 @@ impl Answer {
         if self.body.is_empty() { Value::Null } else { self.json() }
     }
 
+    #[track_caller]
+    pub fn expect_text(&self, status: u16) -> String {
+        assert_eq!(self.status.as_u16(), status, "{}", self.text());
+        self.text()
+    }
+
     /// The sentences about a field of a request that was answered 422.
     #[track_caller]
     pub fn complaint(&self, field: &str) -> String {

@@ -1,0 +1,96 @@
+//! `POST /api/event`, as Plausible's trackers expect it.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::app::{Answer, BROWSER, SITE, TestApp};
+use crate::support::on_both;
+
+on_both! {
+    async fn trackers_are_answered_as_by_plausible(database: Database) {
+        let app = TestApp::start(database).await;
+        app.site().await;
+        let post = async |kind: &str, agent: &str, body: String| {
+            let request = app.request(Method::POST, "/api/event").header("content-type", kind).header("user-agent", agent);
+            Answer::of(request.header("origin", "https://example.com").body(body)).await
+        };
+        let short = json!({"n": "pageview", "u": "https://example.com/", "d": SITE}).to_string();
+        let long = json!({"name": "pageview", "url": "https://example.com/", "domain": SITE}).to_string();
+        for (kind, body) in [("application/json", &short), ("text/plain", &short), ("text/plain;charset=UTF-8", &long)] {
+            let answer = post(kind, BROWSER, body.clone()).await;
+            assert_eq!((answer.status.as_u16(), answer.text().as_str()), (202, "ok"));
+            assert_eq!(answer.header("x-plausible-dropped"), None);
+            assert_eq!(answer.header("access-control-allow-origin"), Some("*"));
+        }
+        // Robots and unknown sites are dropped, politely.
+        let unknown = json!({"n": "pageview", "u": "https://other.example/", "d": "other.example"}).to_string();
+        let spam = json!({"n": "pageview", "u": "https://example.com/", "d": SITE, "r": "https://semalt.com/x"}).to_string();
+        for (agent, body) in [("Googlebot/2.1 (+http://www.google.com/bot.html)", &short), (BROWSER, &unknown), (BROWSER, &spam)] {
+            let answer = post("application/json", agent, body.clone()).await;
+            assert_eq!((answer.status.as_u16(), answer.header("x-plausible-dropped")), (202, Some("1")), "{body}");
+        }
+        // Several sites in one event.
+        let two = json!({"n": "pageview", "u": "https://example.com/", "d": "example.com,other.example"}).to_string();
+        assert_eq!(post("text/plain", BROWSER, two).await.header("x-plausible-dropped"), Some("1"));
+        for (body, field) in [
+            ("{".to_owned(), "request"),
+            (json!({"u": "https://example.com/", "d": SITE}).to_string(), "event_name"),
+            (json!({"n": "pageview", "d": SITE}).to_string(), "url"),
+            (json!({"n": "pageview", "u": "not an address", "d": SITE}).to_string(), "url"),
+            (json!({"n": "x".repeat(200), "u": "https://example.com/", "d": SITE}).to_string(), "event_name"),
+        ] {
+            let answer = post("application/json", BROWSER, body.clone()).await;
+            assert!(answer.expect(400)["errors"][field].is_array(), "{body}: {}", answer.text());
+            assert_eq!(answer.header("access-control-allow-origin"), Some("*"));
+        }
+        let large = json!({"n": "pageview", "u": "https://example.com/", "d": SITE, "p": {"a": "x".repeat(1_100_000)}});
+        assert_eq!(post("application/json", BROWSER, large.to_string()).await.status, 413);
+
+        let preflight = app.request(Method::OPTIONS, "/api/event").header("access-control-request-method", "POST");
+        let answer = Answer::of(preflight).await;
+        assert!(answer.status.is_success() && answer.header("access-control-allow-methods").unwrap().contains("POST"));
+        app.stop().await;
+    }
+
+    async fn engagement_needs_a_visit_before_it(database: Database) {
+        let app = TestApp::start(database).await;
+        app.site().await;
+        let engagement = json!({"n": "engagement", "u": "https://example.com/", "d": SITE, "sd": 50, "e": 3000});
+        assert_eq!(app.track(1, engagement.clone()).await.header("x-plausible-dropped"), Some("1"));
+        app.visit(1, "/").await;
+        assert_eq!(app.track(1, engagement).await.header("x-plausible-dropped"), None);
+        app.stop().await;
+    }
+
+    async fn nothing_personal_is_stored(database: Database) {
+        let app = TestApp::start(database).await;
+        app.site().await;
+        let address = "198.51.100.77";
+        let body = json!({"n": "pageview", "u": "https://example.com/secret-free?token=abc", "d": SITE});
+        let request = app.request(Method::POST, "/api/event").header("user-agent", BROWSER).header("x-forwarded-for", address);
+        Answer::of(request.json(&body)).await.expect_text(202);
+        app.drain().await;
+        let database = app.stop().await;
+        let analytics = std::fs::read(database.folder.path().join("analytics.db")).unwrap();
+        let holds = |text: &str| analytics.windows(text.len()).any(|window| window == text.as_bytes());
+        assert!(holds("/secret-free") && !holds(address) && !holds("rv:121.0") && !holds("token=abc"));
+    }
+
+    async fn the_address_a_proxy_names_counts_only_if_the_proxy_is_trusted(database: Database) {
+        let endpoint = crate::support::zoo::Endpoint::http([crate::support::zoo::Behaviour::status(200)]).await;
+        let setup = crate::support::app::Setup {
+            settings: vec![("trusted_proxies", "10.0.0.0/8".to_owned())],
+            ..Default::default()
+        };
+        let app = TestApp::start_with(database, setup).await;
+        app.site().await;
+        let spike: Value = json!([{"type": "visitor_spike", "baseline": "fixed", "min_visitors": 2}]);
+        app.webhook(&endpoint.url(), spike).await;
+        for visitor in 1..=5 {
+            app.visit(visitor, "/").await;
+        }
+        app.drain().await;
+        assert_eq!(endpoint.arrived().len(), 0, "they all come from one address, whatever they claim");
+        app.stop().await;
+    }
+}
