@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::directory::Directory;
 use crate::domain::address::AddressPolicy;
 use crate::domain::ids::NodeId;
+use crate::domain::time::Timestamp;
 use crate::domain::vault::Keyring;
 use crate::engine::egress::{DialRecorder, EgressConnector, Resolver, trusted_roots};
 use crate::engine::sender::Sender;
@@ -34,6 +35,8 @@ pub struct App {
     pub api: Api,
     listener: TcpListener,
     engine: Running,
+    /// Says to other processes that this folder, and the node's name in it, are taken.
+    _identity: Identity,
 }
 
 /// What a test puts in place of the real thing.
@@ -60,6 +63,13 @@ impl App {
     ) -> anyhow::Result<Self> {
         let metrics = telemetry::start_metrics();
         prepare_data_dir(&config.data_dir)?;
+        let identity = Identity::take(&config.data_dir, &chance, clock.now())?;
+        let sqlite = config.database_url.starts_with("sqlite:");
+        anyhow::ensure!(
+            identity.is_ours() || !sqlite,
+            "another pulsehook process works in {}; stop it, or give this one its own data_dir",
+            config.data_dir.display()
+        );
         let keyring = master_key(&config, &chance)?;
         let store = open_store(&config).await?;
         let analytics = Analytics::open(&config.analytics_path)
@@ -77,8 +87,9 @@ impl App {
         }
         let recorder = Recorder::new(analytics.clone(), clock.clone(), chance.clone()).await?;
         let directory = Directory::load(store.clone(), clock.clone()).await?;
-        let node = NodeId(chance.uuid_v7(clock.now()));
-        store.enlist(node, env!("CARGO_PKG_VERSION"), "api,ingest,engine", clock.now()).await?;
+        store.enlist(identity.node, env!("CARGO_PKG_VERSION"), "api,ingest,engine", clock.now()).await?;
+        // What this node held before it was killed is nobody else's: no need to wait for its leases to run out.
+        store.release_shards(identity.node).await?;
         let engine = Engine {
             store: store.clone(),
             analytics: analytics.clone(),
@@ -87,7 +98,7 @@ impl App {
             policy: policy.clone(),
             clock: clock.clone(),
             chance: chance.clone(),
-            node,
+            node: identity.node,
             evaluation_interval: config.evaluation_interval,
             retention: config.retention,
         }
@@ -111,7 +122,7 @@ impl App {
                 trusted_proxies: config.trusted_proxies.clone(),
             },
         );
-        Ok(Self { config, clock, store, analytics, api, listener, engine })
+        Ok(Self { config, clock, store, analytics, api, listener, engine, _identity: identity })
     }
 
     /// Where it listens.
@@ -155,6 +166,42 @@ pub async fn open_store(config: &Config) -> anyhow::Result<Store> {
     let store = Store::open(&config.database_url).await.context("the database cannot be opened")?;
     store.migrate().await.context("the database cannot be brought up to date")?;
     Ok(store)
+}
+
+/// Who this process is among the nodes. The name stays in the data folder, so that a node that was killed comes back as
+/// the same; the locked file keeps a second process of the same folder from taking it.
+struct Identity {
+    node: NodeId,
+    file: Option<std::fs::File>,
+}
+
+impl Identity {
+    fn take(data_dir: &Path, chance: &Chance, now: Timestamp) -> anyhow::Result<Self> {
+        use std::io::{Read as _, Seek as _, Write as _};
+        let path = data_dir.join("node");
+        let unusable = || format!("{} cannot be used", path.display());
+        let new = NodeId(chance.uuid_v7(now));
+        let mut options = std::fs::OpenOptions::new();
+        let mut file =
+            options.read(true).write(true).create(true).truncate(false).open(&path).with_context(unusable)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => return Ok(Self { node: new, file: None }),
+            Err(std::fs::TryLockError::Error(error)) => return Err(error).with_context(unusable),
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text).with_context(unusable)?;
+        if let Ok(id) = text.trim().parse() {
+            return Ok(Self { node: NodeId(id), file: Some(file) });
+        }
+        file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", new.0)).with_context(unusable)?;
+        Ok(Self { node: new, file: Some(file) })
+    }
+
+    /// Whether the folder is this process's own.
+    fn is_ours(&self) -> bool {
+        self.file.is_some()
+    }
 }
 
 /// Makes the folder, for nobody else to read.

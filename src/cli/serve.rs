@@ -24,6 +24,8 @@ impl Serve {
     pub async fn run(self) -> anyhow::Result<()> {
         let config = self.flags.config()?;
         telemetry::start_logs(config.log_format, &config.log_level);
+        // Listened to from here on: whoever starts us may change their mind at any time.
+        let stop = stop_signal()?;
         let chance = Chance::from_system();
         let app = App::build(config, Clock::system(), chance.clone()).await?;
         info!("Pulsehook {} listens on {}", env!("CARGO_PKG_VERSION"), app.config.base_url);
@@ -35,7 +37,7 @@ impl Serve {
                 app.config.base_url
             ));
         }
-        app.run(stop_signal()?).await
+        app.run(stop).await
     }
 }
 

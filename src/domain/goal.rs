@@ -169,6 +169,9 @@ fn kind(
             Some(GoalKind::Event { name })
         }
         (None, Some(path)) => {
+            if path.is_empty() {
+                invalid.add("page_path", "can't be blank");
+            }
             let path = if path.starts_with('/') { path } else { format!("/{path}") };
             if path.chars().count() > MAX_PATH_CHARS {
                 invalid.add("page_path", "must be at most 2000 characters");

@@ -4,6 +4,7 @@
 //! only moves when told. Nothing sleeps. Everything about the database runs on SQLite and on PostgreSQL.
 
 mod api;
+mod crash;
 mod flow;
 mod sending;
 mod support;

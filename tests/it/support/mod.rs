@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod postgres;
+pub mod process;
 pub mod zoo;
 
 /// Runs each test on both databases: `on_both!(async fn name(database: Database) { … })`.

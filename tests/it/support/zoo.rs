@@ -119,6 +119,16 @@ impl Endpoint {
         self.shared.arrived.lock().unwrap().clone()
     }
 
+    /// Waits until what has arrived satisfies `enough`.
+    pub async fn wait_until(&self, enough: impl Fn(&[Arrived]) -> bool) {
+        let mut counted = self.shared.count.subscribe();
+        let look = |_: &usize| {
+            let arrived = self.shared.arrived.lock().unwrap();
+            !arrived.is_empty() && enough(&arrived)
+        };
+        counted.wait_for(look).await.expect("the endpoint lives as long as the test");
+    }
+
     /// Waits until so many requests have arrived (or connections were left hanging).
     pub async fn wait_for(&self, count: usize) {
         let mut counted = self.shared.count.subscribe();

@@ -1,0 +1,102 @@
+//! The real binary, as somebody would run it.
+
+use std::path::Path;
+use std::process::{ExitStatus, Output, Stdio};
+
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+
+use super::Database;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_pulsehook");
+const MASTER_KEY: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+
+/// The binary with the settings of a test in its environment, and nothing of the machine's.
+pub fn pulsehook(database: &Database) -> Command {
+    let mut command = Command::new(BINARY);
+    command
+        .env_clear()
+        .env("PULSEHOOK_LISTEN", "127.0.0.1:0")
+        .env("PULSEHOOK_DATA_DIR", database.folder.path())
+        .env("PULSEHOOK_DATABASE_URL", &database.url)
+        .env("PULSEHOOK_MASTER_KEY", MASTER_KEY)
+        .env("PULSEHOOK_EGRESS_ALLOW", "127.0.0.0/8")
+        .env("PULSEHOOK_EGRESS_ALLOW_HTTP", "true")
+        .current_dir(database.folder.path())
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+/// Runs a command to its end and answers what it wrote to standard output.
+#[track_caller]
+pub fn succeeded(output: &Output) -> String {
+    assert!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).expect("output is text")
+}
+
+/// Makes an owner's key on the machine.
+pub async fn key(database: &Database) -> String {
+    let output = pulsehook(database).args(["keys", "create", "--account", "Owner"]).output().await.unwrap();
+    succeeded(&output).trim().to_owned()
+}
+
+/// A running `serve`.
+pub struct Served {
+    child: Child,
+    pub url: String,
+}
+
+impl Served {
+    /// Starts it, to die at `failpoint` if there is one, and waits until it listens.
+    pub async fn start(database: &Database, failpoint: Option<&str>) -> Self {
+        let mut command = pulsehook(database);
+        command.arg("serve").env("PULSEHOOK_LOG_FORMAT", "text").stdout(Stdio::null()).stderr(Stdio::piped());
+        if let Some(failpoint) = failpoint {
+            command.env("PULSEHOOK_FAILPOINT", failpoint);
+        }
+        let mut child = command.spawn().expect("the binary is there");
+        let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
+        let mut said = Vec::new();
+        let url = loop {
+            let line = lines.next_line().await.unwrap().unwrap_or_else(|| panic!("it ended early: {said:?}"));
+            if let Some((_, url)) = line.split_once("listens on ") {
+                break url.trim().to_owned();
+            }
+            said.push(line);
+        };
+        // Somebody has to read the log, or it fills the pipe.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Self { child, url }
+    }
+
+    /// Asks it to stop, and answers how it did.
+    pub async fn stop(mut self) -> ExitStatus {
+        let id = self.child.id().expect("it still runs").to_string();
+        let asked = Command::new("kill").args(["-TERM", &id]).status().await.unwrap();
+        assert!(asked.success());
+        self.child.wait().await.unwrap()
+    }
+
+    /// Kills it where it stands.
+    pub async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// Waits until it is dead.
+    pub async fn died(&mut self) -> ExitStatus {
+        self.child.wait().await.unwrap()
+    }
+
+    pub fn is_dead(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+}
+
+/// Where the packages are that verify our deliveries and feed our ingestion.
+pub fn tools() -> std::path::PathBuf {
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools");
+    let installed = tools.join(".venv/bin/python").exists() && tools.join("node_modules/stamp").exists();
+    assert!(installed, "the packages of the tests are missing: run `make test`, which installs them");
+    tools
+}
