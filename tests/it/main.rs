@@ -6,5 +6,6 @@
 mod api;
 mod crash;
 mod flow;
+mod interop;
 mod sending;
 mod support;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use pulsehook::analytics::sqlite::Analytics;
 use pulsehook::app::{App, Substitutes};
 use pulsehook::chance::Chance;
-use pulsehook::clock::ManualClock;
+use pulsehook::clock::{Clock, ManualClock};
 use pulsehook::config::{Config, Sources};
 use pulsehook::directory::{Grant, issue_key};
 use pulsehook::domain::access::{Role, Who};
@@ -71,6 +71,11 @@ impl TestApp {
 
     pub async fn start_with(database: Database, setup: Setup) -> Self {
         Self::start_at(database, setup, ManualClock::at(START.parse().unwrap())).await
+    }
+
+    /// With a clock that stands at the real time: for those who compare ours with theirs.
+    pub async fn start_now(database: Database) -> Self {
+        Self::start_at(database, Setup::default(), ManualClock::at(Clock::system().now())).await
     }
 
     pub async fn start_at(database: Database, setup: Setup, clock: ManualClock) -> Self {

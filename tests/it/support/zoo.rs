@@ -60,6 +60,14 @@ impl Arrived {
         })
     }
 
+    /// The same with another value of a header.
+    pub fn with(&self, name: &str, value: &str) -> Self {
+        let keep = |line: &&str| !line.to_ascii_lowercase().starts_with(&format!("{name}:"));
+        let mut head: Vec<_> = self.head.lines().filter(keep).map(str::to_owned).collect();
+        head.push(format!("{name}: {value}"));
+        Self { head: head.join("\r\n"), body: self.body.clone() }
+    }
+
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).expect("the body is JSON")
     }
