@@ -8,4 +8,5 @@ mod crash;
 mod flow;
 mod interop;
 mod sending;
+mod store;
 mod support;

@@ -1,0 +1,441 @@
+//! The store does the same on both databases, and nothing in it was never run.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::Path;
+use std::sync::{LazyLock, Mutex};
+use std::time::Duration;
+
+use pulsehook::domain::event::{Addressee, Data, Event};
+use pulsehook::domain::ids::{AccountId, EventId, NodeId, WebhookId};
+use pulsehook::domain::time::Timestamp;
+use pulsehook::engine::leases::TTL;
+use pulsehook::store::accounts::FirstOwner;
+use pulsehook::store::facts::SETUP_TOKEN;
+use pulsehook::store::idempotency::Repeated;
+use pulsehook::store::outbox::{Fired, StateChange, Step};
+use pulsehook::store::queue::{AttemptRow, Ended, News, Settled, Standing};
+use pulsehook::store::shards::{Lease, SHARDS, shard_of};
+use pulsehook::store::sites::Site;
+use pulsehook::store::{Store, StoreError};
+use serde_json::{Value, json};
+use sqlx::{Connection as _, Row as _};
+use tracing_subscriber::layer::{Context, SubscriberExt as _};
+use uuid::Uuid;
+
+use crate::support::Database;
+use crate::support::app::{SITE, TestApp, text};
+use crate::support::on_both;
+use crate::support::zoo::{Behaviour, Endpoint};
+
+/// Statements that ran in this process, with white space made plain, by database.
+static EXECUTED: LazyLock<Mutex<HashSet<(Kind, String)>>> = LazyLock::new(|| {
+    let filter = tracing_subscriber::filter::Targets::new().with_target("sqlx::query", tracing::Level::TRACE);
+    let subscriber = tracing_subscriber::registry().with(tracing_subscriber::Layer::with_filter(Recorder, filter));
+    tracing::subscriber::set_global_default(subscriber).expect("nobody else records here");
+    Mutex::default()
+});
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    Sqlite,
+    Postgres,
+}
+
+struct Recorder;
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Recorder {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        struct Statement(String);
+        impl tracing::field::Visit for Statement {
+            fn record_debug(&mut self, _: &tracing::field::Field, _: &dyn std::fmt::Debug) {}
+
+            fn record_str(&mut self, field: &tracing::field::Field, value: &str) {
+                if matches!(field.name(), "db.statement" | "summary") && value.len() > self.0.len() {
+                    self.0 = plain(value);
+                }
+            }
+        }
+        let mut statement = Statement(String::new());
+        event.record(&mut statement);
+        // SQLite runs on threads of its own.
+        let sqlite = std::thread::current().name().is_some_and(|name| name.starts_with("sqlx-sqlite"));
+        let kind = if sqlite { Kind::Sqlite } else { Kind::Postgres };
+        EXECUTED.lock().unwrap().insert((kind, statement.0));
+    }
+}
+
+fn plain(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Every text constant of the store that is a statement, with the parts it is made of and the databases it is for.
+fn statements() -> Vec<(String, Vec<String>, Vec<Kind>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store");
+    let constant = regex::Regex::new(r#"(?s)const (\w+): &str =\s*(delivery_sql!\()?\s*(".*?")\s*\)?;"#).unwrap();
+    let literal = regex::Regex::new(r#"(?s)"(.*?)""#).unwrap();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let source = std::fs::read_to_string(&path).unwrap();
+        for capture in constant.captures_iter(&source) {
+            let parts: Vec<_> = literal.captures_iter(&capture[3]).map(|part| plain(&part[1])).collect();
+            if !["SELECT", "INSERT", "UPDATE", "DELETE", "WITH"].iter().any(|verb| parts[0].starts_with(verb)) {
+                continue;
+            }
+            let in_one_by_one = source[..capture.get(0).unwrap().start()].rfind("fn settle_one_by_one");
+            let in_at_once = source[..capture.get(0).unwrap().start()].rfind("fn settle_at_once");
+            let kinds = match &capture[1] {
+                "SQLITE" => vec![Kind::Sqlite],
+                "POSTGRES" => vec![Kind::Postgres],
+                // The batch is a loop here and a statement there.
+                _ if in_at_once.is_some() => vec![Kind::Postgres],
+                _ if in_one_by_one.is_some() => vec![Kind::Sqlite],
+                _ => vec![Kind::Sqlite, Kind::Postgres],
+            };
+            let name = format!("{}: {}", path.file_name().unwrap().display(), &capture[1]);
+            found.push((name, parts, kinds));
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_statement_runs_on_both_databases() {
+    LazyLock::force(&EXECUTED);
+    crate::support::in_time(async {
+        use_everything(Database::sqlite()).await;
+        use_everything(Database::postgres().await).await;
+    })
+    .await;
+    let executed = EXECUTED.lock().unwrap().clone();
+    let statements = statements();
+    assert!(statements.len() > 60, "only {} statements were found; has their spelling changed?", statements.len());
+    let mut missing = Vec::new();
+    for (name, parts, kinds) in statements {
+        for kind in kinds {
+            let ran = executed.iter().any(|(on, text)| *on == kind && parts.iter().all(|part| text.contains(part)));
+            if !ran {
+                missing.push(format!("{name} on {kind:?}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "never ran: {missing:#?}");
+}
+
+/// Everything somebody can do, and what the engine does by itself.
+async fn use_everything(database: Database) {
+    let endpoint = Endpoint::http([500, 200, 410, 200].map(Behaviour::status)).await;
+    let app = TestApp::start(database).await;
+    let site = app.site().await;
+    let goal = app.goal(json!({"event_name": "Signup"})).await;
+    app.get("/api/sites").await.expect(200);
+    app.get(&format!("/api/sites/{}", text(&site["id"]))).await.expect(200);
+    app.get(&format!("/api/sites/{SITE}/goals")).await.expect(200);
+    let spike = json!({"type": "visitor_spike", "min_visitors": 1, "baseline": "fixed"});
+    let typical = json!({"type": "visitor_spike"});
+    let webhook = app.webhook(&endpoint.url(), json!([spike, typical, {"type": "goal_completion"}])).await;
+    let path = format!("/api/sites/{SITE}/webhooks/{}", text(&webhook["id"]));
+    // It begins to fail, gets well, and is gone for good until somebody enables it again.
+    app.post(&format!("{path}/test"), json!({})).await.expect(202);
+    app.drain().await;
+    app.advance(Duration::from_secs(10));
+    app.drain().await;
+    app.post(&format!("{path}/test"), json!({})).await.expect(202);
+    app.drain().await;
+    app.patch(&path, json!({"active": true})).await.expect(200);
+    // An hour of history is what a profile needs at least.
+    for _ in 0..70 {
+        app.visit(1, "/").await;
+        app.advance(Duration::from_secs(60));
+    }
+    app.convert(2, "Signup").await;
+    app.drain().await;
+    let triggers = app.get(&path).await.expect(200)["webhook"]["triggers"].clone();
+    app.patch(&path, json!({"triggers": [triggers[0], {"type": "goal_completion", "goal_id": goal["id"]}]})).await.expect(200);
+    let trigger = app.post(&format!("{path}/triggers"), json!({"type": "goal_completion"})).await.expect(201);
+    let trigger_path = format!("{path}/triggers/{}", text(&trigger["trigger"]["id"]));
+    app.patch(&trigger_path, json!({"shadow": true})).await.expect(200);
+    app.delete(&trigger_path).await.expect(204);
+    let mut edited = app.get(&path).await.expect(200)["webhook"]["triggers"].clone();
+    edited[0]["shadow"] = json!(true);
+    app.patch(&path, json!({"triggers": edited})).await.expect(200);
+    app.post(&format!("{path}/test"), json!({})).await.expect(202);
+    app.drain().await;
+    let deliveries = app.get(&format!("{path}/deliveries")).await.expect(200)["deliveries"].clone();
+    let delivery = format!("{path}/deliveries/{}", text(&deliveries[0]["id"]));
+    app.get(&delivery).await.expect(200);
+    app.post(&format!("{delivery}/resend"), json!({})).await.expect(202);
+    app.post(&format!("{path}/resend"), json!({})).await.expect(202);
+    app.drain().await;
+    app.get("/api/members").await.expect(200);
+    app.get("/api/audit").await.expect(200);
+    let key = app.post("/api/keys", json!({"name": "x", "role": "viewer"})).await.expect(201);
+    app.get("/api/keys").await.expect(200);
+    app.delete(&format!("/api/keys/{}", text(&key["api_key"]["id"]))).await.expect(204);
+    app.get("/api/me").await.expect(200);
+    people(&app).await;
+    repeats(&app).await;
+    bookkeeping(&app).await;
+    app.patch(&format!("/api/sites/{SITE}"), json!({"timezone": "Asia/Tokyo"})).await.expect(200);
+    app.delete(&format!("/api/sites/{SITE}/goals/{}", text(&goal["id"]))).await.expect(204);
+    app.delete(&path).await.expect(204);
+    app.delete(&format!("/api/sites/{SITE}")).await.expect(204);
+    app.stop().await;
+}
+
+async fn people(app: &TestApp) {
+    let store = &app.store;
+    let owner = FirstOwner { account: "Second", email: "b@example.com", password_hash: "x" };
+    store.set_fact(SETUP_TOKEN, "hash").await.unwrap();
+    let (account_id, user_id) = store.set_up("hash", &owner, app.now()).await.unwrap().unwrap();
+    assert_eq!(store.set_up("hash", &owner, app.now()).await.unwrap(), None);
+    assert!(store.operator_is_set_up().await.unwrap());
+    assert_eq!(store.login("b@example.com").await.unwrap().unwrap().user_id, user_id);
+    assert_eq!(store.members(account_id).await.unwrap().len(), 1);
+    assert_eq!(store.account_name(account_id).await.unwrap().as_deref(), Some("Second"));
+    let until = app.now() + Duration::from_secs(60);
+    store.open_session(account_id, user_id, b"token", app.now(), until).await.unwrap();
+    assert!(store.session(b"token", app.now()).await.unwrap().is_some());
+    assert!(store.session(b"token", until).await.unwrap().is_none());
+    assert_eq!(store.operator_prune_sessions(until).await.unwrap(), 1);
+    store.close_session(b"token").await.unwrap();
+}
+
+async fn repeats(app: &TestApp) {
+    let store = &app.store;
+    let take = async |hash: &[u8]| store.take_idempotency_key(app.account_id, "k", hash, app.now()).await.unwrap();
+    assert_eq!(take(b"a").await, Repeated::First);
+    assert_eq!(take(b"a").await, Repeated::InProgress);
+    assert_eq!(take(b"b").await, Repeated::Mismatch);
+    store.remember_answer(app.account_id, "k", 201, b"sealed").await.unwrap();
+    assert_eq!(take(b"a").await, Repeated::Answered { status: 201, response: b"sealed".to_vec() });
+    store.forget_idempotency_key(app.account_id, "k").await.unwrap();
+    assert_eq!(take(b"b").await, Repeated::First);
+    assert_eq!(store.operator_prune_idempotency_keys(app.now() + Duration::from_secs(1)).await.unwrap(), 1);
+}
+
+async fn bookkeeping(app: &TestApp) {
+    let store = &app.store;
+    store.ping().await.unwrap();
+    assert!(store.operator_depth().await.unwrap().deliveries >= 0);
+    store.operator_prune_events(app.now(), EventId(Uuid::nil()), 10).await.unwrap();
+    store.recorded_attempts(&[settled(a_lease(), EventId(Uuid::nil()), app.account_id, WebhookId(Uuid::nil()), Standing::Over {
+        ended: Ended::Failed,
+        reason: None,
+    })]).await.unwrap();
+    let node = NodeId(Uuid::from_u128(9));
+    store.save_watermark(node, 1).await.unwrap();
+    assert_eq!(store.held_shards(node).await.unwrap(), []);
+}
+
+fn a_lease() -> Lease {
+    Lease { shard: 1, epoch: 1, watermark: 0 }
+}
+
+fn settled(lease: Lease, event_id: EventId, account_id: AccountId, webhook_id: WebhookId, standing: Standing) -> Settled {
+    let attempt = AttemptRow {
+        number: 1,
+        started_at: Timestamp::EPOCH,
+        duration_ms: 5,
+        outcome: "success".to_owned(),
+        advice: "Delivered.".to_owned(),
+        response_code: Some(200),
+        response_headers: None,
+        response_body: None,
+    };
+    Settled { lease, event_id, account_id, webhook_id, attempt, standing, news: News::Nothing }
+}
+
+/// A store of its own, with a site and a webhook in it, and no engine.
+struct Bench {
+    store: Store,
+    site: Site,
+    webhook: Value,
+    account_id: AccountId,
+    database: Database,
+}
+
+impl Bench {
+    async fn new(database: Database) -> Self {
+        let app = TestApp::start(database).await;
+        app.site().await;
+        app.goal(json!({"event_name": "Signup"})).await;
+        let webhook = app.webhook("https://hooks.example.com/", json!([{"type": "goal_completion"}])).await;
+        let account_id = app.account_id;
+        let database = app.stop().await;
+        let store = Store::open(&database.url).await.unwrap();
+        let site = store.site(account_id, SITE).await.unwrap().unwrap();
+        Self { store, site, webhook, account_id, database }
+    }
+
+    fn event(&self, number: u128, moment: &str) -> Fired {
+        let webhook_id: WebhookId = text(&self.webhook["id"]).parse().unwrap();
+        let addressee = Addressee {
+            account_id: self.account_id,
+            site_id: self.site.id,
+            site_domain: SITE,
+            webhook_id,
+            format: "json".parse().unwrap(),
+            trigger: None,
+        };
+        let now: Timestamp = "2026-02-25T10:00:00Z".parse().unwrap();
+        let mut event = Event::new(EventId(Uuid::from_u128(number)), &addressee, moment.to_owned(), Data::test(), now);
+        event.trigger_id = Some(text(&self.webhook["triggers"][0]["id"]).parse().unwrap());
+        Fired { event, shard: shard_of(self.site.id), trigger_version: 1, state: None, shadow: false }
+    }
+
+    async fn claim(&self, node: NodeId) -> Vec<Lease> {
+        self.store.claim_shards(node, TTL).await.unwrap();
+        self.store.held_shards(node).await.unwrap()
+    }
+
+    fn mine(&self, leases: &[Lease]) -> Lease {
+        *leases.iter().find(|lease| lease.shard == shard_of(self.site.id)).unwrap()
+    }
+}
+
+const FIRST: NodeId = NodeId(Uuid::from_u128(1));
+const SECOND: NodeId = NodeId(Uuid::from_u128(2));
+
+on_both! {
+    async fn a_moment_is_recorded_once(database: Database) {
+        let bench = Bench::new(database).await;
+        let lease = bench.mine(&bench.claim(FIRST).await);
+        let now = bench.site.inserted_at;
+        let step = |number| Step { fired: vec![bench.event(number, "rise:1")], ..Step::default() };
+        assert_eq!(bench.store.record(FIRST, &[lease], &step(1), now).await.unwrap().len(), 1);
+        assert_eq!(bench.store.record(FIRST, &[lease], &step(2), now).await.unwrap(), []);
+        assert_eq!(bench.store.operator_depth().await.unwrap().deliveries, 1);
+        bench.store.close().await;
+    }
+
+    async fn a_step_is_all_or_nothing(database: Database) {
+        let bench = Bench::new(database).await;
+        let lease = bench.mine(&bench.claim(FIRST).await);
+        let now = bench.site.inserted_at;
+        let mut fired = bench.event(1, "rise:1");
+        let trigger_id = fired.event.trigger_id.unwrap();
+        // Somebody else moved the trigger's memory on: the whole step is void.
+        fired.state = Some(StateChange {
+            trigger_id, account_id: bench.account_id, fired_before: 0, fired: 1, state: "{}".to_owned(),
+        });
+        let moved = StateChange {
+            trigger_id, account_id: bench.account_id, fired_before: 0, fired: 7, state: "{}".to_owned(),
+        };
+        let other = Step { states: vec![moved], ..Step::default() };
+        bench.store.record(FIRST, &[lease], &other, now).await.unwrap();
+        let step = Step { fired: vec![fired], watermarks: vec![(lease.shard, 99)], ..Step::default() };
+        let refused = bench.store.record(FIRST, &[lease], &step, now).await;
+        assert!(matches!(refused, Err(StoreError::LeaseLost)), "{refused:?}");
+        assert_eq!(bench.store.operator_depth().await.unwrap().deliveries, 0);
+        let watermarks: BTreeMap<_, _> = bench.store.watermarks(FIRST).await.unwrap().into_iter().collect();
+        assert_eq!(watermarks[&lease.shard], 0);
+        bench.store.close().await;
+    }
+
+    async fn an_event_of_an_edited_trigger_or_a_paused_webhook_is_not_owed(database: Database) {
+        let bench = Bench::new(database).await;
+        let lease = bench.mine(&bench.claim(FIRST).await);
+        let now = bench.site.inserted_at;
+        let mut stale = bench.event(1, "rise:1");
+        stale.trigger_version = 0;
+        let owed = bench.store.record(FIRST, &[lease], &Step { fired: vec![stale], ..Step::default() }, now).await.unwrap();
+        assert_eq!(owed, []);
+        let database = bench.database;
+        bench.store.close().await;
+        let app = TestApp::start(database).await;
+        let path = format!("/api/sites/{SITE}/webhooks/{}", text(&bench.webhook["id"]));
+        app.patch(&path, json!({"active": false})).await.expect(200);
+        let database = app.stop().await;
+        let bench = Bench { store: Store::open(&database.url).await.unwrap(), database, ..bench };
+        let lease = bench.mine(&bench.claim(FIRST).await);
+        let step = Step { fired: vec![bench.event(2, "rise:2")], ..Step::default() };
+        assert_eq!(bench.store.record(FIRST, &[lease], &step, now).await.unwrap(), []);
+        bench.store.close().await;
+    }
+
+    async fn a_result_under_a_lost_lease_changes_nothing(database: Database) {
+        let bench = Bench::new(database).await;
+        let lease = bench.mine(&bench.claim(FIRST).await);
+        let now = bench.site.inserted_at;
+        let fired = bench.event(1, "rise:1");
+        let webhook_id = fired.event.webhook_id;
+        bench.store.record(FIRST, &[lease], &Step { fired: vec![fired], ..Step::default() }, now).await.unwrap();
+        // The node pauses; another takes over.
+        bench.store.release_shards(FIRST).await.unwrap();
+        let newer = bench.mine(&bench.claim(SECOND).await);
+        assert!(newer.epoch > lease.epoch);
+        let over = Standing::Over { ended: Ended::Success, reason: None };
+        let late = [settled(lease, EventId(Uuid::from_u128(1)), bench.account_id, webhook_id, over.clone())];
+        let refused = bench.store.settle(FIRST, &[lease], &late, now).await;
+        assert!(matches!(refused, Err(StoreError::LeaseLost)), "{refused:?}");
+        assert_eq!(bench.store.operator_depth().await.unwrap().deliveries, 1);
+        // Neither does a step of the evaluator, nor one under an epoch of long ago.
+        let step = Step { fired: vec![bench.event(2, "rise:2")], ..Step::default() };
+        assert!(bench.store.record(FIRST, &[lease], &step, now).await.is_err());
+        assert!(bench.store.record(SECOND, &[lease], &step, now).await.is_err());
+        let on_time = [settled(newer, EventId(Uuid::from_u128(1)), bench.account_id, webhook_id, over)];
+        bench.store.settle(SECOND, &[newer], &on_time, now).await.unwrap();
+        assert_eq!(bench.store.operator_depth().await.unwrap().deliveries, 0);
+        assert_eq!(bench.store.recorded_attempts(&on_time).await.unwrap(), [(EventId(Uuid::from_u128(1)), 1)]);
+        bench.store.close().await;
+    }
+
+    async fn every_shard_has_one_owner(database: Database) {
+        let bench = Bench::new(database).await;
+        assert_eq!(bench.claim(FIRST).await.len(), usize::try_from(SHARDS).unwrap());
+        if !bench.store.is_sqlite() {
+            assert_eq!(bench.claim(SECOND).await, [], "a lease that runs is respected");
+        }
+        bench.store.release_shards(FIRST).await.unwrap();
+        assert_eq!(bench.claim(SECOND).await.len(), usize::try_from(SHARDS).unwrap());
+        assert_eq!(bench.store.held_shards(FIRST).await.unwrap(), []);
+        assert_eq!(bench.store.renew_shards(SECOND, TTL).await.unwrap().len(), usize::try_from(SHARDS).unwrap());
+        bench.store.close().await;
+    }
+
+    async fn migrating_twice_changes_nothing(database: Database) {
+        let store = Store::open(&database.url).await.unwrap();
+        store.migrate().await.unwrap();
+        store.migrate().await.unwrap();
+        store.close().await;
+    }
+}
+
+/// Tables with their columns, whatever the database calls the types.
+async fn columns(database: &Database) -> BTreeMap<String, BTreeSet<String>> {
+    let store = Store::open(&database.url).await.unwrap();
+    store.migrate().await.unwrap();
+    store.close().await;
+    let rows: Vec<(String, String)> = if database.url.starts_with("sqlite") {
+        let mut connection = sqlx::SqliteConnection::connect(&database.url).await.unwrap();
+        let sql = "SELECT m.name, c.name FROM sqlite_master m JOIN pragma_table_info(m.name) c WHERE m.type = 'table'";
+        let rows = sqlx::query(sql).fetch_all(&mut connection).await.unwrap();
+        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+    } else {
+        let mut connection = sqlx::PgConnection::connect(&database.url).await.unwrap();
+        let sql = "SELECT table_name::text, column_name::text FROM information_schema.columns WHERE table_schema = 'public'";
+        let rows = sqlx::query(sql).fetch_all(&mut connection).await.unwrap();
+        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+    };
+    let mut tables: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (table, column) in rows {
+        tables.entry(table).or_default().insert(column);
+    }
+    tables.retain(|table, _| !table.starts_with("sqlite_") && table != "_sqlx_migrations");
+    tables
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_databases_have_the_same_tables_and_columns() {
+    let (sqlite, postgres) = (columns(&Database::sqlite()).await, columns(&Database::postgres().await).await);
+    assert_eq!(sqlite, postgres);
+    let designed = [
+        "accounts", "users", "memberships", "api_keys", "sessions", "sites", "goals", "webhooks", "triggers",
+        "trigger_states", "site_profiles", "shards", "nodes", "audit_log", "idempotency_keys", "events", "queue",
+        "attempts",
+    ];
+    for table in designed {
+        assert!(sqlite.contains_key(table), "{table} is missing");
+    }
+}
