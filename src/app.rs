@@ -194,7 +194,10 @@ impl Identity {
         if let Ok(id) = text.trim().parse() {
             return Ok(Self { node: NodeId(id), file: Some(file) });
         }
-        file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", new.0)).with_context(unusable)?;
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "{}", new.0))
+            .with_context(unusable)?;
         Ok(Self { node: new, file: Some(file) })
     }
 

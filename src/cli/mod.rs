@@ -45,19 +45,19 @@ enum Action {
     Import(import::Import),
     /// Sites
     #[command(subcommand)]
-    Sites(resources::Sites),
+    Sites(resources::sites::Sites),
     /// Goals of a site
     #[command(subcommand)]
-    Goals(resources::Goals),
+    Goals(resources::goals::Goals),
     /// Webhooks of a site
     #[command(subcommand)]
-    Webhooks(resources::Webhooks),
+    Webhooks(resources::webhooks::Webhooks),
     /// Triggers of a webhook
     #[command(subcommand)]
-    Triggers(resources::Triggers),
+    Triggers(resources::triggers::Triggers),
     /// Deliveries of a webhook
     #[command(subcommand)]
-    Deliveries(resources::Deliveries),
+    Deliveries(resources::deliveries::Deliveries),
     /// API keys
     #[command(subcommand)]
     Keys(keys::Keys),

@@ -26,10 +26,11 @@ const ALL: Verified = Verified { python: true, node: true, github: true };
 const NONE: Verified = Verified { python: false, node: false, github: false };
 
 async fn verify(standard_secret: &str, text_secret: &str, arrived: &Arrived) -> Verified {
-    let headers: serde_json::Map<_, _> = ["webhook-id", "webhook-timestamp", "webhook-signature", "x-webhook-signature"]
-        .into_iter()
-        .map(|name| (name.to_owned(), Value::from(arrived.header(name).expect("it is signed"))))
-        .collect();
+    let headers: serde_json::Map<_, _> =
+        ["webhook-id", "webhook-timestamp", "webhook-signature", "x-webhook-signature"]
+            .into_iter()
+            .map(|name| (name.to_owned(), Value::from(arrived.header(name).expect("it is signed"))))
+            .collect();
     let body = std::str::from_utf8(&arrived.body).unwrap();
     let given = json!({"secret": standard_secret, "text": text_secret, "headers": headers, "body": body}).to_string();
     let tools = tools();
@@ -38,11 +39,7 @@ async fn verify(standard_secret: &str, text_secret: &str, arrived: &Arrived) -> 
     let mut node = Command::new("node");
     node.arg(tools.join("verify.mjs"));
     let (python, node) = tokio::join!(run(python, &given), run(node, &given));
-    Verified {
-        python: python["standard"] == true,
-        node: node["standard"] == true,
-        github: node["github"] == true,
-    }
+    Verified { python: python["standard"] == true, node: node["standard"] == true, github: node["github"] == true }
 }
 
 async fn run(mut command: Command, input: &str) -> Value {

@@ -4,9 +4,11 @@
 //! only moves when told. Nothing sleeps. Everything about the database runs on SQLite and on PostgreSQL.
 
 mod api;
+mod cli;
 mod crash;
 mod flow;
 mod interop;
+mod rooms;
 mod sending;
 mod store;
 mod support;

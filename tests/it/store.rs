@@ -151,7 +151,9 @@ async fn use_everything(database: Database) {
     app.convert(2, "Signup").await;
     app.drain().await;
     let triggers = app.get(&path).await.expect(200)["webhook"]["triggers"].clone();
-    app.patch(&path, json!({"triggers": [triggers[0], {"type": "goal_completion", "goal_id": goal["id"]}]})).await.expect(200);
+    app.patch(&path, json!({"triggers": [triggers[0], {"type": "goal_completion", "goal_id": goal["id"]}]}))
+        .await
+        .expect(200);
     let trigger = app.post(&format!("{path}/triggers"), json!({"type": "goal_completion"})).await.expect(201);
     let trigger_path = format!("{path}/triggers/{}", text(&trigger["trigger"]["id"]));
     app.patch(&trigger_path, json!({"shadow": true})).await.expect(200);
@@ -219,10 +221,16 @@ async fn bookkeeping(app: &TestApp) {
     store.ping().await.unwrap();
     assert!(store.operator_depth().await.unwrap().deliveries >= 0);
     store.operator_prune_events(app.now(), EventId(Uuid::nil()), 10).await.unwrap();
-    store.recorded_attempts(&[settled(a_lease(), EventId(Uuid::nil()), app.account_id, WebhookId(Uuid::nil()), Standing::Over {
-        ended: Ended::Failed,
-        reason: None,
-    })]).await.unwrap();
+    store
+        .recorded_attempts(&[settled(
+            a_lease(),
+            EventId(Uuid::nil()),
+            app.account_id,
+            WebhookId(Uuid::nil()),
+            Standing::Over { ended: Ended::Failed, reason: None },
+        )])
+        .await
+        .unwrap();
     let node = NodeId(Uuid::from_u128(9));
     store.save_watermark(node, 1).await.unwrap();
     assert_eq!(store.held_shards(node).await.unwrap(), []);
@@ -232,7 +240,13 @@ fn a_lease() -> Lease {
     Lease { shard: 1, epoch: 1, watermark: 0 }
 }
 
-fn settled(lease: Lease, event_id: EventId, account_id: AccountId, webhook_id: WebhookId, standing: Standing) -> Settled {
+fn settled(
+    lease: Lease,
+    event_id: EventId,
+    account_id: AccountId,
+    webhook_id: WebhookId,
+    standing: Standing,
+) -> Settled {
     let attempt = AttemptRow {
         number: 1,
         started_at: Timestamp::EPOCH,
@@ -414,7 +428,8 @@ async fn columns(database: &Database) -> BTreeMap<String, BTreeSet<String>> {
         rows.iter().map(|row| (row.get(0), row.get(1))).collect()
     } else {
         let mut connection = sqlx::PgConnection::connect(&database.url).await.unwrap();
-        let sql = "SELECT table_name::text, column_name::text FROM information_schema.columns WHERE table_schema = 'public'";
+        let sql =
+            "SELECT table_name::text, column_name::text FROM information_schema.columns WHERE table_schema = 'public'";
         let rows = sqlx::query(sql).fetch_all(&mut connection).await.unwrap();
         rows.iter().map(|row| (row.get(0), row.get(1))).collect()
     };
@@ -431,8 +446,23 @@ async fn both_databases_have_the_same_tables_and_columns() {
     let (sqlite, postgres) = (columns(&Database::sqlite()).await, columns(&Database::postgres().await).await);
     assert_eq!(sqlite, postgres);
     let designed = [
-        "accounts", "users", "memberships", "api_keys", "sessions", "sites", "goals", "webhooks", "triggers",
-        "trigger_states", "site_profiles", "shards", "nodes", "audit_log", "idempotency_keys", "events", "queue",
+        "accounts",
+        "users",
+        "memberships",
+        "api_keys",
+        "sessions",
+        "sites",
+        "goals",
+        "webhooks",
+        "triggers",
+        "trigger_states",
+        "site_profiles",
+        "shards",
+        "nodes",
+        "audit_log",
+        "idempotency_keys",
+        "events",
+        "queue",
         "attempts",
     ];
     for table in designed {

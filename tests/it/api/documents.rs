@@ -17,7 +17,10 @@ fn the_committed_openapi_document_is_the_codes() {
         std::fs::write(&path, &document).unwrap();
     }
     let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(committed == document, "openapi.json is out of date: run the tests once with UPDATE_OPENAPI=1 and commit it");
+    assert!(
+        committed == document,
+        "openapi.json is out of date: run the tests once with UPDATE_OPENAPI=1 and commit it"
+    );
 }
 
 #[test]
@@ -110,10 +113,36 @@ on_both! {
 /// Nothing about single visitors leaves the house.
 fn assert_only_aggregates(payload: &Value) {
     const ALLOWED: &[&str] = &[
-        "event_id", "event_type", "version", "site_id", "site_domain", "timestamp", "webhook_id", "trigger_id", "data",
-        "current_visitors", "previous_visitors", "change_percent", "threshold", "baseline", "basis", "score",
-        "window_seconds", "top_sources", "top_pages", "source", "page", "visitors", "goal_id", "goal_name", "goal_type",
-        "count", "window_start", "window_end", "test", "message",
+        "event_id",
+        "event_type",
+        "version",
+        "site_id",
+        "site_domain",
+        "timestamp",
+        "webhook_id",
+        "trigger_id",
+        "data",
+        "current_visitors",
+        "previous_visitors",
+        "change_percent",
+        "threshold",
+        "baseline",
+        "basis",
+        "score",
+        "window_seconds",
+        "top_sources",
+        "top_pages",
+        "source",
+        "page",
+        "visitors",
+        "goal_id",
+        "goal_name",
+        "goal_type",
+        "count",
+        "window_start",
+        "window_end",
+        "test",
+        "message",
     ];
     match payload {
         Value::Object(fields) => {

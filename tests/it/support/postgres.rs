@@ -36,7 +36,8 @@ pub async fn database() -> String {
 
 impl Cluster {
     fn start() -> Self {
-        let folder = tempfile::Builder::new().prefix("pulsehook-postgres-").tempdir().expect("a temporary folder").keep();
+        let folder =
+            tempfile::Builder::new().prefix("pulsehook-postgres-").tempdir().expect("a temporary folder").keep();
         let port = free_port();
         let bin = binaries();
         let as_owner = if is_root() { "exec setpriv --reuid=postgres --regid=postgres --init-groups" } else { "exec" };
@@ -94,11 +95,15 @@ fn is_root() -> bool {
 
 /// Where the server's programs are.
 fn binaries() -> PathBuf {
-    let packaged = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));
-    let on_path = std::env::var_os("PATH").into_iter().flat_map(|path| std::env::split_paths(&path).collect::<Vec<_>>());
+    let packaged =
+        std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));
+    let on_path =
+        std::env::var_os("PATH").into_iter().flat_map(|path| std::env::split_paths(&path).collect::<Vec<_>>());
     packaged
         .chain(on_path)
-        .find(|folder: &PathBuf| ["initdb", "postgres", "pg_isready"].iter().all(|name| Path::new(folder).join(name).exists()))
+        .find(|folder: &PathBuf| {
+            ["initdb", "postgres", "pg_isready"].iter().all(|name| Path::new(folder).join(name).exists())
+        })
         .expect("PostgreSQL's server programs are missing: run `make test` once, which installs them")
 }
 

@@ -147,7 +147,11 @@ impl Endpoint {
 impl Shared {
     fn next(&self) -> Behaviour {
         let mut script = self.script.lock().unwrap();
-        if script.len() > 1 { script.pop_front().unwrap() } else { script.front().cloned().expect("a script has an entry") }
+        if script.len() > 1 {
+            script.pop_front().unwrap()
+        } else {
+            script.front().cloned().expect("a script has an entry")
+        }
     }
 
     async fn serve(&self, connection: TcpStream, tls: Option<TlsAcceptor>) {
