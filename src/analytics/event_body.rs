@@ -190,6 +190,7 @@ fn engagement(fields: &Map<String, Value>, name: &str, invalid: &mut Invalid) ->
     if name != ENGAGEMENT {
         return (None, 0);
     }
+    #[expect(clippy::cast_possible_truncation, reason = "a fraction of a percent or millisecond is nothing")]
     let number = |field: &str| match fields.get(field)? {
         Value::Number(number) => number.as_u64().or_else(|| number.as_f64().filter(|n| *n >= 0.0).map(|n| n as u64)),
         Value::String(text) => text.parse().ok(),
@@ -242,7 +243,7 @@ fn page(url: &Url, with_fragment: bool) -> Page {
 fn origin(fields: &Map<String, Value>, url: &Url) -> Origin {
     let text = first(fields, &["r", "referrer"]).and_then(Value::as_str).unwrap_or_default();
     let text: String = text.chars().take(MAX_REFERRER_CHARS).collect();
-    let referrer = Url::parse(&text).ok().filter(|referrer| referrer.has_host());
+    let referrer = Url::parse(&text).ok().filter(Url::has_host);
     let internal = referrer.as_ref().and_then(Url::host_str).map(without_www) == url.host_str().map(without_www);
     let query = |wanted: &str| {
         url.query_pairs().find(|(name, _)| name == wanted).map_or_else(String::new, |(_, value)| value.into_owned())

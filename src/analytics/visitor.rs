@@ -55,7 +55,7 @@ mod tests {
         let mut hasher = SipHasher24::new_with_key(b"0123456789ABCDEF");
         hasher.write(b"hello");
         assert_eq!(hasher.finish(), 4_402_678_656_023_170_274);
-        let salt = std::array::from_fn(|index| index as u8);
+        let salt = std::array::from_fn(|index| u8::try_from(index).unwrap());
         let id = visitor_id(&salt, "Mozilla/5.0", "203.0.113.7".parse().unwrap(), "example.com", "www.example.com");
         assert_eq!(id, 8_952_223_486_709_301_821);
     }

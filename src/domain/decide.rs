@@ -101,6 +101,7 @@ fn reaches(current: u32, expected: f64, threshold: u32) -> bool {
     f64::from(current) - expected >= expected.max(1.0) * f64::from(threshold) / 100.0
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "rounded before, and saturating is right")]
 fn measure(current: u32, expected: f64, score: Option<f64>) -> Rise {
     let change = (f64::from(current) - expected) / expected.max(1.0) * 100.0;
     // Both are bounded by the number of visitors and never negative here but for `fixed`, where zero is the truth

@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn a_key_reads_back_and_a_typo_does_not() {
-        let key = KeyText::generate(std::array::from_fn(|index| index as u8 * 3));
+        let key = KeyText::generate(std::array::from_fn(|index| u8::try_from(index * 3).unwrap()));
         assert_eq!(key.expose().len(), 50);
         assert_eq!(KeyText::parse(key.expose()), Ok(key.clone()));
         let mut typo = key.expose().to_owned();

@@ -108,12 +108,11 @@ mod tests {
             for (index, (at, visitor)) in visits.iter().enumerate() {
                 window.add(Timestamp::from_secs(*at), *visitor);
                 window.advance(Timestamp::from_secs(*at));
-                let distinct = |from: i64, to: i64| visits[..=index]
-                    .iter()
-                    .filter(|(second, _)| (from..to).contains(second))
-                    .map(|(_, visitor)| visitor)
-                    .collect::<HashSet<_>>()
-                    .len() as u32;
+                let distinct = |from: i64, to: i64| {
+                    let inside = visits[..=index].iter().filter(|(second, _)| (from..to).contains(second));
+                    let visitors: HashSet<_> = inside.map(|(_, visitor)| visitor).collect();
+                    u32::try_from(visitors.len()).unwrap()
+                };
                 prop_assert_eq!(window.current(), distinct(at - 300, at + 1));
                 prop_assert_eq!(window.previous(), distinct(at - 600, at - 300));
             }

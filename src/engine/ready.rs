@@ -41,9 +41,9 @@ impl Ready {
             in_round: false,
         });
         if due.attempt == 0 {
-            lane.first.push_back(due)
+            lane.first.push_back(due);
         } else {
-            lane.again.push_back(due)
+            lane.again.push_back(due);
         }
         self.waiting += 1;
         self.enter_round(webhook_id);
