@@ -1,10 +1,12 @@
 //! The embedded analytics store: one append-only table in a SQLite file of its own, written in group commits.
 
+use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
-use sqlx::{Connection as _, Row as _, SqliteConnection, SqlitePool};
+use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
+use sqlx::{Connection as _, Row as _, Sqlite, SqliteConnection, SqlitePool};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::error;
 
@@ -19,6 +21,8 @@ const OLDEST_SQLITE: &str = "3.51.3";
 const WAITING_WRITES: usize = 1_024;
 /// Hits one commit takes at most.
 const BATCH: usize = 2_000;
+/// Newest hits that are kept in memory for those who follow them.
+const RECENT: usize = 5_000;
 const READERS: u32 = 4;
 /// Rows removed at once.
 const REMOVED_AT_ONCE: i64 = 2_000;
@@ -98,11 +102,19 @@ pub struct Analytics {
     /// For the rare writes that are not hits; SQLite makes it and the writer take turns.
     maintain: SqlitePool,
     committed: watch::Receiver<i64>,
+    recent: Arc<Mutex<Recent>>,
+}
+
+/// The newest live hits, so that whoever follows them need not read back what was just written.
+struct Recent {
+    /// The number the next one will get.
+    next: i64,
+    hits: VecDeque<Arc<Hit>>,
 }
 
 /// Hits that are to be committed together, and who waits for it.
 struct Write {
-    hits: Vec<Hit>,
+    hits: Vec<Arc<Hit>>,
     live: bool,
     done: oneshot::Sender<Result<(), String>>,
 }
@@ -133,8 +145,9 @@ impl Analytics {
         let read = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await?;
         let (writer, writes) = mpsc::channel(WAITING_WRITES);
         let (announce, committed) = watch::channel(last);
-        tokio::spawn(write_until_closed(connection, writes, announce));
-        Ok(Self { writer, read, maintain, committed })
+        let recent = Arc::new(Mutex::new(Recent { next: last + 1, hits: VecDeque::new() }));
+        tokio::spawn(write_until_closed(connection, writes, announce, Arc::clone(&recent)));
+        Ok(Self { writer, read, maintain, committed, recent })
     }
 
     /// Stores hits as they happen. Returns once they are committed; calls made at the same time share a commit.
@@ -144,6 +157,7 @@ impl Analytics {
     /// failed. Nothing was stored then.
     pub async fn record(&self, hits: Vec<Hit>) -> Result<()> {
         let (done, finished) = oneshot::channel();
+        let hits = hits.into_iter().map(Arc::new).collect();
         self.writer.try_send(Write { hits, live: true, done }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => AnalyticsError::Busy,
             mpsc::error::TrySendError::Closed(_) => AnalyticsError::Unavailable("it is closed".to_owned()),
@@ -154,7 +168,7 @@ impl Analytics {
     /// Stores history brought from elsewhere: it counts for what is usual and fires nothing.
     pub async fn import(&self, hits: Vec<Hit>) -> Result<()> {
         let (done, finished) = oneshot::channel();
-        let write = Write { hits, live: false, done };
+        let write = Write { hits: hits.into_iter().map(Arc::new).collect(), live: false, done };
         self.writer.send(write).await.map_err(|_| AnalyticsError::Unavailable("it is closed".to_owned()))?;
         answer(finished).await
     }
@@ -173,7 +187,15 @@ impl Analytics {
     }
 
     /// Live hits in the order of their arrival, at most `limit`.
-    pub async fn hits_after(&self, after: HitSeq, limit: usize) -> Result<Vec<(HitSeq, Hit)>> {
+    pub async fn hits_after(&self, after: HitSeq, limit: usize) -> Result<Vec<(HitSeq, Arc<Hit>)>> {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner).after(after, limit);
+        match recent {
+            Some(hits) => Ok(hits),
+            None => self.stored_hits_after(after, limit).await,
+        }
+    }
+
+    async fn stored_hits_after(&self, after: HitSeq, limit: usize) -> Result<Vec<(HitSeq, Arc<Hit>)>> {
         const SQL: &str = "
             SELECT id, site_id, at, name, visitor, session, hostname, pathname, referrer, source, utm_medium, utm_source,
                 utm_campaign, utm_content, utm_term, country, screen_size, browser, operating_system, props,
@@ -326,11 +348,35 @@ async fn answer(finished: oneshot::Receiver<Result<(), String>>) -> Result<()> {
     }
 }
 
+impl Recent {
+    /// `None` when it does not reach back that far.
+    fn after(&self, after: HitSeq, limit: usize) -> Option<Vec<(HitSeq, Arc<Hit>)>> {
+        let first = self.next - i64::try_from(self.hits.len()).unwrap_or(i64::MAX);
+        let skip = usize::try_from(after.0 + 1 - first).ok()?;
+        let hits = self.hits.iter().skip(skip).take(limit).cloned();
+        Some((after.0 + 1..).map(HitSeq).zip(hits).collect())
+    }
+
+    /// Adds the hits of a commit that ended with `last`.
+    fn extend(&mut self, last: i64, hits: impl Iterator<Item = Arc<Hit>>) {
+        let hits: Vec<_> = hits.collect();
+        let first = last + 1 - i64::try_from(hits.len()).unwrap_or(i64::MAX);
+        if first != self.next {
+            // A commit nobody confirmed happened after all: only the file knows what is in between.
+            self.hits.clear();
+        }
+        self.hits.extend(hits);
+        self.next = last + 1;
+        self.hits.drain(..self.hits.len().saturating_sub(RECENT));
+    }
+}
+
 /// One commit after the other, each with everything that came in during the one before.
 async fn write_until_closed(
     mut connection: SqliteConnection,
     mut writes: mpsc::Receiver<Write>,
     announce: watch::Sender<i64>,
+    recent: Arc<Mutex<Recent>>,
 ) {
     let mut waiting = Vec::new();
     while writes.recv_many(&mut waiting, WAITING_WRITES).await > 0 {
@@ -338,7 +384,11 @@ async fn write_until_closed(
             let batch = next_batch(&mut waiting);
             let outcome = commit(&mut connection, &batch).await.map_err(|error| error.to_string());
             match &outcome {
-                Ok(Some(last)) => announce.send_if_modified(|committed| std::mem::replace(committed, *last) != *last),
+                Ok(Some(last)) => {
+                    let live = batch.iter().filter(|write| write.live).flat_map(|write| &write.hits).cloned();
+                    recent.lock().unwrap_or_else(PoisonError::into_inner).extend(*last, live);
+                    announce.send_if_modified(|committed| std::mem::replace(committed, *last) != *last)
+                }
                 Ok(None) => false,
                 Err(error) => {
                     error!(%error, "{} events could not be stored and were refused: {error}", batch.len());
@@ -369,29 +419,16 @@ fn next_batch(waiting: &mut Vec<Write>) -> Vec<Write> {
 
 /// The last row id of live hits, if there were any.
 async fn commit(connection: &mut SqliteConnection, batch: &[Write]) -> Result<Option<i64>, sqlx::Error> {
-    // One statement for all of them: a row costs a little JSON instead of a round trip to the driver's thread.
-    const COLUMNS: &str = "
-        site_id, at, name, visitor, session, hostname, pathname, referrer, source, utm_medium, utm_source, utm_campaign,
-        utm_content, utm_term, country, screen_size, browser, operating_system, props, interactive, scroll_depth,
-        engagement_ms, revenue_amount, revenue_currency";
-    const VALUES: &str = "
-        value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
-        value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13, value ->> 14, value ->> 15,
-        value ->> 16, value ->> 17, value ->> 18, value ->> 19, value ->> 20, value ->> 21, value ->> 22, value ->> 23
-        FROM json_each($1)";
+    let hits = |live: bool| -> Vec<&Hit> {
+        batch.iter().filter(|write| write.live == live).flat_map(|write| &write.hits).map(AsRef::as_ref).collect()
+    };
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-    let live = rows_of(batch.iter().filter(|write| write.live));
-    let mut last = None;
-    if let Some(rows) = live {
-        let sql = format!("INSERT INTO hits ({COLUMNS}) SELECT {VALUES} ORDER BY key");
-        let done = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(rows).execute(&mut *transaction).await?;
-        last = Some(done.last_insert_rowid());
-    }
-    if let Some(rows) = rows_of(batch.iter().filter(|write| !write.live)) {
-        let lowest: i64 =
-            sqlx::query_scalar("SELECT min(0, coalesce(min(id), 0)) FROM hits").fetch_one(&mut *transaction).await?;
-        let sql = format!("INSERT INTO hits (id, {COLUMNS}) SELECT $2 - 1 - key, {VALUES}");
-        sqlx::query(sqlx::AssertSqlSafe(sql)).bind(rows).bind(lowest).execute(&mut *transaction).await?;
+    let last = insert(&mut transaction, &hits(true), None).await?;
+    let history = hits(false);
+    if !history.is_empty() {
+        const LOWEST: &str = "SELECT min(0, coalesce(min(id), 0)) FROM hits";
+        let lowest: i64 = sqlx::query_scalar(LOWEST).fetch_one(&mut *transaction).await?;
+        insert(&mut transaction, &history, Some(lowest)).await?;
     }
     crate::failpoint::hit("ingest.before_commit");
     transaction.commit().await?;
@@ -399,46 +436,84 @@ async fn commit(connection: &mut SqliteConnection, batch: &[Write]) -> Result<Op
     Ok(last)
 }
 
-/// All hits as one JSON array of arrays, in the order of the columns; `None` when there are none.
-fn rows_of<'a>(writes: impl Iterator<Item = &'a Write>) -> Option<String> {
-    let rows: Vec<_> = writes
-        .flat_map(|write| &write.hits)
-        .map(|hit| {
-            let props: serde_json::Map<_, _> =
-                hit.props.iter().map(|(key, value)| (key.clone(), value.clone().into())).collect();
-            let props = if props.is_empty() { String::new() } else { serde_json::Value::Object(props).to_string() };
-            serde_json::json!([
-                hit.site_id.0,
-                hit.at.micros(),
-                hit.name,
-                hit.visitor.cast_signed(),
-                hit.session.cast_signed(),
-                hit.page.hostname,
-                hit.page.pathname,
-                hit.origin.referrer,
-                hit.origin.source,
-                hit.origin.utm_medium,
-                hit.origin.utm_source,
-                hit.origin.utm_campaign,
-                hit.origin.utm_content,
-                hit.origin.utm_term,
-                hit.country,
-                hit.device.screen_size,
-                hit.device.browser,
-                hit.device.operating_system,
-                props,
-                i64::from(hit.interactive),
-                hit.scroll_depth,
-                hit.engagement_ms,
-                hit.revenue.as_ref().map(|revenue| &revenue.amount),
-                hit.revenue.as_ref().map(|revenue| &revenue.currency),
-            ])
-        })
-        .collect();
-    (!rows.is_empty()).then(|| serde_json::Value::Array(rows).to_string())
+/// How many rows the statements take: a round trip to the driver's thread costs more than a row.
+const ROWS_AT_ONCE: [usize; 3] = [200, 20, 1];
+
+static INSERTS: LazyLock<[String; 3]> = LazyLock::new(|| {
+    const COLUMNS: usize = 25;
+    let row = format!("({})", vec!["?"; COLUMNS].join(", "));
+    ROWS_AT_ONCE.map(|rows| {
+        format!(
+            "INSERT INTO hits (id, site_id, at, name, visitor, session, hostname, pathname, referrer, source, utm_medium, \
+             utm_source, utm_campaign, utm_content, utm_term, country, screen_size, browser, operating_system, props, \
+             interactive, scroll_depth, engagement_ms, revenue_amount, revenue_currency) VALUES {}",
+            vec![row.as_str(); rows].join(", ")
+        )
+    })
+});
+
+/// Inserts hits in their order, with ids below `below` if that is given, otherwise with the next ones. The last id.
+async fn insert(
+    connection: &mut SqliteConnection,
+    mut hits: &[&Hit],
+    below: Option<i64>,
+) -> Result<Option<i64>, sqlx::Error> {
+    let mut last = None;
+    let mut below = below;
+    for (rows, sql) in ROWS_AT_ONCE.into_iter().zip(INSERTS.iter()) {
+        while hits.len() >= rows {
+            let (now, later) = hits.split_at(rows);
+            hits = later;
+            let mut query = sqlx::query(sqlx::AssertSqlSafe(sql.as_str()));
+            for hit in now {
+                below = below.map(|below| below - 1);
+                query = bind(query, below, hit);
+            }
+            last = Some(query.execute(&mut *connection).await?.last_insert_rowid());
+        }
+    }
+    Ok(last)
 }
 
-fn read_hit(row: &SqliteRow) -> Result<(HitSeq, Hit), sqlx::Error> {
+type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
+
+fn bind<'q>(query: Query<'q>, id: Option<i64>, hit: &'q Hit) -> Query<'q> {
+    let props = if hit.props.is_empty() {
+        String::new()
+    } else {
+        let pairs: serde_json::Map<_, _> =
+            hit.props.iter().map(|(key, value)| (key.clone(), value.clone().into())).collect();
+        serde_json::Value::Object(pairs).to_string()
+    };
+    query
+        .bind(id)
+        .bind(hit.site_id)
+        .bind(hit.at)
+        .bind(hit.name.as_str())
+        .bind(hit.visitor.cast_signed())
+        .bind(hit.session.cast_signed())
+        .bind(hit.page.hostname.as_str())
+        .bind(hit.page.pathname.as_str())
+        .bind(hit.origin.referrer.as_str())
+        .bind(hit.origin.source.as_str())
+        .bind(hit.origin.utm_medium.as_str())
+        .bind(hit.origin.utm_source.as_str())
+        .bind(hit.origin.utm_campaign.as_str())
+        .bind(hit.origin.utm_content.as_str())
+        .bind(hit.origin.utm_term.as_str())
+        .bind(hit.country.as_str())
+        .bind(hit.device.screen_size.as_str())
+        .bind(hit.device.browser.as_str())
+        .bind(hit.device.operating_system.as_str())
+        .bind(props)
+        .bind(hit.interactive)
+        .bind(hit.scroll_depth.map(i64::from))
+        .bind(i64::from(hit.engagement_ms))
+        .bind(hit.revenue.as_ref().map(|revenue| revenue.amount.as_str()))
+        .bind(hit.revenue.as_ref().map(|revenue| revenue.currency.as_str()))
+}
+
+fn read_hit(row: &SqliteRow) -> Result<(HitSeq, Arc<Hit>), sqlx::Error> {
     let props: String = row.try_get("props")?;
     let props: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&props).unwrap_or_default();
     let amount: Option<String> = row.try_get("revenue_amount")?;
@@ -472,7 +547,7 @@ fn read_hit(row: &SqliteRow) -> Result<(HitSeq, Hit), sqlx::Error> {
         engagement_ms: u32::try_from(row.try_get::<i64, _>("engagement_ms")?).unwrap_or(0),
         revenue: amount.zip(currency).map(|(amount, currency)| Revenue { amount, currency }),
     };
-    Ok((HitSeq(row.try_get("id")?), hit))
+    Ok((HitSeq(row.try_get("id")?), Arc::new(hit)))
 }
 
 async fn last_live(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {

@@ -6,6 +6,7 @@
 //! moves the watermark with the events, so nothing is missed and nothing is counted twice.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{counter, histogram};
@@ -389,7 +390,7 @@ struct Found {
 impl Knowledge {
     /// Adds visits to the live windows and counts completions. Hits of shards that are not ours, or that were reported
     /// under an earlier commit, do not count.
-    fn take_in(&mut self, hits: &[(HitSeq, Hit)]) -> BTreeMap<(TriggerId, GoalId), Found> {
+    fn take_in(&mut self, hits: &[(HitSeq, Arc<Hit>)]) -> BTreeMap<(TriggerId, GoalId), Found> {
         let mut found: BTreeMap<(TriggerId, GoalId), Found> = BTreeMap::new();
         for (seq, hit) in hits {
             let Some(site) = self.catalog.sites.get(&hit.site_id) else { continue };

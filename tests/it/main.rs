@@ -3,6 +3,7 @@
 //! Tests go through the front door: requests to a running service, a receiver that records what arrives, a clock that
 //! only moves when told. Nothing sleeps. Everything about the database runs on SQLite and on PostgreSQL.
 
+mod analytics;
 mod api;
 mod cli;
 mod crash;
