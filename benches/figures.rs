@@ -202,7 +202,8 @@ fn http() -> Http {
 }
 
 fn event(address: SocketAddr, name: &str, site: &str, visitor: usize) -> Request<Full<Bytes>> {
-    let body = json!({"n": name, "u": format!("https://{site}/pricing"), "d": site, "r": "https://news.ycombinator.com/"});
+    let body =
+        json!({"n": name, "u": format!("https://{site}/pricing"), "d": site, "r": "https://news.ycombinator.com/"});
     Request::post(format!("http://{address}/api/event"))
         .header("user-agent", BROWSER)
         .header("content-type", "text/plain")
@@ -212,7 +213,14 @@ fn event(address: SocketAddr, name: &str, site: &str, visitor: usize) -> Request
 }
 
 /// Posts so many events over so many connections; all must be answered 202.
-async fn post(http: &Http, address: SocketAddr, count: usize, connections: usize, name: &'static str, site: &'static str) {
+async fn post(
+    http: &Http,
+    address: SocketAddr,
+    count: usize,
+    connections: usize,
+    name: &'static str,
+    site: &'static str,
+) {
     let next = Arc::new(AtomicUsize::new(0));
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..connections {
@@ -251,7 +259,11 @@ async fn start(world: &World) {
         served.stop().await;
     }
     let size = std::fs::metadata(BINARY).unwrap().len() as f64 / 1_048_576.0;
-    println!("start to ready (embedded)       {:>8.0} ms   ceiling: the process alone {:.0} ms", median(&ready) * 1e3, median(&bare) * 1e3);
+    println!(
+        "start to ready (embedded)       {:>8.0} ms   ceiling: the process alone {:.0} ms",
+        median(&ready) * 1e3,
+        median(&bare) * 1e3
+    );
     println!("memory, idle                    {idle:>8.1} MiB");
     println!("binary                          {size:>8.1} MiB\n");
 }
@@ -271,7 +283,10 @@ async fn ingest(world: &World) {
         dropped.push(EVENTS as f64 / world.timed(work).await);
     }
     let (stored, dropped) = (median(&stored), median(&dropped));
-    println!("events ingested and on disk     {stored:>8.0} /s   ceiling: answered, not stored {dropped:.0} /s   ratio {:.2}", stored / dropped);
+    println!(
+        "events ingested and on disk     {stored:>8.0} /s   ceiling: answered, not stored {dropped:.0} /s   ratio {:.2}",
+        stored / dropped
+    );
     println!("memory after {:>7} events      {:>8.1} MiB\n", EVENTS * RUNS + EVENTS / 4, served.memory());
     served.stop().await;
 }
@@ -404,13 +419,14 @@ async fn latency(world: &World) {
             });
             home.api(&served, &format!("/api/sites/{SITE}/webhooks"), body).await;
             let total = rate * SECONDS_OF_LATENCY;
-            let (waits, round_trips) = tokio::join!(
-                arrivals(&mut receiver, total),
-                at_a_rate(world, served.address, rate, total),
-            );
+            let (waits, round_trips) =
+                tokio::join!(arrivals(&mut receiver, total), at_a_rate(world, served.address, rate, total),);
             println!(
                 "event to POST, {name:<10} {rate:>5}/s   p50 {:>5.1} ms   p99 {:>6.1} ms   the tracker's own 202: p50 {:.1} ms, p99 {:.1} ms",
-                percentile(&waits, 50), percentile(&waits, 99), percentile(&round_trips, 50), percentile(&round_trips, 99),
+                percentile(&waits, 50),
+                percentile(&waits, 99),
+                percentile(&round_trips, 50),
+                percentile(&round_trips, 99),
             );
             served.stop().await;
         }
