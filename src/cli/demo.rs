@@ -63,7 +63,7 @@ struct Stage {
 
 impl Demo {
     pub async fn run(self) -> anyhow::Result<()> {
-        telemetry::start_logs(None, "warn");
+        telemetry::start_logs(None, "error");
         let chance = Chance::from_system();
         let clock = Clock::system();
         let folder = std::env::temp_dir().join(format!("pulsehook-demo-{}", hex::encode(chance.bytes::<6>())));
