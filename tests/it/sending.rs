@@ -12,22 +12,29 @@ const TLS_BUDGET: Duration = Duration::from_secs(5);
 const BODY_BUDGET: Duration = Duration::from_secs(3);
 const ATTEMPT_BUDGET: Duration = Duration::from_secs(15);
 
-/// What the first attempt at `url` came to. While it is under way time passes by `spans`, each as soon as somebody waits
-/// for it.
-async fn first_attempt(app: &TestApp, url: &str, spans: &[Duration]) -> Value {
+/// What the first attempt at `url` came to.
+async fn first_attempt(app: &TestApp, url: &str) -> Value {
+    first_attempt_while(app, url, std::future::ready(())).await
+}
+
+/// The same for an endpoint that keeps us waiting: `span` passes as soon as it was spoken to and somebody waits for it.
+async fn first_attempt_after(app: &TestApp, endpoint: &Endpoint, span: Duration) -> Value {
+    let time = async {
+        endpoint.wait_for(1).await;
+        app.clock.somebody_waits(span).await;
+        app.advance(span);
+    };
+    first_attempt_while(app, &endpoint.url(), time).await
+}
+
+async fn first_attempt_while(app: &TestApp, url: &str, meanwhile: impl Future<Output = ()>) -> Value {
     if app.get(&format!("/api/sites/{SITE}")).await.status == 404 {
         app.site().await;
     }
     let webhook = app.webhook(url, json!([{"type": "goal_completion"}])).await;
     let path = format!("/api/sites/{SITE}/webhooks/{}", text(&webhook["id"]));
     let sent = app.post(&format!("{path}/test"), json!({})).await.expect(202);
-    let time = async {
-        for span in spans {
-            app.clock.somebody_waits(*span).await;
-            app.advance(*span);
-        }
-    };
-    tokio::join!(app.drain(), time);
+    tokio::join!(app.drain(), meanwhile);
     let delivery = app.get(&format!("{path}/deliveries/{}", text(&sent["delivery"]["id"]))).await.expect(200);
     app.delete(&path).await.expect(204);
     delivery["delivery"].clone()
@@ -62,7 +69,7 @@ on_both! {
             (503, "retry-after: 7\r\n", "server_error", "not available"),
         ] {
             let endpoint = Endpoint::http([Behaviour::with_headers(status, headers)]).await;
-            let delivery = first_attempt(&app, &endpoint.url(), &[]).await;
+            let delivery = first_attempt(&app, &endpoint.url()).await;
             assert_outcome(&delivery, outcome, sentence);
             assert_eq!(delivery["response_code"], status);
             assert_eq!(endpoint.arrived().len(), 1);
@@ -73,12 +80,12 @@ on_both! {
     async fn silence_is_a_timeout(database: Database) {
         let app = TestApp::start(database).await;
         let endpoint = Endpoint::http([Behaviour::HangAfterReading]).await;
-        let delivery = first_attempt(&app, &endpoint.url(), &[ATTEMPT_BUDGET]).await;
+        let delivery = first_attempt_after(&app, &endpoint, ATTEMPT_BUDGET).await;
         assert_outcome(&delivery, "timeout", "did not answer within 15 seconds");
         assert_eq!(delivery["attempts"][0]["duration_ms"], 15_000);
 
         let endpoint = Endpoint::http([Behaviour::AnswerAndHang(b"HTTP/1.1 200 OK\r\nx-drip: ".to_vec())]).await;
-        let delivery = first_attempt(&app, &endpoint.url(), &[ATTEMPT_BUDGET]).await;
+        let delivery = first_attempt_after(&app, &endpoint, ATTEMPT_BUDGET).await;
         assert_outcome(&delivery, "timeout", "did not answer within 15 seconds");
         app.stop().await;
     }
@@ -87,20 +94,20 @@ on_both! {
         let app = TestApp::start(database).await;
         let dripping = b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nthe beginning".to_vec();
         let endpoint = Endpoint::http([Behaviour::AnswerAndHang(dripping)]).await;
-        let delivery = first_attempt(&app, &endpoint.url(), &[BODY_BUDGET]).await;
+        let delivery = first_attempt_after(&app, &endpoint, BODY_BUDGET).await;
         assert_outcome(&delivery, "success", "");
         assert_eq!(delivery["response_body"], "the beginning");
 
         let endless = b"HTTP/1.1 500 X\r\ntransfer-encoding: chunked\r\n\r\nffffffff\r\n".to_vec();
         let endpoint = Endpoint::http([Behaviour::Endless(endless)]).await;
-        let delivery = first_attempt(&app, &endpoint.url(), &[]).await;
+        let delivery = first_attempt(&app, &endpoint.url()).await;
         assert_outcome(&delivery, "server_error", "Look into its logs");
         assert_eq!(text(&delivery["response_body"]).len(), 4_096);
 
         // Binary garbage is shown as text and breaks nothing.
         let garbage = b"HTTP/1.1 400 X\r\ncontent-length: 4\r\n\r\n\xff\x00\x01<".to_vec();
         let endpoint = Endpoint::http([Behaviour::Answer(garbage)]).await;
-        let delivery = first_attempt(&app, &endpoint.url(), &[]).await;
+        let delivery = first_attempt(&app, &endpoint.url()).await;
         assert!(text(&delivery["response_body"]).ends_with('<'), "{delivery}");
         app.stop().await;
     }
@@ -108,23 +115,23 @@ on_both! {
     async fn connections_that_break(database: Database) {
         let app = TestApp::start(database).await;
         let endpoint = Endpoint::http([Behaviour::Close]).await;
-        let delivery = first_attempt(&app, &endpoint.url(), &[]).await;
+        let delivery = first_attempt(&app, &endpoint.url()).await;
         assert_outcome(&delivery, "closed_early", "closed the connection without an answer");
 
         let endpoint = Endpoint::http([Behaviour::Reset]).await;
-        let delivery = first_attempt(&app, &endpoint.url(), &[]).await;
+        let delivery = first_attempt(&app, &endpoint.url()).await;
         assert_outcome(&delivery, "connection_reset", "cut the connection");
 
-        let delivery = first_attempt(&app, &nobody_listens().await, &[]).await;
+        let delivery = first_attempt(&app, &nobody_listens().await).await;
         assert_outcome(&delivery, "connect_refused", "Nothing listens at this address");
 
         let endpoint = Endpoint::http([Behaviour::Answer(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec())]).await;
-        let delivery = first_attempt(&app, &endpoint.url(), &[]).await;
+        let delivery = first_attempt(&app, &endpoint.url()).await;
         assert_outcome(&delivery, "http_invalid", "not HTTP");
 
         let many: String = (0..100).map(|n| format!("x-{n}: y\r\n")).collect();
         let endpoint = Endpoint::http([Behaviour::with_headers(200, &many)]).await;
-        let delivery = first_attempt(&app, &endpoint.url(), &[]).await;
+        let delivery = first_attempt(&app, &endpoint.url()).await;
         assert_outcome(&delivery, "headers_too_large", "Send fewer of them");
         app.stop().await;
     }
@@ -133,33 +140,34 @@ on_both! {
         let good = Certificate::signed_for(&["127.0.0.1"]);
         let app = TestApp::start_with(database, trusting(&good)).await;
         let endpoint = Endpoint::https([Behaviour::status(200)], &good).await;
-        let delivery = first_attempt(&app, &endpoint.url(), &[]).await;
+        let delivery = first_attempt(&app, &endpoint.url()).await;
         assert_outcome(&delivery, "success", "");
 
         let endpoint = Endpoint::https([Behaviour::status(200)], &good.sibling(&["elsewhere.example"])).await;
-        let delivery = first_attempt(&app, &endpoint.url(), &[]).await;
+        let delivery = first_attempt(&app, &endpoint.url()).await;
         assert_outcome(&delivery, "tls_cert_name", "for another host name");
 
         let endpoint = Endpoint::https([Behaviour::status(200)], &good.expired_sibling()).await;
-        let delivery = first_attempt(&app, &endpoint.url(), &[]).await;
+        let delivery = first_attempt(&app, &endpoint.url()).await;
         assert_outcome(&delivery, "tls_cert_expired", "has expired");
 
         let unknown = Certificate::signed_for(&["127.0.0.1"]);
         let endpoint = Endpoint::https([Behaviour::status(200)], &unknown).await;
-        let delivery = first_attempt(&app, &endpoint.url(), &[]).await;
+        let delivery = first_attempt(&app, &endpoint.url()).await;
         assert_outcome(&delivery, "tls_cert_untrusted", "not signed by an authority");
 
         let plain = Endpoint::http([Behaviour::AnswerAtHello(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec())]).await;
-        let delivery = first_attempt(&app, &plain.url().replace("http:", "https:"), &[]).await;
+        let delivery = first_attempt(&app, &plain.url().replace("http:", "https:")).await;
         assert_outcome(&delivery, "tls_protocol", "serves HTTPS and not plain HTTP");
 
         let silent = Endpoint::http([Behaviour::HangAtHello]).await;
         let url = silent.url().replace("http:", "https:");
-        let (delivery, ()) = tokio::join!(first_attempt(&app, &url, &[]), async {
+        let time = async {
             silent.wait_for(1).await;
             app.clock.somebody_waits(TLS_BUDGET).await;
             app.advance(TLS_BUDGET);
-        });
+        };
+        let delivery = first_attempt_while(&app, &url, time).await;
         assert_outcome(&delivery, "tls_timeout", "handshake did not finish in time");
         app.stop().await;
     }
@@ -175,13 +183,13 @@ on_both! {
         let app = TestApp::start_with(database, Setup { resolver: Some(resolver), ..Setup::default() }).await;
         let port = endpoint.address.port();
         let at = |name: &str| format!("http://{name}:{port}/hook");
-        assert_outcome(&first_attempt(&app, &at("good.example"), &[]).await, "success", "");
+        assert_outcome(&first_attempt(&app, &at("good.example")).await, "success", "");
         assert_eq!(endpoint.arrived()[0].header("host"), Some(format!("good.example:{port}").as_str()));
         for name in ["inside.example", "mixed.example", "six.example"] {
-            let delivery = first_attempt(&app, &at(name), &[]).await;
+            let delivery = first_attempt(&app, &at(name)).await;
             assert_outcome(&delivery, "forbidden_address", "may not reach");
         }
-        assert_outcome(&first_attempt(&app, &at("nowhere.example"), &[]).await, "dns_nxdomain", "does not exist");
+        assert_outcome(&first_attempt(&app, &at("nowhere.example")).await, "dns_nxdomain", "does not exist");
         assert_eq!(endpoint.arrived().len(), 1);
         // `stop` checks that nothing else was dialled.
         app.stop().await;
@@ -192,7 +200,7 @@ on_both! {
         let location = format!("location: {}\r\n", elsewhere.url());
         let endpoint = Endpoint::http([Behaviour::with_headers(302, &location)]).await;
         let app = TestApp::start(database).await;
-        let delivery = first_attempt(&app, &endpoint.url(), &[]).await;
+        let delivery = first_attempt(&app, &endpoint.url()).await;
         assert_outcome(&delivery, "redirect", "which is not followed");
         assert_eq!(elsewhere.arrived().len(), 0);
         app.stop().await;
