@@ -37,7 +37,9 @@ const ABOUT_A_PATH: &[&str] = &["404", "WP Form Completions", "Form: Submission"
 /// # Errors
 /// By field: `request`, `url`, `domain`, `event_name`, `props`.
 pub fn parse(content_type: Option<&str>, body: &[u8]) -> Result<TrackedEvent, Invalid> {
-    let form = content_type.is_some_and(|text| text.trim_start().starts_with("application/x-www-form-urlencoded"));
+    let says_form = content_type.is_some_and(|text| text.trim_start().starts_with("application/x-www-form-urlencoded"));
+    // What curl says of everything; no form begins like this.
+    let form = says_form && !body.trim_ascii_start().starts_with(b"{");
     let fields = if form { read_form(body) } else { read_json(body)? };
     let mut invalid = Invalid::new();
     let name = event_name(&fields, &mut invalid);

@@ -16,7 +16,7 @@ on_both! {
         };
         let short = json!({"n": "pageview", "u": "https://example.com/", "d": SITE}).to_string();
         let long = json!({"name": "pageview", "url": "https://example.com/", "domain": SITE}).to_string();
-        for (kind, body) in [("application/json", &short), ("text/plain", &short), ("text/plain;charset=UTF-8", &long)] {
+        for (kind, body) in [("application/json", &short), ("text/plain", &short), ("application/x-www-form-urlencoded", &long), ("text/plain;charset=UTF-8", &long)] {
             let answer = post(kind, BROWSER, body.clone()).await;
             assert_eq!((answer.status.as_u16(), answer.text().as_str()), (202, "ok"));
             assert_eq!(answer.header("x-plausible-dropped"), None);
