@@ -41,6 +41,9 @@ use tokio::process::{Child, Command};
 
 #[path = "../tests/it/support/postgres.rs"]
 mod postgres;
+mod sink;
+
+use sink::Sink;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_pulsehook");
 const MASTER_KEY: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
@@ -50,7 +53,7 @@ const SITE: &str = "example.com";
 /// Each figure is the median of so many runs.
 const RUNS: usize = 5;
 const EVENTS: usize = 20_000;
-const DELIVERIES: usize = 20_000;
+const DELIVERIES: usize = 100_000;
 /// Requests under way at once.
 const CONNECTIONS: usize = 64;
 /// Endpoints the deliveries go to: enough that their caps do not matter.
@@ -136,7 +139,7 @@ impl World {
 
 impl Home {
     /// Starts the binary and waits until it listens.
-    async fn serve(&self, receiver: Option<&Receiver>) -> Served {
+    async fn serve(&self, authority_pem: Option<&str>) -> Served {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
@@ -153,9 +156,9 @@ impl Home {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .kill_on_drop(true);
-        if let Some(receiver) = receiver {
+        if let Some(pem) = authority_pem {
             let path = self.folder.path().join("authority.pem");
-            std::fs::write(&path, receiver.authority_pem.as_ref().unwrap()).unwrap();
+            std::fs::write(&path, pem).unwrap();
             command.env("PULSEHOOK_EGRESS_CA", path);
         }
         let child = command.spawn().unwrap();
@@ -296,21 +299,23 @@ async fn deliveries(world: &World) {
     for (name, on_postgres) in [("SQLite", false), ("PostgreSQL", true)] {
         let (mut drained, mut ceilings, mut memory) = (Vec::new(), Vec::new(), 0.0_f64);
         for _ in 0..RUNS {
-            let mut receiver = world.receiver().await;
-            ceilings.push(DELIVERIES as f64 / world.timed(send_alone(world, &mut receiver)).await);
+            let sink = Sink::start().await;
+            ceilings.push(DELIVERIES as f64 / world.timed(send_alone(world, &sink)).await);
+            let sink = Sink::start().await;
             let home = world.home(on_postgres).await;
-            fill(world, &home, &receiver).await;
-            let served = home.serve(Some(&receiver)).await;
-            let first = receiver.received.recv().await.unwrap().at;
-            for _ in 1..DELIVERIES {
-                receiver.received.recv().await.unwrap();
-                memory = memory.max(if receiver.received.len() % 4_096 == 0 { served.memory() } else { 0.0 });
+            fill(world, &home, &sink).await;
+            let served = home.serve(Some(&sink.authority_pem)).await;
+            sink.wait_for(1).await;
+            let began = world.clock.monotonic();
+            for part in 1..=10 {
+                sink.wait_for(DELIVERIES * part / 10).await;
+                memory = memory.max(served.memory());
             }
             let store = Store::open(&home.database_url).await.unwrap();
             while store.operator_depth().await.unwrap().deliveries > 0 {
                 tokio::task::yield_now().await;
             }
-            drained.push(DELIVERIES as f64 / world.clock.now().since(first).as_secs_f64());
+            drained.push(DELIVERIES as f64 / (world.clock.monotonic() - began).as_secs_f64());
             store.close().await;
             served.stop().await;
         }
@@ -325,12 +330,12 @@ async fn deliveries(world: &World) {
 }
 
 /// The ceiling: the same sender, the same bodies, no database.
-async fn send_alone(world: &World, receiver: &mut Receiver) {
+async fn send_alone(world: &World, sink: &Sink) {
     let policy = AddressPolicy { allow: vec!["127.0.0.0/8".parse().unwrap()], allow_http: false };
-    let roots = trusted_roots(receiver.authority_pem.as_deref().map(str::as_bytes)).unwrap();
+    let roots = trusted_roots(Some(sink.authority_pem.as_bytes())).unwrap();
     let connector = EgressConnector::new(policy.clone(), Resolver::system().unwrap(), roots, world.clock.clone());
     let sender = Arc::new(Sender::new(connector, world.clock.clone()));
-    let url = EndpointUrl::parse(&receiver.url(), &policy).unwrap();
+    let url = EndpointUrl::parse(&sink.url(), &policy).unwrap();
     let next = Arc::new(AtomicUsize::new(0));
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..CONNECTIONS {
@@ -353,19 +358,16 @@ async fn send_alone(world: &World, receiver: &mut Receiver) {
     while let Some(done) = tasks.join_next().await {
         done.unwrap();
     }
-    for _ in 0..DELIVERIES {
-        receiver.received.recv().await.unwrap();
-    }
 }
 
 /// A queue of deliveries to several webhooks, as an outage would leave it.
-async fn fill(world: &World, home: &Home, receiver: &Receiver) {
-    let served = home.serve(Some(receiver)).await;
+async fn fill(world: &World, home: &Home, sink: &Sink) {
+    let served = home.serve(Some(&sink.authority_pem)).await;
     let site = home.api(&served, "/api/sites", json!({"domain": SITE})).await;
     let mut webhooks = Vec::new();
     for index in 0..WEBHOOKS {
         let body = json!({
-            "url": format!("{}/{index}", receiver.url()), "name": index.to_string(), "secret": SECRET,
+            "url": format!("{}/{index}", sink.url()), "name": index.to_string(), "secret": SECRET,
             "triggers": [{"type": "visitor_spike"}]
         });
         webhooks.push(home.api(&served, &format!("/api/sites/{SITE}/webhooks"), body).await["webhook"].clone());
@@ -411,7 +413,7 @@ async fn latency(world: &World) {
         for rate in [100_u64, 1_000] {
             let mut receiver = world.receiver().await;
             let home = world.home(on_postgres).await;
-            let served = home.serve(Some(&receiver)).await;
+            let served = home.serve(receiver.authority_pem.as_deref()).await;
             home.api(&served, "/api/sites", json!({"domain": SITE})).await;
             home.api(&served, &format!("/api/sites/{SITE}/goals"), json!({"event_name": "Signup"})).await;
             let body = json!({
