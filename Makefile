@@ -31,7 +31,7 @@ lint: ## Check format, lints and that nothing of one machine slipped in
 .PHONY: bench
 bench: ## Measure throughput, latency, start and memory, each beside its ceiling
 	@scripts/need.sh cargo cc postgres
-	@cargo bench --locked --bench figures -- $(ONLY)
+	@PULSEHOOK_CLUSTER='-c fsync=on -c shared_buffers=2GB -c max_wal_size=4GB' cargo bench --locked --bench figures -- $(ONLY)
 
 .PHONY: clean
 clean: ## Remove what was built

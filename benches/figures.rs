@@ -26,12 +26,12 @@ use pulsehook::domain::access::{Role, Who};
 use pulsehook::domain::address::AddressPolicy;
 use pulsehook::domain::endpoint_url::EndpointUrl;
 use pulsehook::domain::event::{Addressee, Data, Event};
-use pulsehook::domain::ids::{EventId, NodeId};
+use pulsehook::domain::ids::EventId;
 use pulsehook::domain::signature::SigningSecret;
 use pulsehook::domain::time::Timestamp;
 use pulsehook::domain::webhook::Format;
 use pulsehook::engine::egress::{EgressConnector, Resolver, trusted_roots};
-use pulsehook::engine::sender::{Outgoing, Sender};
+use pulsehook::engine::sender::{Address, Outgoing, Sender};
 use pulsehook::store::Store;
 use pulsehook::store::audit::Change;
 use pulsehook::store::outbox::{Fired, Step};
@@ -153,6 +153,8 @@ impl Home {
             .env("PULSEHOOK_MASTER_KEY", MASTER_KEY)
             .env("PULSEHOOK_EGRESS_ALLOW", "127.0.0.0/8")
             .env("PULSEHOOK_LOG_LEVEL", "error")
+            .env("PULSEHOOK_ENDPOINT_RATE", "0")
+            .env("PULSEHOOK_HOST_IN_FLIGHT", "128")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .kill_on_drop(true);
@@ -334,14 +336,14 @@ async fn send_alone(world: &World, sink: &Sink) {
     let policy = AddressPolicy { allow: vec!["127.0.0.0/8".parse().unwrap()], allow_http: false };
     let roots = trusted_roots(Some(sink.authority_pem.as_bytes())).unwrap();
     let connector = EgressConnector::new(policy.clone(), Resolver::system().unwrap(), roots, world.clock.clone());
-    let sender = Arc::new(Sender::new(connector, world.clock.clone()));
+    let sender = Arc::new(Sender::new(connector, world.clock.clone(), CONNECTIONS));
     let url = EndpointUrl::parse(&sink.url(), &policy).unwrap();
+    let address = Arc::new(Address::new(Ok(url), &[]));
     let next = Arc::new(AtomicUsize::new(0));
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..CONNECTIONS {
         let outgoing = Outgoing {
-            url: Ok(url.clone()),
-            headers: Vec::new(),
+            address: Arc::clone(&address),
             secrets: vec![SigningSecret::parse(SECRET).unwrap()],
             event_id: EventId(world.chance.uuid_v7(world.clock.now())),
             event_type: "goal_completion".to_owned(),
@@ -374,11 +376,7 @@ async fn fill(world: &World, home: &Home, sink: &Sink) {
     }
     served.stop().await;
     let store = Store::open(&home.database_url).await.unwrap();
-    let node = NodeId(world.chance.uuid_v7(world.clock.now()));
-    store.claim_shards(node, Duration::from_secs(60)).await.unwrap();
     let site_id = site["site"]["id"].as_str().unwrap().parse().unwrap();
-    let leases = store.held_shards(node).await.unwrap();
-    let lease = *leases.iter().find(|lease| lease.shard == shard_of(site_id)).unwrap();
     let account_id = store.find_or_create_account("Bench", world.clock.now()).await.unwrap();
     for batch in 0..DELIVERIES / 1_000 {
         let now = world.clock.now();
@@ -397,13 +395,12 @@ async fn fill(world: &World, home: &Home, sink: &Sink) {
                 let mut event = Event::new(id, &addressee, format!("bench:{batch}:{index}"), Data::test(), now);
                 event.trigger_id = Some(webhook["triggers"][0]["id"].as_str().unwrap().parse().unwrap());
                 event.payload.resize(600, b' ');
-                Fired { event, shard: lease.shard, trigger_version: 1, state: None, shadow: false }
+                Fired { event, shard: shard_of(site_id), trigger_version: Some(1), state: None, shadow: false }
             })
             .collect();
         let step = Step { fired, ..Step::default() };
-        assert_eq!(store.record(node, &[lease], &step, now).await.unwrap().len(), 1_000);
+        assert_eq!(store.record(&step, now).await.unwrap().len(), 1_000);
     }
-    store.release_shards(node).await.unwrap();
     store.close().await;
 }
 

@@ -20,10 +20,12 @@ use crate::domain::ids::NodeId;
 use crate::domain::time::Timestamp;
 use crate::domain::vault::Keyring;
 use crate::engine::egress::{DialRecorder, EgressConnector, Resolver, trusted_roots};
+use crate::engine::ready::Room;
 use crate::engine::sender::Sender;
 use crate::engine::{Engine, Running};
 use crate::http::{Api, Settings};
 use crate::store::Store;
+use crate::store::shards::Node;
 use crate::telemetry;
 
 /// Everything, ready to run.
@@ -76,6 +78,7 @@ impl App {
             .await
             .with_context(|| format!("{} cannot be opened", config.analytics_path.display()))?;
         let policy = AddressPolicy { allow: config.egress_allow.clone(), allow_http: config.egress_allow_http };
+        let room = Room { total: room_in_flight(config.in_flight), per_host: config.host_in_flight as usize };
         let sender = sender(&config, &policy, &clock, substitutes)?;
         let listener = TcpListener::bind(config.listen)
             .await
@@ -87,9 +90,9 @@ impl App {
         }
         let recorder = Recorder::new(analytics.clone(), clock.clone(), chance.clone()).await?;
         let directory = Directory::load(store.clone(), clock.clone()).await?;
-        store.enlist(identity.node, env!("CARGO_PKG_VERSION"), "api,ingest,engine", clock.now()).await?;
         // What this node held before it was killed is nobody else's: no need to wait for its leases to run out.
         store.release_shards(identity.node).await?;
+        let node = Node { id: identity.node, version: env!("CARGO_PKG_VERSION"), roles: config.roles.to_string() };
         let engine = Engine {
             store: store.clone(),
             analytics: analytics.clone(),
@@ -98,7 +101,10 @@ impl App {
             policy: policy.clone(),
             clock: clock.clone(),
             chance: chance.clone(),
-            node: identity.node,
+            node,
+            roles: config.roles,
+            limits: config.limits,
+            room,
             evaluation_interval: config.evaluation_interval,
             retention: config.retention,
         }
@@ -120,6 +126,8 @@ impl App {
                 base_url: config.base_url.clone(),
                 max_webhooks_per_account: config.max_webhooks_per_account,
                 trusted_proxies: config.trusted_proxies.clone(),
+                answers_api: config.roles.api,
+                takes_hits: config.roles.ingest,
             },
         );
         Ok(Self { config, clock, store, analytics, api, listener, engine, _identity: identity })
@@ -220,6 +228,23 @@ pub fn prepare_data_dir(path: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("the data folder {} cannot be created", path.display()))
 }
 
+/// How many attempts may be under way at once: what was asked for, or as many as there may be files open beside everything
+/// else. The limit on those is raised as far as the machine lets us.
+fn room_in_flight(asked: Option<u32>) -> usize {
+    const USUAL: u64 = 2_048;
+    /// Databases, trackers, and connections kept open.
+    const OTHERS: u64 = 512;
+    let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1_024);
+    let room = asked.map_or(USUAL, u64::from);
+    let possible = files.saturating_sub(OTHERS).max(files / 2).max(16);
+    if room > possible {
+        warn!(
+            "Only {possible} attempts can be under way at once: this process may have {files} files open (ulimit -n)"
+        );
+    }
+    usize::try_from(room.min(possible)).unwrap_or(16)
+}
+
 /// The configured key, else the one in the data folder, else a new one there.
 fn master_key(config: &Config, chance: &Chance) -> anyhow::Result<Keyring> {
     use std::io::Write as _;
@@ -268,5 +293,5 @@ fn sender(config: &Config, policy: &AddressPolicy, clock: &Clock, substitutes: S
     if let Some(dialled) = substitutes.dialled {
         connector = connector.recording(dialled);
     }
-    Ok(Sender::new(connector, clock.clone()))
+    Ok(Sender::new(connector, clock.clone(), config.host_in_flight as usize))
 }

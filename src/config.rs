@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::domain::node::Roles;
+use crate::domain::pace::Limits;
 use crate::domain::time::parse_span;
 use crate::domain::vault::Keyring;
 
@@ -45,6 +47,23 @@ pub const SETTINGS: &[Setting] = &[
         help: "Networks webhooks may reach although they are private, such as 127.0.0.0/8,10.1.0.0/16",
     },
     Setting { name: "egress_allow_http", default: "false", help: "Whether webhooks may be plain http" },
+    Setting {
+        name: "role",
+        default: "api,ingest,engine",
+        help: "What this process does; several nodes over PostgreSQL may share it out",
+    },
+    Setting {
+        name: "endpoint_rate",
+        default: "50",
+        help: "Attempts a second at one webhook, unless it says otherwise; 0 for as many as it takes",
+    },
+    Setting { name: "endpoint_in_flight", default: "16", help: "Attempts under way at once at one webhook" },
+    Setting { name: "host_in_flight", default: "64", help: "Attempts under way at once at one host" },
+    Setting {
+        name: "in_flight",
+        default: "2048, or what open files allow",
+        help: "Attempts under way at once in this process",
+    },
     Setting { name: "egress_ca", default: "", help: "PEM file of further certificate authorities webhooks may use" },
     Setting {
         name: "trusted_proxies",
@@ -81,6 +100,11 @@ pub struct Config {
     pub egress_allow: Vec<IpNet>,
     pub egress_allow_http: bool,
     pub egress_ca: Option<PathBuf>,
+    pub roles: Roles,
+    pub limits: Limits,
+    pub host_in_flight: u32,
+    /// `None`: as many as the process may have files open.
+    pub in_flight: Option<u32>,
     pub trusted_proxies: Vec<IpNet>,
     pub retention: Duration,
     pub log_format: Option<LogFormat>,
@@ -228,6 +252,24 @@ impl Config {
             egress_allow: sources.parsed("egress_allow", Vec::new(), networks, "networks such as 10.1.0.0/16")?,
             egress_allow_http: sources.parsed("egress_allow_http", false, |text| text.parse().ok(), "true or false")?,
             egress_ca: sources.get("egress_ca").map(PathBuf::from),
+            roles: sources.parsed(
+                "role",
+                Roles::ALL,
+                |text| text.parse().ok(),
+                "one or more of api, ingest and engine, separated by commas",
+            )?,
+            limits: Limits {
+                rate: Some(sources.parsed("endpoint_rate", 50, |text| text.parse().ok(), "a whole number")?)
+                    .filter(|rate| *rate > 0),
+                in_flight: sources.parsed("endpoint_in_flight", 16, at_least_one, "a whole number from 1")?,
+            },
+            host_in_flight: sources.parsed("host_in_flight", 64, at_least_one, "a whole number from 1")?,
+            in_flight: sources.parsed(
+                "in_flight",
+                None,
+                |text| at_least_one(text).filter(|number| *number >= 16).map(Some),
+                "a whole number from 16",
+            )?,
             trusted_proxies: sources.parsed(
                 "trusted_proxies",
                 private_networks(),
@@ -269,6 +311,12 @@ impl Config {
             }
         }
         let sqlite = self.database_url.starts_with("sqlite://");
+        if sqlite && self.roles != Roles::ALL {
+            return Err(ConfigError(
+                "role splits the work over several nodes, which takes PostgreSQL: set database_url to postgres://…"
+                    .to_owned(),
+            ));
+        }
         if !sqlite && !self.database_url.starts_with("postgres://") && !self.database_url.starts_with("postgresql://") {
             return Err(ConfigError("database_url must start with sqlite:// or postgres://".to_owned()));
         }
@@ -291,6 +339,10 @@ fn analytics_path(sources: &Sources, data_dir: &Path) -> Result<PathBuf, ConfigE
             None => Err(ConfigError("analytics_url must start with sqlite:// in this version".to_owned())),
         },
     }
+}
+
+fn at_least_one(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|number| *number >= 1)
 }
 
 fn networks(text: &str) -> Option<Vec<IpNet>> {
@@ -346,6 +398,11 @@ mod tests {
             (vec![("egress_allow", "everything")], "egress_allow must be networks"),
             (vec![("directory", "ldap")], "directory is \"ldap\""),
             (vec![("retention", "5")], "retention must be a span"),
+            (vec![("role", "worker")], "role must be one or more of api, ingest and engine"),
+            (vec![("role", "api")], "role splits the work over several nodes"),
+            (vec![("endpoint_rate", "-1")], "endpoint_rate must be a whole number"),
+            (vec![("endpoint_in_flight", "0")], "endpoint_in_flight must be a whole number from 1"),
+            (vec![("in_flight", "3")], "in_flight must be a whole number from 16"),
             (vec![("log_format", "xml")], "log_format must be text or json"),
         ] {
             let error = with(&pairs).unwrap_err().to_string();

@@ -1,11 +1,14 @@
 //! How those who write intentions reach those who act on them. The API knows the engine only through this.
 
+use std::time::Duration;
+
 use tokio::sync::{mpsc, oneshot};
 
+use crate::clock::Clock;
 use crate::domain::ids::WebhookId;
 
 /// A call that is answered once it has been acted upon.
-pub type Answer = oneshot::Sender<()>;
+pub type Answer<T = ()> = oneshot::Sender<T>;
 
 /// What the evaluator is asked.
 #[derive(Debug)]
@@ -19,10 +22,13 @@ pub enum ToEvaluator {
 /// What the dispatcher is asked.
 #[derive(Debug)]
 pub enum ToDispatcher {
-    /// A webhook was edited, paused, resumed or deleted: no attempt after the answer uses what was before.
-    WebhookChanged(WebhookId, Answer),
-    /// Something was put into the queue from outside.
-    QueueChanged,
+    /// A webhook of this shard was edited, paused, resumed or deleted: no attempt after the answer uses what was before.
+    /// Answers whether another node may send for the shard.
+    WebhookChanged(WebhookId, i32, Answer<bool>),
+    /// Something was put into the queue of this shard, which another node may own.
+    QueueChanged(i32),
+    /// Another node put something into the queue of these shards.
+    Heard(Vec<i32>),
     /// Answered when nothing is due any more and nothing is under way. For tests and shutdown.
     Drain(Answer),
 }
@@ -41,41 +47,45 @@ pub enum ToLearner {
     Learn(Answer),
 }
 
-/// Cheap to clone. Without an engine in this process it does nothing: the engine's own sweep finds out.
-#[derive(Clone, Default)]
+/// Cheap to clone. What is not in this process is not asked: its own sweep finds out.
+#[derive(Clone)]
 pub struct Wake {
-    evaluator: Option<mpsc::Sender<ToEvaluator>>,
-    dispatcher: Option<mpsc::Sender<ToDispatcher>>,
-    learner: Option<mpsc::Sender<ToLearner>>,
-    leases: Option<mpsc::Sender<ToLeases>>,
+    pub clock: Clock,
+    pub evaluator: Option<mpsc::Sender<ToEvaluator>>,
+    pub dispatcher: Option<mpsc::Sender<ToDispatcher>>,
+    pub learner: Option<mpsc::Sender<ToLearner>>,
+    pub leases: Option<mpsc::Sender<ToLeases>>,
+    /// To other nodes.
+    pub notify: mpsc::Sender<i32>,
+    /// How long another node may act on what it read before.
+    pub others_notice_within: Duration,
 }
 
 impl Wake {
-    pub fn new(
-        evaluator: mpsc::Sender<ToEvaluator>,
-        dispatcher: mpsc::Sender<ToDispatcher>,
-        learner: mpsc::Sender<ToLearner>,
-        leases: mpsc::Sender<ToLeases>,
-    ) -> Self {
-        Self { evaluator: Some(evaluator), dispatcher: Some(dispatcher), learner: Some(learner), leases: Some(leases) }
-    }
-
     /// Returns once no evaluation uses the old configuration any more.
     pub async fn configuration_changed(&self) {
         ask(self.evaluator.as_ref(), ToEvaluator::ConfigurationChanged).await;
     }
 
-    /// Returns once no attempt can start that the old state of the webhook would have allowed.
-    pub async fn webhook_changed(&self, id: WebhookId) {
-        ask(self.dispatcher.as_ref(), |answer| ToDispatcher::WebhookChanged(id, answer)).await;
+    /// Returns once no attempt can start, on any node, that the old state of the webhook would have allowed.
+    pub async fn webhook_changed(&self, id: WebhookId, shard: i32) {
+        let call = |answer| ToDispatcher::WebhookChanged(id, shard, answer);
+        let elsewhere = match &self.dispatcher {
+            Some(_) => ask(self.dispatcher.as_ref(), call).await.unwrap_or(false),
+            None => true,
+        };
         self.configuration_changed().await;
+        if elsewhere {
+            self.clock.sleep(self.others_notice_within).await;
+        }
     }
 
-    /// Something was put into the queue.
-    pub async fn queue_changed(&self) {
-        if let Some(dispatcher) = &self.dispatcher {
+    /// Something was put into the queue of this shard.
+    pub async fn queue_changed(&self, shard: i32) {
+        match &self.dispatcher {
             // A closed channel means the engine is stopping; what is in the queue stays there.
-            let _ = dispatcher.send(ToDispatcher::QueueChanged).await;
+            Some(dispatcher) => drop(dispatcher.send(ToDispatcher::QueueChanged(shard)).await),
+            None => drop(self.notify.try_send(shard)),
         }
     }
 
@@ -89,11 +99,8 @@ impl Wake {
 }
 
 /// A closed channel means the engine is stopping: there is nobody left to wait for.
-async fn ask<T>(whom: Option<&mpsc::Sender<T>>, call: impl FnOnce(Answer) -> T) {
-    if let Some(whom) = whom {
-        let (answer, answered) = oneshot::channel();
-        if whom.send(call(answer)).await.is_ok() {
-            let _ = answered.await;
-        }
-    }
+async fn ask<T, A>(whom: Option<&mpsc::Sender<T>>, call: impl FnOnce(Answer<A>) -> T) -> Option<A> {
+    let (answer, answered) = oneshot::channel();
+    whom?.send(call(answer)).await.ok()?;
+    answered.await.ok()
 }

@@ -91,7 +91,17 @@ CREATE TABLE webhooks (
     previous_secret      BYTEA,
     previous_valid_until BIGINT,
     active               BOOLEAN NOT NULL,
+    -- Attempts a second at most; the operator's default when absent.
+    rate_limit           INTEGER,
+    -- First and last failure since the last success; the last two are written now and then, not with every attempt.
     failing_since        BIGINT,
+    failed_at            BIGINT,
+    succeeded_at         BIGINT,
+    -- Warnings given since it began to fail.
+    warnings             INTEGER NOT NULL DEFAULT 0,
+    -- An open breaker: nothing is sent until then, and how long it stays shut the next time.
+    parked_until         BIGINT,
+    parked_ms            BIGINT,
     disabled_at          BIGINT,
     disabled_reason      TEXT,
     version              BIGINT NOT NULL,
@@ -100,6 +110,8 @@ CREATE TABLE webhooks (
 );
 CREATE INDEX webhooks_account_idx ON webhooks (account_id);
 CREATE INDEX webhooks_site_idx ON webhooks (site_id);
+-- Few fail at any time; the keeper of their lives looks at those alone.
+CREATE INDEX webhooks_failing_idx ON webhooks (failing_since) WHERE failing_since IS NOT NULL;
 
 CREATE TABLE triggers (
     id          UUID    NOT NULL PRIMARY KEY,
@@ -139,61 +151,79 @@ CREATE TABLE nodes (
     seen_at    BIGINT NOT NULL
 );
 
--- Who works for which part of the sites. `watermark` is the last hit whose completions are reported.
+-- Who sends for which part of the sites, and until when on the database's clock.
 CREATE TABLE shards (
     shard       INTEGER NOT NULL PRIMARY KEY,
     node_id     UUID,
     epoch       BIGINT NOT NULL,
-    lease_until BIGINT NOT NULL,
-    watermark   BIGINT NOT NULL
+    lease_until BIGINT NOT NULL
+);
+
+-- How far a source of hits has been looked at. Moved from the value that was read and from no other, together with what
+-- was noticed: of two that look at the same hits only one can say so.
+CREATE TABLE watermarks (
+    source TEXT    NOT NULL PRIMARY KEY,
+    seq    BIGINT NOT NULL
 );
 
 -- Append-only: a trigger fired (or somebody asked for a test). The payload is the bytes that are signed and sent.
+-- One partition a day, by the time ids begin with; the janitor makes them ahead and drops the old ones. No foreign keys on
+-- these three: each would lock the row it points to with every insert. Who deletes a webhook deletes its rows.
 CREATE TABLE events (
-    id          UUID    NOT NULL PRIMARY KEY,
-    account_id  BIGINT NOT NULL REFERENCES accounts (id) ON DELETE CASCADE,
-    site_id     BIGINT NOT NULL REFERENCES sites (id) ON DELETE CASCADE,
-    webhook_id  UUID    NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
+    id          UUID    NOT NULL,
+    account_id  BIGINT NOT NULL,
+    site_id     BIGINT NOT NULL,
+    webhook_id  UUID    NOT NULL,
     trigger_id  UUID,
     type        TEXT    NOT NULL,
     moment      TEXT    NOT NULL,
     format      TEXT    NOT NULL,
     payload     BYTEA    NOT NULL,
     inserted_at BIGINT NOT NULL,
-    -- One row per moment, whoever looked and however often.
-    CONSTRAINT events_moment_key UNIQUE (trigger_id, moment)
-);
+    PRIMARY KEY (id)
+) PARTITION BY RANGE (id);
 -- The delivery list of a webhook, newest first: ids sort by time.
 CREATE INDEX events_webhook_idx ON events (webhook_id, id);
-CREATE INDEX events_site_idx ON events (site_id);
+-- What belongs to no day that was made: a clock that is far off must not lose an event.
+CREATE TABLE events_rest PARTITION OF events DEFAULT;
+-- A moment once, whoever looked and however often. Days have an index like this each; across days the trigger's count of
+-- fired events and the watermark see to it.
+CREATE UNIQUE INDEX events_rest_moment_key ON events_rest (trigger_id, moment);
 
--- One narrow row per delivery still owed. Deleted when the delivery ends, so it stays small whatever the history.
+-- One narrow row per delivery still owed. Deleted when the delivery ends, so it stays small whatever the history. It is
+-- vacuumed early and without pauses: dead rows in front of the index are what readers would pay for.
 CREATE TABLE queue (
-    event_id         UUID    NOT NULL PRIMARY KEY REFERENCES events (id) ON DELETE CASCADE,
-    account_id       BIGINT NOT NULL,
-    webhook_id       UUID    NOT NULL,
-    shard            INTEGER NOT NULL,
+    event_id       UUID    NOT NULL PRIMARY KEY,
+    account_id     BIGINT NOT NULL,
+    webhook_id     UUID    NOT NULL,
+    shard          INTEGER NOT NULL,
+    -- 0: first attempts, 1: retries, 2: resends. Each is read by itself, so that none waits behind another.
+    lane           INTEGER NOT NULL,
     -- Attempts made in this round; a resend begins a new one.
-    attempt          INTEGER NOT NULL,
+    attempt        INTEGER NOT NULL,
     -- Attempts that do not count against the schedule: of earlier rounds, and failures of our own.
-    other_attempts   INTEGER NOT NULL,
-    due_at           BIGINT NOT NULL,
+    other_attempts INTEGER NOT NULL,
+    due_at         BIGINT NOT NULL,
     -- After this moment it is given up. A resend never is.
-    expires_at       BIGINT
+    expires_at     BIGINT
+) WITH (
+    fillfactor = 80, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_threshold = 5000, autovacuum_analyze_scale_factor = 0.2
 );
 -- The owner of a shard reads the due rows of each webhook from the front of this index.
-CREATE INDEX queue_due_idx ON queue (shard, webhook_id, due_at, event_id);
+CREATE INDEX queue_due_idx ON queue (shard, webhook_id, lane, due_at, event_id);
 
--- Append-only: one HTTP exchange, or the reason why a delivery ended without one.
+-- Append-only: one HTTP exchange, or the reason why a delivery ended without one. In the partition of its event's day.
 CREATE TABLE attempts (
-    event_id         UUID    NOT NULL REFERENCES events (id) ON DELETE CASCADE,
+    event_id         UUID    NOT NULL,
     number           INTEGER NOT NULL,
     account_id       BIGINT NOT NULL,
     webhook_id       UUID    NOT NULL,
     started_at       BIGINT NOT NULL,
     duration_ms      BIGINT NOT NULL,
     outcome          TEXT    NOT NULL,
-    advice           TEXT    NOT NULL,
+    -- What to do about it; nothing after a success.
+    advice           TEXT,
     response_code    INTEGER,
     response_headers TEXT,
     response_body    BYTEA,
@@ -201,6 +231,32 @@ CREATE TABLE attempts (
     ended            TEXT    CHECK (ended IN ('success', 'failed', 'cancelled')),
     reason           TEXT,
     PRIMARY KEY (event_id, number)
+) PARTITION BY RANGE (event_id);
+CREATE TABLE attempts_rest PARTITION OF attempts DEFAULT;
+
+-- A range of deliveries somebody wants sent once more: fed into the queue a little at a time, up to `cursor` so far.
+CREATE TABLE resends (
+    id          UUID    NOT NULL PRIMARY KEY,
+    account_id  BIGINT NOT NULL REFERENCES accounts (id) ON DELETE CASCADE,
+    webhook_id  UUID    NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
+    shard       INTEGER NOT NULL,
+    -- Which deliveries, as JSON.
+    filter      TEXT    NOT NULL,
+    status      TEXT    NOT NULL CHECK (status IN ('running', 'paused', 'cancelled', 'done')),
+    -- How many there were when it was asked for, and how many were put into the queue.
+    total       BIGINT NOT NULL,
+    queued      BIGINT NOT NULL,
+    cursor      UUID,
+    inserted_at BIGINT NOT NULL,
+    updated_at  BIGINT NOT NULL
+);
+CREATE INDEX resends_webhook_idx ON resends (webhook_id, id);
+CREATE INDEX resends_running_idx ON resends (shard) WHERE status = 'running';
+
+-- Webhooks that were deleted and whose deliveries the janitor still has to remove.
+CREATE TABLE removals (
+    webhook_id  UUID    NOT NULL PRIMARY KEY,
+    inserted_at BIGINT NOT NULL
 );
 
 CREATE TABLE audit_log (
@@ -232,5 +288,5 @@ CREATE TABLE facts (
 );
 INSERT INTO facts (name, value) VALUES ('catalog_version', '0');
 
-INSERT INTO shards (shard, node_id, epoch, lease_until, watermark)
-SELECT shard, NULL, 0, 0, 0 FROM generate_series(0, 255) AS shard;
+INSERT INTO shards (shard, node_id, epoch, lease_until)
+SELECT shard, NULL, 0, 0 FROM generate_series(0, 255) AS shard;

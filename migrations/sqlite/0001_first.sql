@@ -91,7 +91,17 @@ CREATE TABLE webhooks (
     previous_secret      BLOB,
     previous_valid_until INTEGER,
     active               INTEGER NOT NULL CHECK (active IN (0, 1)),
+    -- Attempts a second at most; the operator's default when absent.
+    rate_limit           INTEGER,
+    -- First and last failure since the last success; the last two are written now and then, not with every attempt.
     failing_since        INTEGER,
+    failed_at            INTEGER,
+    succeeded_at         INTEGER,
+    -- Warnings given since it began to fail.
+    warnings             INTEGER NOT NULL DEFAULT 0,
+    -- An open breaker: nothing is sent until then, and how long it stays shut the next time.
+    parked_until         INTEGER,
+    parked_ms            INTEGER,
     disabled_at          INTEGER,
     disabled_reason      TEXT,
     version              INTEGER NOT NULL,
@@ -100,6 +110,8 @@ CREATE TABLE webhooks (
 ) STRICT;
 CREATE INDEX webhooks_account_idx ON webhooks (account_id);
 CREATE INDEX webhooks_site_idx ON webhooks (site_id);
+-- Few fail at any time; the keeper of their lives looks at those alone.
+CREATE INDEX webhooks_failing_idx ON webhooks (failing_since) WHERE failing_since IS NOT NULL;
 
 CREATE TABLE triggers (
     id          BLOB    NOT NULL PRIMARY KEY,
@@ -139,61 +151,70 @@ CREATE TABLE nodes (
     seen_at    INTEGER NOT NULL
 ) STRICT;
 
--- Who works for which part of the sites. `watermark` is the last hit whose completions are reported.
+-- Who sends for which part of the sites, and until when on the database's clock.
 CREATE TABLE shards (
     shard       INTEGER NOT NULL PRIMARY KEY,
     node_id     BLOB,
     epoch       INTEGER NOT NULL,
-    lease_until INTEGER NOT NULL,
-    watermark   INTEGER NOT NULL
+    lease_until INTEGER NOT NULL
 ) STRICT;
 
--- Append-only: a trigger fired (or somebody asked for a test). The payload is the bytes that are signed and sent.
+-- How far a source of hits has been looked at. Moved from the value that was read and from no other, together with what
+-- was noticed: of two that look at the same hits only one can say so.
+CREATE TABLE watermarks (
+    source TEXT    NOT NULL PRIMARY KEY,
+    seq    INTEGER NOT NULL
+) STRICT;
+
+-- Append-only: a trigger fired (or somebody asked for a test). The payload is the bytes that are signed and sent. No
+-- foreign keys on these three: each would be looked up with every insert. Who deletes a webhook deletes its rows.
 CREATE TABLE events (
     id          BLOB    NOT NULL PRIMARY KEY,
-    account_id  INTEGER NOT NULL REFERENCES accounts (id) ON DELETE CASCADE,
-    site_id     INTEGER NOT NULL REFERENCES sites (id) ON DELETE CASCADE,
-    webhook_id  BLOB    NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
+    account_id  INTEGER NOT NULL,
+    site_id     INTEGER NOT NULL,
+    webhook_id  BLOB    NOT NULL,
     trigger_id  BLOB,
     type        TEXT    NOT NULL,
     moment      TEXT    NOT NULL,
     format      TEXT    NOT NULL,
     payload     BLOB    NOT NULL,
-    inserted_at INTEGER NOT NULL,
-    -- One row per moment, whoever looked and however often.
-    CONSTRAINT events_moment_key UNIQUE (trigger_id, moment)
+    inserted_at INTEGER NOT NULL
 ) STRICT;
+-- A moment once, whoever looked and however often.
+CREATE UNIQUE INDEX events_moment_key ON events (trigger_id, moment);
 -- The delivery list of a webhook, newest first: ids sort by time.
 CREATE INDEX events_webhook_idx ON events (webhook_id, id);
-CREATE INDEX events_site_idx ON events (site_id);
 
 -- One narrow row per delivery still owed. Deleted when the delivery ends, so it stays small whatever the history.
 CREATE TABLE queue (
-    event_id         BLOB    NOT NULL PRIMARY KEY REFERENCES events (id) ON DELETE CASCADE,
-    account_id       INTEGER NOT NULL,
-    webhook_id       BLOB    NOT NULL,
-    shard            INTEGER NOT NULL,
+    event_id       BLOB    NOT NULL PRIMARY KEY,
+    account_id     INTEGER NOT NULL,
+    webhook_id     BLOB    NOT NULL,
+    shard          INTEGER NOT NULL,
+    -- 0: first attempts, 1: retries, 2: resends. Each is read by itself, so that none waits behind another.
+    lane           INTEGER NOT NULL,
     -- Attempts made in this round; a resend begins a new one.
-    attempt          INTEGER NOT NULL,
+    attempt        INTEGER NOT NULL,
     -- Attempts that do not count against the schedule: of earlier rounds, and failures of our own.
-    other_attempts   INTEGER NOT NULL,
-    due_at           INTEGER NOT NULL,
+    other_attempts INTEGER NOT NULL,
+    due_at         INTEGER NOT NULL,
     -- After this moment it is given up. A resend never is.
-    expires_at       INTEGER
+    expires_at     INTEGER
 ) STRICT, WITHOUT ROWID;
 -- The owner of a shard reads the due rows of each webhook from the front of this index.
-CREATE INDEX queue_due_idx ON queue (shard, webhook_id, due_at, event_id);
+CREATE INDEX queue_due_idx ON queue (shard, webhook_id, lane, due_at, event_id);
 
 -- Append-only: one HTTP exchange, or the reason why a delivery ended without one.
 CREATE TABLE attempts (
-    event_id         BLOB    NOT NULL REFERENCES events (id) ON DELETE CASCADE,
+    event_id         BLOB    NOT NULL,
     number           INTEGER NOT NULL,
     account_id       INTEGER NOT NULL,
     webhook_id       BLOB    NOT NULL,
     started_at       INTEGER NOT NULL,
     duration_ms      INTEGER NOT NULL,
     outcome          TEXT    NOT NULL,
-    advice           TEXT    NOT NULL,
+    -- What to do about it; nothing after a success.
+    advice           TEXT,
     response_code    INTEGER,
     response_headers TEXT,
     response_body    BLOB,
@@ -201,6 +222,31 @@ CREATE TABLE attempts (
     ended            TEXT    CHECK (ended IN ('success', 'failed', 'cancelled')),
     reason           TEXT,
     PRIMARY KEY (event_id, number)
+) STRICT, WITHOUT ROWID;
+
+-- A range of deliveries somebody wants sent once more: fed into the queue a little at a time, up to `cursor` so far.
+CREATE TABLE resends (
+    id          BLOB    NOT NULL PRIMARY KEY,
+    account_id  INTEGER NOT NULL REFERENCES accounts (id) ON DELETE CASCADE,
+    webhook_id  BLOB    NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
+    shard       INTEGER NOT NULL,
+    -- Which deliveries, as JSON.
+    filter      TEXT    NOT NULL,
+    status      TEXT    NOT NULL CHECK (status IN ('running', 'paused', 'cancelled', 'done')),
+    -- How many there were when it was asked for, and how many were put into the queue.
+    total       INTEGER NOT NULL,
+    queued      INTEGER NOT NULL,
+    cursor      BLOB,
+    inserted_at INTEGER NOT NULL,
+    updated_at  INTEGER NOT NULL
+) STRICT;
+CREATE INDEX resends_webhook_idx ON resends (webhook_id, id);
+CREATE INDEX resends_running_idx ON resends (shard) WHERE status = 'running';
+
+-- Webhooks that were deleted and whose deliveries the janitor still has to remove.
+CREATE TABLE removals (
+    webhook_id  BLOB    NOT NULL PRIMARY KEY,
+    inserted_at INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE audit_log (
@@ -233,4 +279,4 @@ CREATE TABLE facts (
 INSERT INTO facts (name, value) VALUES ('catalog_version', '0');
 
 WITH RECURSIVE numbers (shard) AS (SELECT 0 UNION ALL SELECT shard + 1 FROM numbers WHERE shard < 255)
-INSERT INTO shards (shard, node_id, epoch, lease_until, watermark) SELECT shard, NULL, 0, 0, 0 FROM numbers;
+INSERT INTO shards (shard, node_id, epoch, lease_until) SELECT shard, NULL, 0, 0 FROM numbers;

@@ -60,6 +60,11 @@ const SCHEMA: &str = "
     ) STRICT;
     CREATE INDEX IF NOT EXISTS hits_site_idx ON hits (site_id, at);
     CREATE INDEX IF NOT EXISTS hits_age_idx ON hits (at);
+    -- Which file this is, wherever it is moved to: what was looked at of it is remembered under this name.
+    CREATE TABLE IF NOT EXISTS source (
+        id TEXT NOT NULL
+    ) STRICT;
+    INSERT INTO source (id) SELECT lower(hex(randomblob(16))) WHERE NOT EXISTS (SELECT 1 FROM source);
     CREATE TABLE IF NOT EXISTS salts (
         day  INTEGER NOT NULL PRIMARY KEY,
         salt BLOB    NOT NULL
@@ -105,6 +110,7 @@ pub struct Analytics {
     maintain: SqlitePool,
     committed: watch::Receiver<i64>,
     recent: Arc<Mutex<Recent>>,
+    source: Arc<str>,
 }
 
 /// The newest live hits, so that whoever follows them need not read back what was just written.
@@ -143,13 +149,14 @@ impl Analytics {
         }
         sqlx::raw_sql(SCHEMA).execute(&mut connection).await?;
         let last = last_live(&mut connection).await?;
+        let source: String = sqlx::query_scalar("SELECT id FROM source").fetch_one(&mut connection).await?;
         let maintain = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(options.clone());
         let read = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await?;
         let (writer, writes) = mpsc::channel(WAITING_WRITES);
         let (announce, committed) = watch::channel(last);
         let recent = Arc::new(Mutex::new(Recent { next: last + 1, hits: VecDeque::new() }));
         tokio::spawn(write_until_closed(connection, writes, announce, Arc::clone(&recent)));
-        Ok(Self { writer, read, maintain, committed, recent })
+        Ok(Self { writer, read, maintain, committed, recent, source: source.into() })
     }
 
     /// Stores hits as they happen. Returns once they are committed; calls made at the same time share a commit.
@@ -173,6 +180,11 @@ impl Analytics {
         let write = Write { hits: hits.into_iter().map(Arc::new).collect(), live: false, done };
         self.writer.send(write).await.map_err(|_| AnalyticsError::Unavailable("it is closed".to_owned()))?;
         answer(finished).await
+    }
+
+    /// The name of this file among all sources of hits.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// The newest live hit that is committed; moves with every commit of live hits.

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
 
-use crate::config::{Config, SETTINGS, Sources};
+use crate::config::{Config, SETTINGS, Setting, Sources};
 
 mod client;
 mod demo;
@@ -106,14 +106,22 @@ impl Flags {
     }
 }
 
+fn id_of(setting: &Setting) -> String {
+    format!("setting {}", setting.name)
+}
+
 impl Args for Flags {
     fn augment_args(mut command: Command) -> Command {
         for setting in SETTINGS {
+            // What a command means by a flag of its own comes first: the role of a key is not that of a process.
+            if command.get_arguments().any(|argument| argument.get_long() == Some(setting.name)) {
+                continue;
+            }
             let mut help = format!("{} [env: PULSEHOOK_{}]", setting.help, setting.name.to_uppercase());
             if !setting.default.is_empty() {
                 help.push_str(&format!(" [default: {}]", setting.default));
             }
-            let argument = clap::Arg::new(setting.name)
+            let argument = clap::Arg::new(id_of(setting))
                 .long(setting.name.replace('_', "-"))
                 .value_name("VALUE")
                 .help_heading("Settings")
@@ -143,7 +151,7 @@ impl FromArgMatches for Flags {
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         for setting in SETTINGS {
-            if let Some(value) = matches.get_one::<String>(setting.name) {
+            if let Ok(Some(value)) = matches.try_get_one::<String>(&id_of(setting)) {
                 self.values.insert(setting.name.to_owned(), value.clone());
             }
         }

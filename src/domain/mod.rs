@@ -6,6 +6,7 @@
 pub mod access;
 pub mod address;
 pub mod baseline;
+pub mod breaker;
 pub mod decide;
 pub mod endpoint_url;
 pub mod event;
@@ -16,7 +17,9 @@ pub mod hit;
 pub mod ids;
 pub mod invalid;
 pub mod key;
+pub mod node;
 pub mod outcome;
+pub mod pace;
 pub mod retry;
 pub mod settle;
 pub mod signature;

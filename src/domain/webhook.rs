@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::breaker::Parked;
 use super::ids::{AccountId, SiteId, WebhookId};
 use super::time::Timestamp;
 
@@ -36,12 +37,29 @@ pub struct Webhook {
     /// Until when deliveries carry the previous secret's signature too.
     pub previous_valid_until: Option<Timestamp>,
     pub active: bool,
-    pub failing_since: Option<Timestamp>,
+    /// Attempts a second at most; the operator's default when absent.
+    pub rate_limit: Option<u32>,
+    pub health: Health,
     pub disabled_at: Option<Timestamp>,
     pub disabled_reason: Option<String>,
     pub version: i64,
     pub inserted_at: Timestamp,
     pub updated_at: Timestamp,
+}
+
+/// What is remembered of how the endpoint is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Health {
+    /// The first failure since the last success.
+    pub failing_since: Option<Timestamp>,
+    /// The last failure, give or take a minute.
+    pub failed_at: Option<Timestamp>,
+    /// The last success, give or take an hour.
+    pub succeeded_at: Option<Timestamp>,
+    /// Warnings given since it began to fail.
+    pub warnings: u32,
+    /// Its breaker is open.
+    pub parked: Option<Parked>,
 }
 
 /// How a webhook is doing, in one word.
@@ -59,7 +77,7 @@ impl Webhook {
         match self {
             Self { disabled_at: Some(_), .. } => Status::Disabled,
             Self { active: false, .. } => Status::Paused,
-            Self { failing_since: Some(_), .. } => Status::Failing,
+            Self { health: Health { failing_since: Some(_), .. }, .. } => Status::Failing,
             _ => Status::Active,
         }
     }

@@ -2,10 +2,11 @@
 //! outcome means, and let the settler write it.
 //!
 //! One task owns all of it, so a barrier is one answer: after [`ToDispatcher::WebhookChanged`] was answered no attempt
-//! starts that the old state would have allowed. Nothing is written before an attempt has an outcome; what was under way
-//! when the process died is due again when the next one starts.
+//! starts here that the old state would have allowed. Nothing is written before an attempt has an outcome; what was under
+//! way when the process died is due again when the next one starts. What it holds of the queue is in
+//! [`super::backlog`], whose turn it is in [`super::ready`], what is known of endpoints in [`super::target`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,64 +15,48 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
-use uuid::Uuid;
 
+use super::backlog::{Backlog, Found};
 use super::leases::Leases;
-use super::ready::Ready;
 use super::sender::Sender;
-use super::settler::Verdicts;
-use super::target::{Loaded, Target, Targets};
+use super::settler::Written;
+use super::target::{Target, Targets};
 use crate::chance::Chance;
 use crate::clock::Clock;
-use crate::domain::ids::{EventId, WebhookId};
-use crate::domain::outcome::Attempted;
+use crate::domain::ids::WebhookId;
+use crate::domain::outcome::{Attempted, Outcome};
+use crate::domain::pace::Told;
 use crate::domain::settle::{GiveUpReason, Next, settle};
 use crate::domain::time::Timestamp;
 use crate::store::Store;
-use crate::store::queue::{AttemptRow, Due, Ended, News, Settled, Standing, Waiting};
+use crate::store::queue::{AttemptRow, Due, Ended, Life, Settled, Standing};
 use crate::store::shards::Lease;
 use crate::wake::{Answer, ToDispatcher};
 
-/// Attempts under way at once, over all webhooks.
-const IN_FLIGHT: usize = 1_024;
-/// Deliveries of one webhook kept in memory; the rest waits in the database.
-const KEPT_PER_WEBHOOK: usize = 256;
-/// Below this many more of them are read.
-const REFILL_BELOW: usize = 64;
 /// How often everything that waits is looked at, whatever we were told: this is the truth, wake-ups are speed.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// How long a webhook that is paused, disabled or unreadable is left alone; a change made here ends it at once.
-const PARKED_FOR: Duration = Duration::from_secs(5);
+const DEAD_FOR: Duration = Duration::from_secs(5);
+/// Endpoints that nothing was sent to for so long are forgotten.
+const IDLE_FOR: Duration = Duration::from_secs(600);
 /// How long what is under way may take once the process is asked to stop.
 const GRACE: Duration = Duration::from_secs(20);
+/// Calls and outcomes dealt with before the next turns are handed out.
+const AT_ONCE: usize = 256;
 
 pub struct Dispatcher {
     pub store: Store,
     pub leases: Leases,
     pub sender: Arc<Sender>,
     pub targets: Targets,
+    /// To other nodes: something waits in the queue of this shard.
+    pub notify: mpsc::Sender<i32>,
     pub clock: Clock,
     pub chance: Chance,
+    pub backlog: Backlog,
     pub fresh: mpsc::Receiver<Vec<Due>>,
     pub settle: mpsc::Sender<Settled>,
-    pub settled: mpsc::Receiver<Verdicts>,
-}
-
-/// What the dispatcher remembers of what is owed. The database has all of it.
-#[derive(Default)]
-struct Memory {
-    ready: Ready,
-    /// Everything in memory: waiting for its turn, under way, or being written.
-    held: HashSet<EventId>,
-    /// How far the queue of a webhook has been read, where there may be more.
-    read_until: HashMap<WebhookId, (Waiting, (Timestamp, EventId))>,
-    /// Webhooks that nothing can be sent to, and until when nobody asks again.
-    parked: HashMap<WebhookId, Timestamp>,
-    in_flight: usize,
-    next_due_at: Option<Timestamp>,
-    swept_at: Option<Timestamp>,
-    /// Those who want to know when nothing is left to do.
-    draining: Vec<Answer>,
+    pub written: mpsc::Receiver<Vec<Written>>,
 }
 
 /// An attempt that is over.
@@ -82,168 +67,211 @@ struct Finished {
     attempted: Attempted,
 }
 
+/// What happens while it runs.
+struct Under {
+    tasks: TaskTracker,
+    finish: mpsc::UnboundedSender<Finished>,
+    found: mpsc::UnboundedSender<Found>,
+    /// Those who want to know when nothing is left to do.
+    draining: Vec<Answer>,
+}
+
 impl Dispatcher {
     pub async fn run(mut self, mut calls: mpsc::Receiver<ToDispatcher>, stop: CancellationToken) -> anyhow::Result<()> {
-        let tasks = TaskTracker::new();
-        let (finish, mut finished) = mpsc::channel::<Finished>(IN_FLIGHT);
-        let mut memory = Memory::default();
+        // Not bounded: there are never more of them than attempts under way and looks at the queue.
+        let (finish, mut finished) = mpsc::unbounded_channel::<Finished>();
+        let (found_tx, mut found) = mpsc::unbounded_channel::<Found>();
+        let mut under = Under { tasks: TaskTracker::new(), finish, found: found_tx, draining: Vec::new() };
         let mut lease_changes = self.leases.changes();
         let mut sweep_at = self.clock.now();
+        let mut over = Vec::new();
+        let mut written = Vec::new();
         loop {
+            let moment = self.backlog.ready.next_moment().map_or(sweep_at, |moment| moment.min(sweep_at));
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(call) = calls.recv() => match call {
-                    ToDispatcher::WebhookChanged(id, answer) => {
-                        self.forget(&mut memory, id);
-                        let _ = answer.send(());
-                        sweep_at = self.clock.now();
-                    }
-                    ToDispatcher::QueueChanged => sweep_at = self.clock.now(),
-                    ToDispatcher::Drain(answer) => {
-                        memory.draining.push(answer);
-                        memory.swept_at = None;
-                        sweep_at = self.clock.now();
-                    }
-                },
-                Some(verdicts) = self.settled.recv() => self.take_note(&mut memory, verdicts),
-                Some(over) = finished.recv() => {
-                    self.finish(&mut memory, over).await;
-                    while let Ok(over) = finished.try_recv() {
-                        self.finish(&mut memory, over).await;
-                    }
-                }
-                Some(fresh) = self.fresh.recv() => self.take_fresh(&mut memory, fresh),
+                Some(call) = calls.recv() => self.answer(call, &mut under, &mut sweep_at),
+                _ = self.written.recv_many(&mut written, AT_ONCE) => {}
+                _ = finished.recv_many(&mut over, AT_ONCE) => {}
+                Some(fresh) = self.fresh.recv() => self.take_fresh(fresh).await,
+                Some(found) = found.recv() => self.take_found(found, &mut sweep_at).await,
                 _ = lease_changes.changed() => {
-                    memory.forget_everything_waiting();
+                    self.backlog.forget_what_waits();
+                    self.targets.forget_all();
                     sweep_at = self.clock.now();
                 }
-                () = self.clock.sleep_until(sweep_at) => {
-                    self.sweep(&mut memory).await;
-                    let soon = memory.next_due_at.filter(|due| *due > self.clock.now());
-                    let regular = self.clock.now() + SWEEP_EVERY;
-                    sweep_at = soon.map_or(regular, |soon| soon.min(regular));
-                }
+                () = self.clock.sleep_until(moment) => {}
             }
-            self.refill(&mut memory).await;
-            self.start_what_can(&mut memory, &tasks, &finish).await;
-            if memory.is_idle() && !memory.draining.is_empty() && memory.swept_at.is_some() {
-                // Only a sweep that finds nothing proves that nothing is left.
-                self.sweep(&mut memory).await;
-                self.start_what_can(&mut memory, &tasks, &finish).await;
-                if memory.is_idle() {
-                    for answer in memory.draining.drain(..) {
-                        let _ = answer.send(());
-                    }
-                }
+            for written in written.drain(..).flatten() {
+                self.leases.rest(written.shard);
+                self.backlog.written(&written);
             }
+            for over in over.drain(..) {
+                self.finish(over).await;
+            }
+            if sweep_at <= self.clock.now() && self.backlog.may_look() {
+                sweep_at = self.clock.now() + SWEEP_EVERY;
+                self.backlog.grow_older(self.clock.now());
+                self.look(&under);
+            }
+            self.start_what_can(&under).await;
+            self.read_on(&under);
+            self.answer_drained(&mut under, &mut sweep_at);
         }
-        self.wind_down(memory, tasks, finish, finished).await;
+        self.wind_down(under, finished).await;
         Ok(())
     }
 
-    /// Reads what has fallen due for every webhook that has room.
-    async fn sweep(&self, memory: &mut Memory) {
-        let now = self.clock.now();
-        let waiting = match self.store.waiting().await {
-            Ok(waiting) => waiting,
-            Err(error) => {
-                warn!(%error, "The queue could not be read: {error}");
-                return;
+    fn answer(&mut self, call: ToDispatcher, under: &mut Under, sweep_at: &mut Timestamp) {
+        match call {
+            ToDispatcher::WebhookChanged(id, shard, answer) => {
+                self.targets.forget(id);
+                self.backlog.forget_webhook(id);
+                let _ = answer.send(self.leases.may_be_elsewhere(shard));
+                *sweep_at = self.clock.now();
             }
-        };
-        memory.swept_at = Some(now);
-        memory.next_due_at = None;
-        memory.parked.retain(|_, until| *until > now);
-        for webhook in waiting {
-            if self.leases.lease(webhook.shard).is_none() || memory.is_parked(webhook.webhook_id, now) {
-                continue;
-            }
-            if webhook.next_due_at > now {
-                let earliest = memory.next_due_at.map_or(webhook.next_due_at, |due| due.min(webhook.next_due_at));
-                memory.next_due_at = Some(earliest);
-                continue;
-            }
-            if memory.ready.waiting_for(webhook.webhook_id) < REFILL_BELOW {
-                self.read(memory, webhook, (Timestamp::from_micros(i64::MIN), EventId(Uuid::nil()))).await;
-            }
-        }
-    }
-
-    /// Reads on where a webhook's queue is longer than what is kept in memory.
-    async fn refill(&self, memory: &mut Memory) {
-        let low: Vec<_> = memory
-            .read_until
-            .iter()
-            .filter(|(id, _)| memory.ready.waiting_for(**id) < REFILL_BELOW)
-            .map(|(_, position)| *position)
-            .collect();
-        for (webhook, after) in low {
-            self.read(memory, webhook, after).await;
-        }
-    }
-
-    async fn read(&self, memory: &mut Memory, webhook: Waiting, after: (Timestamp, EventId)) {
-        let limit = i64::try_from(KEPT_PER_WEBHOOK).unwrap_or(i64::MAX);
-        memory.read_until.remove(&webhook.webhook_id);
-        match self.store.due(&webhook, self.clock.now(), after, limit).await {
-            Ok(rows) => {
-                if let Some(last) = rows.last().filter(|_| rows.len() == KEPT_PER_WEBHOOK) {
-                    memory.read_until.insert(webhook.webhook_id, (webhook, (last.due_at, last.event_id)));
+            ToDispatcher::QueueChanged(shard) => {
+                self.backlog.stir();
+                *sweep_at = self.clock.now();
+                if self.leases.lease(shard).is_none() {
+                    self.tell(shard);
                 }
-                rows.into_iter().for_each(|due| memory.take(due));
             }
-            Err(error) => warn!(%error, webhook.id = %webhook.webhook_id, "Due deliveries could not be read: {error}"),
+            ToDispatcher::Heard(shards) => {
+                if shards.iter().any(|shard| self.leases.lease(*shard).is_some()) {
+                    self.backlog.stir();
+                    *sweep_at = self.clock.now();
+                }
+            }
+            ToDispatcher::Drain(answer) => {
+                self.backlog.stir();
+                under.draining.push(answer);
+            }
         }
     }
 
-    fn take_fresh(&self, memory: &mut Memory, fresh: Vec<Due>) {
-        for due in fresh {
-            if memory.ready.waiting_for(due.webhook_id) < KEPT_PER_WEBHOOK
-                && !memory.is_parked(due.webhook_id, self.clock.now())
-                && self.leases.lease(due.shard).is_some()
-            {
-                memory.take(due);
+    /// Tells the node that owns a shard. Never waits: its own sweep finds out too.
+    fn tell(&self, shard: i32) {
+        let _ = self.notify.try_send(shard);
+    }
+
+    /// Asks the database what waits, without waiting for the answer.
+    fn look(&mut self, under: &Under) {
+        self.backlog.looks();
+        self.backlog.ready.forget_idle(self.clock.now() - IDLE_FOR);
+        let (store, found) = (self.store.clone(), under.found.clone());
+        under.tasks.spawn(async move {
+            let waiting = store.waiting().await;
+            // A dispatcher that has stopped does not need to know.
+            let _ = found.send(Found::Waiting(waiting));
+        });
+    }
+
+    /// Reads more of the lanes that run low, without waiting for it.
+    fn read_on(&mut self, under: &Under) {
+        let Some((reading, wanted)) = self.backlog.wants() else { return };
+        let (store, found, now) = (self.store.clone(), under.found.clone(), self.clock.now());
+        under.tasks.spawn(async move {
+            let rows = store.due(&wanted, now).await;
+            let _ = found.send(Found::Due { reading, wanted, rows });
+        });
+    }
+
+    async fn take_found(&mut self, found: Found, sweep_at: &mut Timestamp) {
+        match found {
+            Found::Waiting(Ok(waiting)) => {
+                let (leases, now) = (&self.leases, self.clock.now());
+                let next_due_at = self.backlog.waiting(waiting, now, |shard| leases.lease(shard).is_some());
+                if let Some(moment) = next_due_at {
+                    *sweep_at = moment.min(*sweep_at);
+                }
             }
+            Found::Waiting(Err(error)) => {
+                self.backlog.looked_in_vain();
+                warn!(%error, "The queue could not be read: {error}");
+            }
+            Found::Due { reading, wanted, rows: Ok(rows) } => {
+                let rows = self.backlog.due(reading, &wanted, rows);
+                self.take(rows).await;
+            }
+            Found::Due { reading, rows: Err(error), .. } => {
+                self.backlog.read_in_vain(reading);
+                warn!(%error, "Due deliveries could not be read: {error}");
+            }
+        }
+    }
+
+    /// What this node fired itself it need not read.
+    async fn take_fresh(&mut self, fresh: Vec<Due>) {
+        let mut ours = Vec::with_capacity(fresh.len());
+        for due in fresh {
+            if self.leases.lease(due.shard).is_none() {
+                self.tell(due.shard);
+            } else if self.backlog.has_room_for(&due, self.clock.now()) {
+                ours.push(due);
+            } else {
+                self.backlog.stir();
+            }
+        }
+        self.take(ours).await;
+    }
+
+    async fn take(&mut self, rows: Vec<Due>) {
+        let now = self.clock.now();
+        let strangers: HashSet<_> = rows
+            .iter()
+            .map(|due| due.webhook_id)
+            .filter(|id| !self.backlog.ready.knows(*id) || self.targets.get(*id).is_none())
+            .collect();
+        match self.targets.load(&strangers).await {
+            Ok(dead) => {
+                for id in &strangers {
+                    if dead.contains(id) {
+                        self.backlog.park(*id, now + DEAD_FOR);
+                    } else if let Some(target) = self.targets.get(*id) {
+                        let pace = self.targets.pace(target, now);
+                        self.backlog.ready.meet(*id, target.account_id, Arc::clone(&target.host), pace, now);
+                    }
+                }
+            }
+            // The next sweep brings them back.
+            Err(error) => {
+                warn!(%error, "Webhooks could not be read: {error}");
+                strangers.iter().for_each(|id| self.backlog.park(*id, now + SWEEP_EVERY));
+            }
+        }
+        for due in rows {
+            self.backlog.take(due, now);
         }
     }
 
     /// Hands out turns until nobody can take one.
-    async fn start_what_can(&self, memory: &mut Memory, tasks: &TaskTracker, finish: &mpsc::Sender<Finished>) {
-        while memory.in_flight < IN_FLIGHT
-            && let Some(due) = memory.ready.take_turn()
-        {
-            let Some(lease) = self.leases.lease(due.shard) else {
-                memory.put_back(&due);
-                continue;
-            };
-            match self.targets.get(due.webhook_id).await {
-                Loaded::Live(target) => self.start(memory, tasks, finish, due, lease, target),
-                Loaded::NotLive => {
-                    memory.put_back(&due);
-                    memory.park(due.webhook_id, self.clock.now() + PARKED_FOR);
-                }
-                Loaded::Unknown => {
-                    // The database is away; the sweep will bring it back.
-                    memory.put_back(&due);
-                    return;
-                }
+    async fn start_what_can(&mut self, under: &Under) {
+        if self.backlog.ready.is_resting() && self.backlog.ready.next_moment().is_none_or(|at| at > self.clock.now()) {
+            return;
+        }
+        match self.targets.confirm().await {
+            Ok(moved) => moved.into_iter().for_each(|id| self.backlog.forget_webhook(id)),
+            Err(error) if self.targets.is_confirmed() => debug!(%error, "The configuration was not confirmed: {error}"),
+            Err(error) => {
+                warn!(%error, "Nothing is sent while the configuration cannot be read: {error}");
+                return;
             }
         }
-        gauge!("pulsehook_in_flight").set(memory.in_flight as f64);
+        let now = self.clock.now();
+        while let Some(due) = self.backlog.ready.take_turn(now) {
+            match (self.leases.lease(due.shard), self.targets.get(due.webhook_id)) {
+                (Some(lease), Some(target)) => self.start(under, due, lease, Arc::clone(target)),
+                _ => self.backlog.put_back(&due, now),
+            }
+        }
+        gauge!("pulsehook_in_flight").set(self.backlog.ready.in_flight() as f64);
     }
 
-    fn start(
-        &self,
-        memory: &mut Memory,
-        tasks: &TaskTracker,
-        finish: &mpsc::Sender<Finished>,
-        due: Due,
-        lease: Lease,
-        target: Arc<Target>,
-    ) {
-        memory.in_flight += 1;
-        let (sender, clock, finish) = (Arc::clone(&self.sender), self.clock.clone(), finish.clone());
-        tasks.spawn(async move {
+    fn start(&self, under: &Under, due: Due, lease: Lease, target: Arc<Target>) {
+        self.leases.work(due.shard);
+        let (sender, clock, finish) = (Arc::clone(&self.sender), self.clock.clone(), under.finish.clone());
+        under.tasks.spawn(async move {
             let now = clock.now();
             let attempted = match due.expires_at {
                 Some(expires_at) if expires_at <= now => Attempted::expired(now),
@@ -255,37 +283,61 @@ impl Dispatcher {
                 }
             };
             // The receiver lives as long as the dispatcher, which waits for this task.
-            let _ = finish.send(Finished { due, lease, target, attempted }).await;
+            let _ = finish.send(Finished { due, lease, target, attempted });
         });
     }
 
     /// Decides what an outcome means and passes it on to be written.
-    async fn finish(&self, memory: &mut Memory, finished: Finished) {
+    async fn finish(&mut self, finished: Finished) {
         let Finished { due, lease, target, attempted } = finished;
-        memory.in_flight -= 1;
-        memory.ready.done(due.webhook_id);
         let now = self.clock.now();
+        let id = due.webhook_id;
+        let turn = self.backlog.ready.done(id, told_by(&attempted), now);
         let standing = crate::domain::settle::Standing {
             attempt: u32::try_from(due.attempt + 1).unwrap_or(u32::MAX),
             expires_at: due.expires_at,
         };
         let next = settle(&standing, &attempted, &target.schedule, self.chance.unit(), now);
-        let settled = record(&due, lease, &target, &attempted, &next);
-        self.report(&due, &settled, &next, now);
-        if matches!(next, Next::GiveUp { reason: GiveUpReason::EndpointGone }) {
-            memory.park(due.webhook_id, now + PARKED_FOR);
-            self.targets.forget(due.webhook_id);
-        } else {
-            self.targets.note(due.webhook_id, &settled.news, now);
+        self.report(&due, &attempted, &next, now);
+        let gone = matches!(next, Next::GiveUp { reason: GiveUpReason::EndpointGone });
+        let life = match (&next, &attempted.outcome) {
+            _ if gone => Life::Disable { reason: attempted.outcome.advice() },
+            (_, Outcome::Expired) => Life::AsBefore,
+            (_, outcome) if outcome.is_ours() => Life::AsBefore,
+            (_, outcome) => target.note(outcome.is_success(), now),
+        };
+        if gone {
+            self.targets.forget(id);
+            self.backlog.park(id, now + DEAD_FOR);
+        } else if let Some(crate::domain::breaker::Turn::Opened(parked)) = turn {
+            info!(
+                webhook.id = %id,
+                "Most attempts at webhook {id} fail; it is left alone until {} and then asked once", parked.until
+            );
+            self.backlog.park(id, parked.until);
+        } else if let Some(moment) = asked_to_wait(&attempted, now) {
+            self.backlog.ready.hold_until(id, moment);
+            self.backlog.park(id, moment);
         }
+        let settled = Settled {
+            lease,
+            event_id: due.event_id,
+            account_id: due.account_id,
+            webhook_id: id,
+            attempt: row(&due, attempted),
+            standing: standing_after(&due, &next),
+            life,
+            turn,
+        };
+        self.backlog.settles();
         // A full channel means the database is slow: waiting here is what slows us down too.
         let _ = self.settle.send(settled).await;
     }
 
-    fn report(&self, due: &Due, settled: &Settled, next: &Next, now: Timestamp) {
-        let number = settled.attempt.number;
-        let outcome = &settled.attempt.outcome;
-        counter!("pulsehook_attempts_total", "outcome" => outcome.clone()).increment(1);
+    fn report(&self, due: &Due, attempted: &Attempted, next: &Next, now: Timestamp) {
+        let number = number_of(due);
+        let outcome = attempted.outcome.code();
+        counter!("pulsehook_attempts_total", "outcome" => outcome).increment(1);
         match next {
             Next::Delivered => {
                 counter!("pulsehook_deliveries_total", "result" => "delivered").increment(1);
@@ -312,44 +364,41 @@ impl Dispatcher {
         }
     }
 
-    /// What was written is not ours to remember any more.
-    fn take_note(&self, memory: &mut Memory, verdicts: Verdicts) {
-        for (event_id, due_at) in verdicts {
-            memory.held.remove(&event_id);
-            if let Some(due_at) = due_at {
-                let earliest = memory.next_due_at.map_or(due_at, |earlier| earlier.min(due_at));
-                memory.next_due_at = Some(earliest);
+    /// Only a look that finds nothing, begun after everything was written, proves that nothing is left.
+    fn answer_drained(&mut self, under: &mut Under, sweep_at: &mut Timestamp) {
+        if under.draining.is_empty() || !self.backlog.is_idle() {
+            return;
+        }
+        if self.backlog.is_clean() {
+            for answer in under.draining.drain(..) {
+                let _ = answer.send(());
             }
+        } else if self.backlog.may_look() {
+            *sweep_at = self.clock.now() + SWEEP_EVERY;
+            self.look(under);
         }
     }
 
-    fn forget(&self, memory: &mut Memory, webhook_id: WebhookId) {
-        self.targets.forget(webhook_id);
-        memory.drop_waiting(webhook_id);
-        memory.parked.remove(&webhook_id);
-    }
-
     /// Lets what is under way finish, within reason, and passes its outcomes on.
-    async fn wind_down(
-        mut self,
-        mut memory: Memory,
-        tasks: TaskTracker,
-        finish: mpsc::Sender<Finished>,
-        mut finished: mpsc::Receiver<Finished>,
-    ) {
-        drop(finish);
+    async fn wind_down(mut self, under: Under, mut finished: mpsc::UnboundedReceiver<Finished>) {
+        let Under { tasks, finish, found, .. } = under;
+        drop((finish, found));
         tasks.close();
-        let grace = self.clock.sleep(GRACE);
+        let clock = self.clock.clone();
+        let grace = clock.sleep(GRACE);
         tokio::pin!(grace);
         loop {
             tokio::select! {
                 over = finished.recv() => match over {
-                    Some(over) => self.finish(&mut memory, over).await,
+                    Some(over) => self.finish(over).await,
                     None => break,
                 },
-                Some(verdicts) = self.settled.recv() => self.take_note(&mut memory, verdicts),
+                Some(written) = self.written.recv() => {
+                    written.iter().for_each(|written| self.leases.rest(written.shard));
+                }
                 () = &mut grace => {
-                    warn!("{} attempts did not end in time; they are due again at the next start", memory.in_flight);
+                    let left = self.backlog.ready.in_flight();
+                    warn!("{left} attempts did not end in time; they are due again at the next start");
                     break;
                 }
             }
@@ -357,92 +406,72 @@ impl Dispatcher {
     }
 }
 
-impl Memory {
-    fn take(&mut self, due: Due) {
-        if self.held.insert(due.event_id) {
-            self.ready.push(due);
+/// What an attempt says about how much its endpoint can bear.
+fn told_by(attempted: &Attempted) -> Told {
+    match &attempted.outcome {
+        outcome if outcome.is_success() => Told::Well,
+        Outcome::Expired => Told::Nothing,
+        outcome if outcome.is_ours() => Told::Nothing,
+        Outcome::Timeout(_) | Outcome::ConnectRefused | Outcome::ConnectionReset | Outcome::Unreachable => {
+            Told::Overwhelmed
         }
-    }
-
-    /// A turn that was not taken.
-    fn put_back(&mut self, due: &Due) {
-        self.held.remove(&due.event_id);
-        self.ready.done(due.webhook_id);
-    }
-
-    fn park(&mut self, webhook_id: WebhookId, until: Timestamp) {
-        self.drop_waiting(webhook_id);
-        self.parked.insert(webhook_id, until);
-    }
-
-    fn is_parked(&self, webhook_id: WebhookId, now: Timestamp) -> bool {
-        self.parked.get(&webhook_id).is_some_and(|until| *until > now)
-    }
-
-    fn drop_waiting(&mut self, webhook_id: WebhookId) {
-        for dropped in self.ready.reset(webhook_id) {
-            self.held.remove(&dropped);
-        }
-        self.read_until.remove(&webhook_id);
-    }
-
-    fn is_idle(&self) -> bool {
-        self.held.is_empty() && self.in_flight == 0 && self.read_until.is_empty()
-    }
-
-    fn forget_everything_waiting(&mut self) {
-        for event_id in self.ready.clear() {
-            self.held.remove(&event_id);
-        }
-        self.read_until.clear();
+        Outcome::Responded { status: 429 | 502..=504, .. } => Told::Overwhelmed,
+        _ => Told::Refused,
     }
 }
 
-/// The outcome as it will be written.
-fn record(due: &Due, lease: Lease, target: &Target, attempted: &Attempted, next: &Next) -> Settled {
-    let number = due.attempt + due.other_attempts + 1;
-    let response = attempted.response.as_ref();
-    let attempt = AttemptRow {
-        number,
-        started_at: attempted.started_at,
-        duration_ms: i64::try_from(attempted.duration.as_millis()).unwrap_or(i64::MAX),
-        outcome: attempted.outcome.code().to_owned(),
-        advice: attempted.outcome.advice(),
-        response_code: response.map(|response| i32::from(response.status)),
-        response_headers: response.map(|response| serde_json::json!(response.headers).to_string()),
-        response_body: response.map(|response| response.body.clone()),
+/// Until when an endpoint that is busy wants to be left alone, by everything that goes to it.
+fn asked_to_wait(attempted: &Attempted, now: Timestamp) -> Option<Timestamp> {
+    let busy = matches!(attempted.outcome, Outcome::Responded { status: 429 | 503, .. });
+    let wait = attempted.response.as_ref()?.retry_after.filter(|_| busy)?;
+    Some(now + wait)
+}
+
+fn number_of(due: &Due) -> i32 {
+    due.attempt + due.other_attempts + 1
+}
+
+/// The attempt as it will be written.
+fn row(due: &Due, attempted: Attempted) -> AttemptRow {
+    let Attempted { outcome, started_at, duration, response } = attempted;
+    let advice = (!outcome.is_success()).then(|| outcome.advice());
+    let (code, headers, body) = match response {
+        Some(response) => {
+            let headers = (!response.headers.is_empty()).then(|| serde_json::json!(response.headers).to_string());
+            (Some(i32::from(response.status)), headers, Some(response.body))
+        }
+        None => (None, None, None),
     };
-    let failing = target.failing_since().is_some();
-    let (standing, news) = match next {
-        Next::Delivered => {
-            let news = if failing { News::Healthy } else { News::Nothing };
-            (Standing::Over { ended: Ended::Success, reason: None }, news)
+    AttemptRow {
+        number: number_of(due),
+        started_at,
+        duration_ms: i64::try_from(duration.as_millis()).unwrap_or(i64::MAX),
+        outcome: outcome.code(),
+        advice,
+        response_code: code,
+        response_headers: headers,
+        response_body: body,
+    }
+}
+
+fn standing_after(due: &Due, next: &Next) -> Standing {
+    match next {
+        Next::Delivered => Standing::Over { ended: Ended::Success, reason: None },
+        Next::GiveUp { reason } => Standing::Over { ended: Ended::Failed, reason: Some(reason.code()) },
+        Next::Retry { due_at, counted: true } => {
+            Standing::Again { attempt: due.attempt + 1, other_attempts: due.other_attempts, due_at: *due_at }
         }
-        Next::Retry { due_at, counted } => {
-            let (attempt, other_attempts) = match counted {
-                true => (due.attempt + 1, due.other_attempts),
-                false => (due.attempt, due.other_attempts + 1),
-            };
-            let news = if failing || !counted { News::Nothing } else { News::Failing };
-            (Standing::Again { attempt, other_attempts, due_at: *due_at }, news)
+        Next::Retry { due_at, counted: false } => {
+            Standing::Again { attempt: due.attempt, other_attempts: due.other_attempts + 1, due_at: *due_at }
         }
-        Next::GiveUp { reason } => {
-            let news = match reason {
-                GiveUpReason::EndpointGone => News::Disable { reason: attempted.outcome.advice() },
-                GiveUpReason::Expired => News::Nothing,
-                _ if failing => News::Nothing,
-                _ => News::Failing,
-            };
-            (Standing::Over { ended: Ended::Failed, reason: Some(reason.code()) }, news)
-        }
-    };
-    Settled {
-        lease,
-        event_id: due.event_id,
-        account_id: due.account_id,
-        webhook_id: due.webhook_id,
-        attempt,
-        standing,
-        news,
+    }
+}
+
+impl Backlog {
+    /// Nothing to be sent to a webhook for a while.
+    fn forget_webhook(&mut self, id: WebhookId) {
+        self.unpark(id);
+        self.drop_waiting(id);
+        self.ready.forget(id);
     }
 }

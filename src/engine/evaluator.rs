@@ -27,8 +27,8 @@ use crate::domain::event::{Addressee, Data, Event, Ranking, Tally, TopPage, TopS
 use crate::domain::hit::Hit;
 use crate::domain::ids::{EventId, GoalId, SiteId, TriggerId};
 use crate::domain::time::Timestamp;
-use crate::store::outbox::{Fired, StateChange, Step};
-use crate::store::queue::Due;
+use crate::store::outbox::{Fired, StateChange, Step, Watermark};
+use crate::store::queue::{Due, Lane};
 use crate::store::{Store, StoreError};
 use crate::wake::{Answer, ToEvaluator};
 
@@ -50,6 +50,8 @@ pub struct Evaluator {
     pub interval: Duration,
     /// Where what fired goes, without a detour through the database.
     pub hand_over: mpsc::Sender<Vec<Due>>,
+    /// To other nodes: something waits in the queue of this shard.
+    pub notify: mpsc::Sender<i32>,
 }
 
 /// What it knows between two steps. All of it can be read again.
@@ -60,10 +62,8 @@ struct Knowledge {
     live: HashMap<SiteId, LiveWindow>,
     /// The last hit read.
     cursor: HitSeq,
-    /// The last hit known to be committed as read.
+    /// The watermark in the database: it moves from here and from nowhere else.
     saved: HitSeq,
-    /// By shard: the last hit whose completions are reported.
-    reported: HashMap<i32, HitSeq>,
     /// Sites with new visits since their triggers were last looked at.
     touched: HashSet<SiteId>,
 }
@@ -71,7 +71,6 @@ struct Knowledge {
 impl Evaluator {
     pub async fn run(self, mut calls: mpsc::Receiver<ToEvaluator>, stop: CancellationToken) -> anyhow::Result<()> {
         let mut committed = self.analytics.committed();
-        let mut lease_changes = self.leases.changes();
         let mut knowledge = self.learn_until_it_works(&stop).await;
         let mut last_step = self.clock.now();
         let mut last_housekeeping = last_step;
@@ -106,10 +105,6 @@ impl Evaluator {
                     // The first hit after a pause is looked at right away.
                     self.clock.now().since(last_step) >= GAP
                 }
-                _ = lease_changes.changed() => {
-                    knowledge = self.learn_until_it_works(&stop).await;
-                    true
-                }
                 () = self.clock.sleep_until(last_step + wait) => true,
             };
             if !look_now {
@@ -143,7 +138,8 @@ impl Evaluator {
         }
         while self.step(knowledge).await? {}
         if housekeeping && knowledge.saved != knowledge.cursor {
-            self.store.save_watermark(self.leases.node(), knowledge.cursor.0).await?;
+            let step = Step { watermark: self.watermark(knowledge, knowledge.cursor), ..Step::default() };
+            self.store.record(&step, self.clock.now()).await?;
             knowledge.saved = knowledge.cursor;
         }
         Ok(())
@@ -180,7 +176,9 @@ impl Evaluator {
             memories.push((trigger.trigger.id, memory));
         }
         if !step.is_empty() {
-            self.commit(&mut step, knowledge, last, now).await?;
+            step.watermark = self.watermark(knowledge, last);
+            self.commit(&mut step, now).await?;
+            knowledge.saved = last;
         }
         knowledge.memories.extend(memories);
         knowledge.cursor = last;
@@ -189,22 +187,15 @@ impl Evaluator {
         Ok(more)
     }
 
+    /// The watermark's way to `to`, if there is any.
+    fn watermark(&self, knowledge: &Knowledge, to: HitSeq) -> Option<Watermark> {
+        let source = self.analytics.source().to_owned();
+        (knowledge.saved != to).then_some(Watermark { source, from: knowledge.saved.0, to: to.0 })
+    }
+
     /// Makes a step durable and passes on what is owed now.
-    async fn commit(
-        &self,
-        step: &mut Step,
-        knowledge: &Knowledge,
-        last: HitSeq,
-        now: Timestamp,
-    ) -> Result<(), LookError> {
-        let mut shards: Vec<_> = step.fired.iter().map(|fired| fired.shard).collect();
-        shards.extend(step.states.iter().filter_map(|change| knowledge.shard_of_trigger(change.trigger_id)));
-        shards.sort_unstable();
-        shards.dedup();
-        let leases: Option<Vec<_>> = shards.iter().map(|shard| self.leases.lease(*shard)).collect();
-        let leases = leases.ok_or(StoreError::LeaseLost)?;
-        step.watermarks = shards.into_iter().map(|shard| (shard, last.0)).collect();
-        let owed = self.store.record(self.leases.node(), &leases, step, now).await?;
+    async fn commit(&self, step: &mut Step, now: Timestamp) -> Result<(), LookError> {
+        let owed = self.store.record(step, now).await?;
         let owed: HashSet<EventId> = owed.into_iter().collect();
         let mut handed_over = Vec::with_capacity(owed.len());
         for fired in step.fired.drain(..) {
@@ -220,7 +211,12 @@ impl Evaluator {
             }
         }
         // A full channel is no loss: the dispatcher's sweep finds what it was not told.
-        let _ = self.hand_over.try_send(handed_over);
+        if let Err(mpsc::error::TrySendError::Closed(elsewhere)) = self.hand_over.try_send(handed_over) {
+            // This process does not send.
+            for due in elsewhere {
+                let _ = self.notify.try_send(due.shard);
+            }
+        }
         Ok(())
     }
 
@@ -248,7 +244,7 @@ impl Evaluator {
         Some(Fired {
             event: Event::new(id, &addressee, moment, Data::completions(goal, &found.tally), now),
             shard: site.shard,
-            trigger_version: watched.trigger.version,
+            trigger_version: Some(watched.trigger.version),
             state: None,
             shadow: watched.trigger.settings.shadow(),
         })
@@ -290,7 +286,7 @@ impl Evaluator {
         Ok(Fired {
             event: Event::new(id, &addressee, moment, data, now),
             shard: site.shard,
-            trigger_version: watched.trigger.version,
+            trigger_version: Some(watched.trigger.version),
             state: Some(change),
             shadow: watched.spike.shadow,
         })
@@ -303,15 +299,10 @@ impl Evaluator {
             let spike = serde_json::from_str(&state).unwrap_or_default();
             knowledge.memories.insert(trigger_id, Memory { fired, spike });
         }
-        // Not what the leases remember: commits have moved the watermarks since.
         let newest = self.analytics.last_seq().await?;
-        for (shard, watermark) in self.store.watermarks(self.leases.node()).await? {
-            // Beyond the newest hit means that another analytics database was put in place.
-            knowledge.reported.insert(shard, HitSeq(watermark.min(newest.0)));
-        }
-        // The furthest-behind shard decides; hits the others have reported already are passed over.
-        knowledge.cursor = knowledge.reported.values().copied().min().unwrap_or(newest);
-        knowledge.saved = knowledge.cursor;
+        knowledge.saved = HitSeq(self.store.operator_watermark(self.analytics.source(), newest.0).await?);
+        // Beyond the newest hit means that an older copy of the file was put back.
+        knowledge.cursor = knowledge.saved.min(newest);
         let sites = knowledge.catalog.sites_with_spikes();
         self.fill(&mut knowledge, sites).await?;
         Ok(knowledge)
@@ -388,8 +379,7 @@ struct Found {
 }
 
 impl Knowledge {
-    /// Adds visits to the live windows and counts completions. Hits of shards that are not ours, or that were reported
-    /// under an earlier commit, do not count.
+    /// Adds visits to the live windows and counts completions.
     fn take_in(&mut self, hits: &[(HitSeq, Arc<Hit>)]) -> BTreeMap<(TriggerId, GoalId), Found> {
         let mut found: BTreeMap<(TriggerId, GoalId), Found> = BTreeMap::new();
         for (seq, hit) in hits {
@@ -398,7 +388,7 @@ impl Knowledge {
                 self.live.entry(hit.site_id).or_default().add(hit.at, hit.visitor);
                 self.touched.insert(hit.site_id);
             }
-            if site.completions.is_empty() || self.reported.get(&site.shard).is_none_or(|reported| reported >= seq) {
+            if site.completions.is_empty() {
                 continue;
             }
             for goal_id in site.index.matches(hit) {
@@ -433,10 +423,11 @@ impl Knowledge {
         self.live.retain(|_, live| !live.is_empty());
         let touched = std::mem::take(&mut self.touched);
         for (site_id, site) in &self.catalog.sites {
-            if site.spikes.is_empty() || leases.lease(site.shard).is_none() {
+            let live = self.live.get(site_id);
+            // Somebody else may see its visitors; whoever works for it says when nobody does.
+            if site.spikes.is_empty() || (live.is_none() && leases.lease(site.shard).is_none()) {
                 continue;
             }
-            let live = self.live.get(site_id);
             let observation = Observation {
                 current: live.map_or(0, LiveWindow::current),
                 previous: live.map_or(0, LiveWindow::previous),
@@ -455,14 +446,6 @@ impl Knowledge {
             }
         }
         changed
-    }
-
-    fn shard_of_trigger(&self, trigger_id: TriggerId) -> Option<i32> {
-        self.catalog
-            .sites
-            .values()
-            .find(|site| site.spikes.iter().any(|spike| spike.trigger.id == trigger_id))
-            .map(|site| site.shard)
     }
 }
 
@@ -495,13 +478,14 @@ fn due(event: Event, shard: i32) -> Due {
         account_id: event.account_id,
         webhook_id: event.webhook_id,
         shard,
+        lane: Lane::First,
         attempt: 0,
         other_attempts: 0,
         due_at: event.inserted_at,
         expires_at: event.expires_at,
         event_type: event.event_type,
         format: event.format,
-        payload: event.payload,
+        payload: event.payload.into(),
         inserted_at: event.inserted_at,
     }
 }

@@ -9,7 +9,6 @@ use tracing::{debug, warn};
 use crate::analytics::sqlite::Analytics;
 use crate::clock::Clock;
 use crate::domain::baseline::HISTORY;
-use crate::domain::ids::EventId;
 use crate::domain::time::Timestamp;
 use crate::store::Store;
 
@@ -18,6 +17,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
 const BATCH: i64 = 500;
 const IDEMPOTENCY: Duration = Duration::from_secs(86_400);
+/// Processes nobody has seen for so long are forgotten.
+const NODES: Duration = Duration::from_secs(86_400);
 
 pub struct Janitor {
     pub store: Store,
@@ -58,13 +59,21 @@ impl Janitor {
     pub async fn sweep(&self, stop: &CancellationToken) -> anyhow::Result<()> {
         let now = self.clock.now();
         let before = now - self.retention;
-        while !stop.is_cancelled() {
-            let removed = self.store.operator_prune_events(before, first_id_of(before), BATCH).await?;
-            counter!("pulsehook_pruned_total").increment(removed);
-            if removed < BATCH.cast_unsigned() {
-                break;
+        self.store.operator_make_days(now).await?;
+        counter!("pulsehook_days_dropped_total").increment(self.store.operator_drop_days(before).await?);
+        for removes in [Removes::Old(before), Removes::Deleted] {
+            while !stop.is_cancelled() {
+                let removed = match removes {
+                    Removes::Old(before) => self.store.operator_prune_events(before, BATCH).await?,
+                    Removes::Deleted => self.store.operator_remove_deleted(BATCH).await?,
+                };
+                counter!("pulsehook_pruned_total").increment(removed);
+                if removed < BATCH.cast_unsigned() {
+                    break;
+                }
             }
         }
+        self.store.operator_forget_nodes(NODES).await?;
         self.store.operator_prune_idempotency_keys(now - IDEMPOTENCY).await?;
         self.store.operator_prune_sessions(now).await?;
         // What is usual needs its history, whatever the retention of deliveries.
@@ -73,8 +82,10 @@ impl Janitor {
     }
 }
 
-/// The smallest id an event of `moment` could have: ids begin with their time.
-fn first_id_of(moment: Timestamp) -> EventId {
-    let millis = u64::try_from(moment.millis()).unwrap_or(0);
-    EventId(uuid::Builder::from_unix_timestamp_millis(millis, &[0; 10]).into_uuid())
+/// What goes, a little at a time.
+#[derive(Clone, Copy)]
+enum Removes {
+    Old(Timestamp),
+    /// Deliveries of webhooks that were deleted.
+    Deleted,
 }

@@ -1,6 +1,10 @@
 //! Which shards this process works for. Renewed in the background; everybody else asks here before acting.
+//!
+//! Nodes share the shards evenly: each announces itself, counts who lives, gives back what is more than its part and takes
+//! what is free up to it. A shard is given back when nothing of it is under way any more, so nothing is sent twice.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -11,25 +15,33 @@ use tracing::{error, info, warn};
 
 use crate::clock::Clock;
 use crate::domain::ids::NodeId;
-use crate::store::shards::Lease;
+use crate::store::shards::{Lease, Node, SHARDS};
 use crate::store::{Store, StoreError};
 use crate::wake::ToLeases;
 
 /// How long a lease lasts on the database's clock.
 pub const TTL: Duration = Duration::from_secs(15);
-/// How often it is prolonged.
-const RENEW_EVERY: Duration = Duration::from_secs(5);
+/// How often it is prolonged, and others are looked at.
+const RENEW_EVERY: Duration = Duration::from_secs(2);
 /// This long before a lease could run out nothing new is begun under it.
 const MARGIN: Duration = Duration::from_secs(3);
+/// How often a shard on its way out is looked at.
+const LEAVE_EVERY: Duration = Duration::from_millis(100);
+/// A shard leaves after this time whatever is under way: its results come too late then, and the next owner asks again.
+const LEAVE_AT_LAST: Duration = Duration::from_secs(20);
 
 /// The leases this process holds. Cheap to clone.
 #[derive(Clone)]
 pub struct Leases(Arc<Shared>);
 
 struct Shared {
-    node: NodeId,
+    node: Node,
     clock: Clock,
     held: RwLock<Held>,
+    /// What is under way or not yet written, by shard.
+    busy: [AtomicU32; SHARDS as usize],
+    /// Nodes that send, this one included.
+    senders: AtomicUsize,
     /// Moves whenever shards come or go.
     changed: watch::Sender<u64>,
 }
@@ -37,18 +49,26 @@ struct Shared {
 #[derive(Default)]
 struct Held {
     leases: HashMap<i32, Lease>,
+    /// Nothing new is begun under these; since when.
+    leaving: HashMap<i32, Duration>,
     /// On the monotonic clock; leases of SQLite have no end.
     valid_until: Option<Duration>,
 }
 
 impl Leases {
-    pub fn new(node: NodeId, clock: Clock) -> Self {
-        let shared = Shared { node, clock, held: RwLock::default(), changed: watch::channel(0).0 };
-        Self(Arc::new(shared))
+    pub fn new(node: Node, clock: Clock) -> Self {
+        Self(Arc::new(Shared {
+            node,
+            clock,
+            held: RwLock::default(),
+            busy: [const { AtomicU32::new(0) }; SHARDS as usize],
+            senders: AtomicUsize::new(1),
+            changed: watch::channel(0).0,
+        }))
     }
 
     pub fn node(&self) -> NodeId {
-        self.0.node
+        self.0.node.id
     }
 
     /// The lease under which to work for `shard` now, if there is one that will not run out meanwhile.
@@ -57,15 +77,27 @@ impl Leases {
         if held.valid_until.is_some_and(|until| self.0.clock.monotonic() + MARGIN >= until) {
             return None;
         }
-        held.leases.get(&shard).copied()
+        held.leases.get(&shard).copied().filter(|_| !held.leaving.contains_key(&shard))
     }
 
-    /// Every lease held, sorted by shard.
-    pub fn all(&self) -> Vec<Lease> {
-        let held = self.0.held.read().unwrap_or_else(PoisonError::into_inner);
-        let mut leases: Vec<_> = held.leases.values().copied().collect();
-        leases.sort_by_key(|lease| lease.shard);
-        leases
+    /// How many leases are held.
+    pub fn count(&self) -> usize {
+        self.0.held.read().unwrap_or_else(PoisonError::into_inner).leases.len()
+    }
+
+    /// Whether another node might send for `shard`.
+    pub fn may_be_elsewhere(&self, shard: i32) -> bool {
+        self.lease(shard).is_none() && self.0.senders.load(Ordering::Relaxed) > 1
+    }
+
+    /// Something is under way for `shard` until [`Leases::rest`].
+    pub fn work(&self, shard: i32) {
+        self.0.busy[index(shard)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What was under way is written.
+    pub fn rest(&self, shard: i32) {
+        self.0.busy[index(shard)].fetch_sub(1, Ordering::Relaxed);
     }
 
     pub fn changes(&self) -> watch::Receiver<u64> {
@@ -75,30 +107,93 @@ impl Leases {
     fn replace(&self, leases: Vec<Lease>, valid_until: Option<Duration>) {
         let leases: HashMap<_, _> = leases.into_iter().map(|lease| (lease.shard, lease)).collect();
         let mut held = self.0.held.write().unwrap_or_else(PoisonError::into_inner);
-        let epochs = |leases: &HashMap<i32, Lease>| {
-            let mut epochs: Vec<_> = leases.values().map(|lease| (lease.shard, lease.epoch)).collect();
-            epochs.sort_unstable();
-            epochs
-        };
-        let moved = epochs(&held.leases) != epochs(&leases);
-        *held = Held { leases, valid_until };
+        let moved = held.leases != leases;
+        held.leaving.retain(|shard, _| leases.contains_key(shard));
+        held.leases = leases;
+        held.valid_until = valid_until;
         drop(held);
         if moved {
             self.0.changed.send_modify(|count| *count += 1);
         }
     }
+
+    /// Marks shards beyond `part` as leaving, or takes marks back.
+    fn keep(&self, part: usize) {
+        let now = self.0.clock.monotonic();
+        let mut held = self.0.held.write().unwrap_or_else(PoisonError::into_inner);
+        let too_many = held.leases.len().saturating_sub(part);
+        if held.leaving.len() > too_many {
+            held.leaving.clear();
+        }
+        // The busiest stay.
+        let mut candidates: Vec<_> =
+            held.leases.keys().copied().filter(|shard| !held.leaving.contains_key(shard)).collect();
+        candidates.sort_by_key(|shard| (self.0.busy[index(*shard)].load(Ordering::Relaxed), *shard));
+        let missing = too_many - held.leaving.len();
+        held.leaving.extend(candidates.into_iter().take(missing).map(|shard| (shard, now)));
+    }
+
+    /// Leases on their way out that nothing is under way for, or not soon enough.
+    fn gone(&self) -> Vec<Lease> {
+        let now = self.0.clock.monotonic();
+        let held = self.0.held.read().unwrap_or_else(PoisonError::into_inner);
+        let gone = held.leaving.iter().filter(|(shard, since)| {
+            self.0.busy[index(**shard)].load(Ordering::Relaxed) == 0 || now.saturating_sub(**since) >= LEAVE_AT_LAST
+        });
+        gone.filter_map(|(shard, _)| held.leases.get(shard).copied()).collect()
+    }
+
+    fn is_leaving(&self) -> bool {
+        !self.0.held.read().unwrap_or_else(PoisonError::into_inner).leaving.is_empty()
+    }
+
+    /// It is not ours any more.
+    fn forget(&self, gone: &[Lease]) {
+        let gone: HashSet<_> = gone.iter().map(|lease| lease.shard).collect();
+        let mut held = self.0.held.write().unwrap_or_else(PoisonError::into_inner);
+        held.leases.retain(|shard, _| !gone.contains(shard));
+        held.leaving.retain(|shard, _| !gone.contains(shard));
+        drop(held);
+        self.0.changed.send_modify(|count| *count += 1);
+    }
 }
 
-/// Takes what nobody holds. Called once before the engine starts, so that it starts with its shards.
-pub async fn claim(store: &Store, leases: &Leases) -> Result<(), StoreError> {
+fn index(shard: i32) -> usize {
+    usize::try_from(shard.rem_euclid(SHARDS)).unwrap_or(0)
+}
+
+/// Prolongs what is held, says that this node lives, and comes closer to its part of the shards. Called once before the
+/// engine starts, so that it starts with shards.
+pub async fn renew(store: &Store, leases: &Leases) -> Result<(), StoreError> {
+    let node = leases.node();
     let asked_at = leases.0.clock.monotonic();
-    store.claim_shards(leases.node(), TTL).await?;
-    let held = store.renew_shards(leases.node(), TTL).await?;
+    let senders = store.announce(&leases.0.node, TTL, leases.0.clock.now()).await?.max(1);
+    leases.0.senders.store(senders, Ordering::Relaxed);
+    let mut held = store.renew_shards(node, TTL).await?;
+    let part = if store.is_sqlite() { SHARDS as usize } else { (SHARDS as usize).div_ceil(senders) };
+    if held.len() < part {
+        held.extend(store.claim_shards(node, TTL, part - held.len()).await?);
+    }
     leases.replace(held, (!store.is_sqlite()).then_some(asked_at + TTL));
+    leases.keep(part);
     Ok(())
 }
 
-/// Prolongs the leases and takes over what dead nodes leave behind, until `stop`; then gives everything back.
+/// Gives back what is on its way out, as far as it may go.
+async fn give_back(store: &Store, leases: &Leases) -> Result<(), StoreError> {
+    let gone = leases.gone();
+    if gone.is_empty() {
+        return Ok(());
+    }
+    // First here: nothing may begin under a lease that is being given away.
+    leases.forget(&gone);
+    for lease in gone {
+        store.release_shard(leases.node(), lease).await?;
+    }
+    Ok(())
+}
+
+/// Keeps and shares the shards until `stop`; then gives everything back.
 ///
 /// # Errors
 /// Another process works on the same SQLite file.
@@ -109,18 +204,29 @@ pub async fn run(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let clock = leases.0.clock.clone();
+    let mut renewed_at = clock.monotonic();
     loop {
+        let wait = if leases.is_leaving() { LEAVE_EVERY } else { RENEW_EVERY };
         // Dropped, and so answered, when this round is over.
-        let _asked = tokio::select! {
+        let asked = tokio::select! {
             () = stop.cancelled() => break,
             Some(call) = calls.recv() => Some(call),
-            () = clock.sleep(RENEW_EVERY) => None,
+            () = clock.sleep(wait) => None,
         };
-        let before = leases.all().len();
-        let outcome = if store.is_sqlite() { recheck(&store, &leases).await } else { claim(&store, &leases).await };
+        let before = leases.count();
+        let mut outcome = give_back(&store, &leases).await;
+        if asked.is_some() || clock.monotonic().saturating_sub(renewed_at) >= RENEW_EVERY {
+            outcome = match (outcome, store.is_sqlite()) {
+                (Err(error), _) => Err(error),
+                (Ok(()), true) => recheck(&store, &leases).await,
+                (Ok(()), false) => renew(&store, &leases).await,
+            };
+            renewed_at = clock.monotonic();
+        }
+        drop(asked);
         match outcome {
-            Ok(()) if leases.all().len() != before => {
-                info!(shards = leases.all().len(), "This node works for {} of 256 shards now", leases.all().len());
+            Ok(()) if leases.count() != before => {
+                info!(shards = leases.count(), "This node works for {} of {SHARDS} shards now", leases.count());
             }
             Ok(()) => {}
             Err(StoreError::LeaseLost) => {
@@ -130,7 +236,8 @@ pub async fn run(
             Err(error) => warn!(%error, "Leases could not be renewed; work stops before they run out: {error}"),
         }
     }
-    store.release_shards(leases.node()).await.context("the leases could not be given back")
+    store.release_shards(leases.node()).await.context("the leases could not be given back")?;
+    store.leave(leases.node()).await.context("the other nodes could not be told")
 }
 
 /// SQLite has one node. If the shards are somebody else's, two processes were started on one file.

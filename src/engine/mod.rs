@@ -16,11 +16,15 @@ use crate::analytics::sqlite::Analytics;
 use crate::chance::Chance;
 use crate::clock::Clock;
 use crate::domain::address::AddressPolicy;
-use crate::domain::ids::NodeId;
+use crate::domain::node::Roles;
+use crate::domain::pace::Limits;
 use crate::domain::vault::Keyring;
 use crate::store::Store;
+use crate::store::queue::Due;
+use crate::store::shards::Node;
 use crate::wake::Wake;
 
+pub mod backlog;
 pub mod catalog;
 pub mod dispatcher;
 pub mod egress;
@@ -28,6 +32,7 @@ pub mod evaluator;
 pub mod janitor;
 pub mod leases;
 pub mod live;
+pub mod notifier;
 pub mod profiles;
 pub mod ready;
 pub mod sender;
@@ -43,7 +48,10 @@ pub struct Engine {
     pub policy: AddressPolicy,
     pub clock: Clock,
     pub chance: Chance,
-    pub node: NodeId,
+    pub node: Node,
+    pub roles: Roles,
+    pub limits: Limits,
+    pub room: ready::Room,
     pub evaluation_interval: Duration,
     pub retention: Duration,
 }
@@ -61,23 +69,101 @@ pub struct Running {
 type Duties = JoinSet<(&'static str, anyhow::Result<()>)>;
 
 impl Engine {
-    /// Takes its shards and starts every duty.
+    /// Takes its shards and starts the duties of its roles.
     ///
     /// # Errors
     /// The database cannot be reached.
     pub async fn start(self) -> anyhow::Result<Running> {
         let stop = CancellationToken::new();
-        let held = leases::Leases::new(self.node, self.clock.clone());
-        leases::claim(&self.store, &held).await?;
-        let known = profiles::Profiles::default();
-        let (evaluator_calls, to_evaluator) = mpsc::channel(64);
+        let (notify, to_others) = mpsc::channel(notifier::WAITING);
+        let mut running = Running {
+            wake: Wake {
+                clock: self.clock.clone(),
+                evaluator: None,
+                dispatcher: None,
+                learner: None,
+                leases: None,
+                notify,
+                others_notice_within: target::BELIEVED_FOR,
+            },
+            duties: JoinSet::new(),
+            stop: stop.clone(),
+            leases: JoinSet::new(),
+            release: CancellationToken::new(),
+        };
+        self.store.operator_make_days(self.clock.now()).await?;
+        let held = leases::Leases::new(self.node.clone(), self.clock.clone());
+        let (hand_over, fresh) = mpsc::channel(256);
+        if self.roles.engine {
+            leases::renew(&self.store, &held).await?;
+            self.send(&mut running, &held, fresh);
+        }
+        // Embedded analytics are the node's own: who takes hits in is the only one who can notice what they mean.
+        if self.roles.ingest {
+            self.notice(&mut running, &held, hand_over);
+        }
+        let speaking = notifier::speak(self.store.clone(), self.clock.clone(), to_others, stop.clone());
+        running.duties.spawn(async move { ("notifier", speaking.await) });
+        Ok(running)
+    }
+
+    fn send(&self, running: &mut Running, held: &leases::Leases, fresh: mpsc::Receiver<Vec<Due>>) {
         let (dispatcher_calls, to_dispatcher) = mpsc::channel(64);
         let (leases_calls, to_leases) = mpsc::channel(64);
-        let (learner_calls, to_learner) = mpsc::channel(64);
-        let (hand_over, fresh) = mpsc::channel(256);
         let (settle, outcomes) = mpsc::channel(4_096);
-        let (written, settled) = mpsc::channel(256);
+        let (written_tx, written) = mpsc::channel(256);
+        let targets = target::Targets::new(
+            self.store.clone(),
+            self.keyring.clone(),
+            self.policy.clone(),
+            self.clock.clone(),
+            self.limits,
+        );
+        let dispatcher = dispatcher::Dispatcher {
+            store: self.store.clone(),
+            leases: held.clone(),
+            sender: Arc::clone(&self.sender),
+            targets,
+            notify: running.wake.notify.clone(),
+            clock: self.clock.clone(),
+            chance: self.chance.clone(),
+            backlog: backlog::Backlog::new(self.room),
+            fresh,
+            settle,
+            written,
+        };
+        let settler = settler::Settler {
+            store: self.store.clone(),
+            leases: held.clone(),
+            clock: self.clock.clone(),
+            outcomes,
+            written: written_tx,
+        };
+        let janitor = janitor::Janitor {
+            store: self.store.clone(),
+            analytics: self.analytics.clone(),
+            clock: self.clock.clone(),
+            retention: self.retention,
+        };
+        let stop = &running.stop;
+        let sending = dispatcher.run(to_dispatcher, stop.clone());
+        running.duties.spawn(async move { ("dispatcher", sending.await) });
+        running.duties.spawn(async move { ("settler", settler.run().await) });
+        let tidying = janitor.run(stop.clone());
+        running.duties.spawn(async move { ("janitor", tidying.await) });
+        let listening =
+            notifier::listen(self.store.clone(), self.clock.clone(), dispatcher_calls.clone(), stop.clone());
+        running.duties.spawn(async move { ("listener", listening.await) });
+        let keeping = leases::run(self.store.clone(), held.clone(), to_leases, running.release.clone());
+        running.leases.spawn(async move { ("leases", keeping.await) });
+        running.wake.dispatcher = Some(dispatcher_calls);
+        running.wake.leases = Some(leases_calls);
+    }
 
+    fn notice(&self, running: &mut Running, held: &leases::Leases, hand_over: mpsc::Sender<Vec<Due>>) {
+        let (evaluator_calls, to_evaluator) = mpsc::channel(64);
+        let (learner_calls, to_learner) = mpsc::channel(64);
+        let known = profiles::Profiles::default();
         let evaluator = evaluator::Evaluator {
             store: self.store.clone(),
             analytics: self.analytics.clone(),
@@ -87,24 +173,7 @@ impl Engine {
             chance: self.chance.clone(),
             interval: self.evaluation_interval,
             hand_over,
-        };
-        let dispatcher = dispatcher::Dispatcher {
-            store: self.store.clone(),
-            leases: held.clone(),
-            sender: self.sender,
-            targets: target::Targets::new(self.store.clone(), self.keyring, self.policy, self.clock.clone()),
-            clock: self.clock.clone(),
-            chance: self.chance,
-            fresh,
-            settle,
-            settled,
-        };
-        let settler = settler::Settler {
-            store: self.store.clone(),
-            leases: held.clone(),
-            clock: self.clock.clone(),
-            outcomes,
-            written,
+            notify: running.wake.notify.clone(),
         };
         let learner = profiles::Learner {
             store: self.store.clone(),
@@ -112,29 +181,12 @@ impl Engine {
             profiles: known,
             clock: self.clock.clone(),
         };
-        let janitor = janitor::Janitor {
-            store: self.store.clone(),
-            analytics: self.analytics,
-            clock: self.clock,
-            retention: self.retention,
-        };
-
-        let mut duties = JoinSet::new();
-        let token = stop.clone();
-        duties.spawn(async move { ("evaluator", evaluator.run(to_evaluator, token).await) });
-        let token = stop.clone();
-        duties.spawn(async move { ("dispatcher", dispatcher.run(to_dispatcher, token).await) });
-        duties.spawn(async move { ("settler", settler.run().await) });
-        let token = stop.clone();
-        duties.spawn(async move { ("learner", learner.run(to_learner, token).await) });
-        let token = stop.clone();
-        duties.spawn(async move { ("janitor", janitor.run(token).await) });
-        let mut leases = JoinSet::new();
-        let release = CancellationToken::new();
-        let (token, store) = (release.clone(), self.store);
-        leases.spawn(async move { ("leases", leases::run(store, held, to_leases, token).await) });
-        let wake = Wake::new(evaluator_calls, dispatcher_calls, learner_calls, leases_calls);
-        Ok(Running { wake, duties, stop, leases, release })
+        let noticing = evaluator.run(to_evaluator, running.stop.clone());
+        running.duties.spawn(async move { ("evaluator", noticing.await) });
+        let learning = learner.run(to_learner, running.stop.clone());
+        running.duties.spawn(async move { ("learner", learning.await) });
+        running.wake.evaluator = Some(evaluator_calls);
+        running.wake.learner = Some(learner_calls);
     }
 }
 

@@ -1,10 +1,11 @@
 //! One attempt: sign, POST, read a little of the answer. The result is a value; nothing here can fail.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER, USER_AGENT};
-use http::{HeaderValue, Method, Request};
+use http::{HeaderValue, Method, Request, Uri};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
@@ -23,7 +24,6 @@ use crate::domain::time::Timestamp;
 pub const ATTEMPT_BUDGET: Duration = Duration::from_secs(15);
 /// A connection nobody used for so long is closed, so that a change of policy or DNS takes effect soon.
 const IDLE_FOR: Duration = Duration::from_secs(30);
-const IDLE_PER_HOST: usize = 64;
 const MOST_HEADERS: usize = 64;
 const HEADER_BYTES: usize = 16 * 1_024;
 /// Once the head of the answer is there the rest is only for the curious.
@@ -54,12 +54,35 @@ const KEPT_HEADERS: &[&str] = &[
 ];
 const KEPT_HEADER_BYTES: usize = 1_024;
 
+/// Where a webhook is, and what every request to it carries.
+#[derive(Debug)]
+pub struct Address {
+    /// The sentence when the stored address is refused.
+    uri: Result<Uri, String>,
+    headers: HeaderMap,
+}
+
+impl Address {
+    pub fn new(url: Result<EndpointUrl, String>, custom: &[(String, String)]) -> Self {
+        let mut headers = HeaderMap::with_capacity(16);
+        for (name, value) in custom {
+            // Checked when they were saved; rules may have become stricter since.
+            if let Ok((name, value)) = headers::check(name, value) {
+                headers.insert(name, value);
+            }
+        }
+        headers.insert(USER_AGENT, HeaderValue::from_static(USER_AGENT_TEXT));
+        // Nothing here decodes anything: a small answer that unpacks to gigabytes stays small.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let uri = url.and_then(|url| url.as_str().parse().map_err(|_| "cannot be put into a request".to_owned()));
+        Self { uri, headers }
+    }
+}
+
 /// What is to be sent where.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
-    /// The sentence when the stored address is refused.
-    pub url: Result<EndpointUrl, String>,
-    pub headers: Vec<(String, String)>,
+    pub address: Arc<Address>,
     /// The current one first; none means unsigned.
     pub secrets: Vec<SigningSecret>,
     pub event_id: EventId,
@@ -75,11 +98,12 @@ pub struct Sender {
 }
 
 impl Sender {
-    pub fn new(connector: EgressConnector, clock: Clock) -> Self {
+    /// As many connections to a host are kept open as may be used at once: a handshake costs twenty requests.
+    pub fn new(connector: EgressConnector, clock: Clock, per_host: usize) -> Self {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_FOR)
-            .pool_max_idle_per_host(IDLE_PER_HOST)
+            .pool_max_idle_per_host(per_host)
             .http1_max_headers(MOST_HEADERS)
             .http1_max_buf_size(HEADER_BYTES)
             .build(connector);
@@ -100,25 +124,18 @@ impl Sender {
     }
 
     fn request(&self, outgoing: &Outgoing, now: Timestamp) -> Result<Request<Full<Bytes>>, Outcome> {
-        let url = outgoing.url.as_ref().map_err(|problem| Outcome::ForbiddenUrl { problem: problem.clone() })?;
-        let mut request = Request::builder()
-            .method(Method::POST)
-            .uri(url.as_str())
-            .body(Full::new(outgoing.body.clone()))
-            .map_err(|_| Outcome::Internal { what: "the address cannot be put into a request" })?;
+        let uri = match &outgoing.address.uri {
+            Ok(uri) => uri.clone(),
+            Err(problem) => return Err(Outcome::ForbiddenUrl { problem: problem.clone() }),
+        };
+        let mut request = Request::new(Full::new(outgoing.body.clone()));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = outgoing.address.headers.clone();
         let head = request.headers_mut();
-        for (name, value) in &outgoing.headers {
-            // Checked when they were saved; rules may have become stricter since.
-            if let Ok((name, value)) = headers::check(name, value) {
-                head.insert(name, value);
-            }
-        }
         let id = outgoing.event_id.to_string();
         let secs = now.secs();
         head.insert(CONTENT_TYPE, HeaderValue::from_static(outgoing.content_type));
-        head.insert(USER_AGENT, HeaderValue::from_static(USER_AGENT_TEXT));
-        // Nothing here decodes anything: a small answer that unpacks to gigabytes stays small.
-        head.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         set(head, "webhook-id", &id)?;
         set(head, "webhook-timestamp", &secs.to_string())?;
         set(head, "x-webhook-event-id", &id)?;

@@ -9,8 +9,7 @@ use tracing::warn;
 use super::leases::Leases;
 use crate::clock::Clock;
 use crate::domain::ids::EventId;
-use crate::domain::time::Timestamp;
-use crate::store::queue::{Settled, Standing};
+use crate::store::queue::Settled;
 use crate::store::shards::Lease;
 use crate::store::{Store, StoreError};
 
@@ -19,15 +18,19 @@ const BATCH: usize = 500;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// What is written: each delivery with the moment of its next attempt, if it has one.
-pub type Verdicts = Vec<(EventId, Option<Timestamp>)>;
+/// An outcome that is written, or has become somebody else's.
+#[derive(Debug, Clone, Copy)]
+pub struct Written {
+    pub event_id: EventId,
+    pub shard: i32,
+}
 
 pub struct Settler {
     pub store: Store,
     pub leases: Leases,
     pub clock: Clock,
     pub outcomes: mpsc::Receiver<Settled>,
-    pub written: mpsc::Sender<Verdicts>,
+    pub written: mpsc::Sender<Vec<Written>>,
 }
 
 impl Settler {
@@ -35,18 +38,15 @@ impl Settler {
     pub async fn run(mut self) -> anyhow::Result<()> {
         let mut batch = Vec::with_capacity(BATCH);
         while self.outcomes.recv_many(&mut batch, BATCH).await > 0 {
-            let verdicts: Verdicts = batch
+            let written = batch
                 .iter()
-                .map(|settled: &Settled| match settled.standing {
-                    Standing::Over { .. } => (settled.event_id, None),
-                    Standing::Again { due_at, .. } => (settled.event_id, Some(due_at)),
-                })
+                .map(|settled: &Settled| Written { event_id: settled.event_id, shard: settled.lease.shard })
                 .collect();
             histogram!("pulsehook_settle_batch").record(batch.len() as f64);
             self.write(&mut batch).await;
             batch.clear();
             // The dispatcher may be gone already; nobody needs to know then.
-            let _ = self.written.send(verdicts).await;
+            let _ = self.written.send(written).await;
         }
         Ok(())
     }

@@ -1,111 +1,151 @@
-//! What an attempt needs to know of its webhook, with secrets opened. Read once and kept until somebody says it changed.
+//! What an attempt needs to know of its webhook, with secrets opened. Read once and kept as long as nobody changed it.
+//!
+//! A change made through this node is told at once. For one made through another node, what is kept is believed for
+//! [`BELIEVED_FOR`] only: then the configuration's version is asked for, and if it moved, what moved with it. Whoever
+//! changes a webhook of another node waits that long before he answers, so that no attempt starts afterwards that the old
+//! state would have allowed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tracing::error;
 
-use super::sender::Outgoing;
+use super::sender::{Address, Outgoing};
 use crate::clock::Clock;
 use crate::domain::address::AddressPolicy;
 use crate::domain::endpoint_url::EndpointUrl;
-use crate::domain::ids::WebhookId;
+use crate::domain::ids::{AccountId, WebhookId};
+use crate::domain::pace::{Limits, Pace, Repute};
 use crate::domain::retry::RetrySchedule;
 use crate::domain::signature::SigningSecret;
 use crate::domain::time::Timestamp;
 use crate::domain::vault::{Keyring, Place};
-use crate::domain::webhook::Webhook;
-use crate::store::Store;
-use crate::store::queue::{Due, News};
+use crate::domain::webhook::{Health, Webhook};
+use crate::store::queue::{Due, Life};
+use crate::store::{Result, Store};
 
-/// How long a webhook is believed to be what it was: changes made through another node show within this time.
-const BELIEVED_FOR: Duration = Duration::from_secs(2);
+/// How long what is kept is believed without asking.
+pub const BELIEVED_FOR: Duration = Duration::from_millis(500);
+/// Failures are noted at most this often, and successes.
+const NOTE_FAILURES_EVERY: Duration = Duration::from_secs(60);
+const NOTE_SUCCESSES_EVERY: Duration = Duration::from_secs(3_600);
 
 /// An endpoint, ready to be spoken to.
 #[derive(Debug)]
 pub struct Target {
+    pub account_id: AccountId,
     pub schedule: RetrySchedule,
-    webhook: Webhook,
-    /// `Err` when the stored address is refused by today's rules; the attempt says so.
-    url: Result<EndpointUrl, String>,
-    headers: Vec<(String, String)>,
+    /// Shared by everybody who speaks to the same one.
+    pub host: Arc<str>,
+    version: i64,
+    rate_limit: Option<u32>,
+    address: Arc<Address>,
     secret: Option<SigningSecret>,
     previous_secret: Option<SigningSecret>,
-    loaded_at: Timestamp,
-    failing_since: Mutex<Option<Timestamp>>,
+    previous_valid_until: Option<Timestamp>,
+    health: Mutex<Health>,
 }
 
-/// What came of asking for a target.
-pub enum Loaded {
-    Live(Arc<Target>),
-    /// Paused, disabled, suspended, gone, or unreadable: nothing is sent until that changes.
-    NotLive,
-    /// The database did not answer.
-    Unknown,
-}
-
-/// All of them. Cheap to clone.
-#[derive(Clone)]
+/// All of them. The dispatcher's own.
 pub struct Targets {
     store: Store,
     keyring: Keyring,
     policy: AddressPolicy,
     clock: Clock,
-    known: Arc<Mutex<HashMap<WebhookId, Arc<Target>>>>,
+    limits: Limits,
+    known: HashMap<WebhookId, Arc<Target>>,
+    /// The configuration's version at which everything known was right, and when that was asked.
+    confirmed: Option<(i64, Duration)>,
 }
 
 impl Targets {
-    pub fn new(store: Store, keyring: Keyring, policy: AddressPolicy, clock: Clock) -> Self {
-        Self { store, keyring, policy, clock, known: Arc::default() }
+    pub fn new(store: Store, keyring: Keyring, policy: AddressPolicy, clock: Clock, limits: Limits) -> Self {
+        Self { store, keyring, policy, clock, limits, known: HashMap::new(), confirmed: None }
     }
 
-    pub async fn get(&self, id: WebhookId) -> Loaded {
-        let now = self.clock.now();
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
-        if let Some(target) = known.filter(|target| now.since(target.loaded_at) < BELIEVED_FOR) {
-            return Loaded::Live(target);
+    /// The endpoint, if it may be spoken to and is known.
+    pub fn get(&self, id: WebhookId) -> Option<&Arc<Target>> {
+        self.known.get(&id)
+    }
+
+    /// Makes sure that what is known may be believed for a while. Answers which of them are not what they were.
+    ///
+    /// # Errors
+    /// The database does not answer: nothing known may be believed.
+    pub async fn confirm(&mut self) -> Result<Vec<WebhookId>> {
+        let asked_at = self.clock.monotonic();
+        // Half of the time, so that nobody has to wait for an answer where it matters.
+        if self.confirmed.is_some_and(|(_, at)| asked_at.saturating_sub(at) < BELIEVED_FOR / 2) {
+            return Ok(Vec::new());
         }
-        self.forget(id);
-        match self.store.operator_webhook(id).await {
-            Ok(Some(webhook)) if webhook.is_live() => match self.open(webhook, now) {
+        let version = self.store.catalog_version().await?;
+        if self.confirmed.is_some_and(|(confirmed, _)| confirmed == version) || self.known.is_empty() {
+            self.confirmed = Some((version, asked_at));
+            return Ok(Vec::new());
+        }
+        let ids: Vec<_> = self.known.keys().copied().collect();
+        let live: HashMap<_, _> = self.store.operator_live_versions(&ids).await?.into_iter().collect();
+        let moved: Vec<_> =
+            ids.into_iter().filter(|id| live.get(id) != self.known.get(id).map(|target| &target.version)).collect();
+        for id in &moved {
+            self.known.remove(id);
+        }
+        self.confirmed = Some((version, asked_at));
+        Ok(moved)
+    }
+
+    /// Whether what is known may still be believed.
+    pub fn is_confirmed(&self) -> bool {
+        let now = self.clock.monotonic();
+        self.confirmed.is_some_and(|(_, at)| now.saturating_sub(at) < BELIEVED_FOR)
+    }
+
+    /// Reads those that are not known yet. Answers which of them nothing can be sent to: paused, disabled, suspended, gone
+    /// or unreadable.
+    pub async fn load(&mut self, ids: &HashSet<WebhookId>) -> Result<HashSet<WebhookId>> {
+        let missing: Vec<_> = ids.iter().copied().filter(|id| !self.known.contains_key(id)).collect();
+        if missing.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let mut dead: HashSet<_> = missing.iter().copied().collect();
+        for webhook in self.store.operator_webhooks(&missing).await? {
+            let id = webhook.id;
+            if !webhook.is_live() {
+                continue;
+            }
+            match self.open(webhook) {
                 Ok(target) => {
-                    let target = Arc::new(target);
-                    self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(&target));
-                    Loaded::Live(target)
+                    dead.remove(&id);
+                    self.known.insert(id, Arc::new(target));
                 }
-                Err(error) => {
-                    error!(%error, webhook.id = %id, "Nothing can be sent to webhook {id}: {error}");
-                    Loaded::NotLive
-                }
-            },
-            Ok(_) => Loaded::NotLive,
-            Err(error) => {
-                error!(%error, webhook.id = %id, "Webhook {id} could not be read: {error}");
-                Loaded::Unknown
+                Err(error) => error!(%error, webhook.id = %id, "Nothing can be sent to webhook {id}: {error}"),
             }
         }
+        Ok(dead)
     }
 
-    pub fn forget(&self, id: WebhookId) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    pub fn forget(&mut self, id: WebhookId) {
+        self.known.remove(&id);
     }
 
-    /// Remembers what an attempt told about the endpoint, so that it is written once and not with every attempt.
-    pub fn note(&self, id: WebhookId, news: &News, now: Timestamp) {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(target) = known.get(&id) {
-            let mut failing_since = target.failing_since.lock().unwrap_or_else(PoisonError::into_inner);
-            match news {
-                News::Failing => *failing_since = Some(now),
-                News::Healthy => *failing_since = None,
-                News::Nothing | News::Disable { .. } => {}
-            }
-        }
+    pub fn forget_all(&mut self) {
+        self.known.clear();
     }
 
-    fn open(&self, webhook: Webhook, now: Timestamp) -> anyhow::Result<Target> {
+    /// How fast the endpoint may be spoken to, as far as the database remembers.
+    pub fn pace(&self, target: &Target, now: Timestamp) -> Pace {
+        let health = target.health();
+        let repute = match health {
+            Health { failing_since: Some(_), .. } => Repute::Failing,
+            Health { succeeded_at: Some(_), .. } => Repute::Proven,
+            _ => Repute::Fresh,
+        };
+        let limits = Limits { rate: target.rate_limit.or(self.limits.rate), ..self.limits };
+        Pace::new(limits, health.parked, repute, now)
+    }
+
+    fn open(&self, webhook: Webhook) -> anyhow::Result<Target> {
         let place = |column| Place { account_id: webhook.account_id, row: webhook.id.0, column };
         let secret = |sealed: &Option<Vec<u8>>, column| -> anyhow::Result<Option<SigningSecret>> {
             let Some(sealed) = sealed else { return Ok(None) };
@@ -120,38 +160,61 @@ impl Targets {
                 headers.into_iter().map(|(name, value)| (name, value.as_str().unwrap_or_default().to_owned())).collect()
             }
         };
+        let url = EndpointUrl::parse(&webhook.url, &self.policy).map_err(|problem| problem.to_string());
+        let host = url.as_ref().map_or_else(|_| webhook.url.clone(), EndpointUrl::authority);
         Ok(Target {
+            account_id: webhook.account_id,
             schedule: match &webhook.retry_schedule {
                 Some(text) => RetrySchedule::parse(text)?,
                 None => RetrySchedule::default(),
             },
-            url: EndpointUrl::parse(&webhook.url, &self.policy).map_err(|problem| problem.to_string()),
-            headers,
+            host: host.into(),
+            version: webhook.version,
+            rate_limit: webhook.rate_limit,
+            address: Arc::new(Address::new(url, &headers)),
             secret: secret(&webhook.secret, "secret")?,
             previous_secret: secret(&webhook.previous_secret, "previous_secret")?,
-            loaded_at: now,
-            failing_since: Mutex::new(webhook.failing_since),
-            webhook,
+            previous_valid_until: webhook.previous_valid_until,
+            health: Mutex::new(webhook.health),
         })
     }
 }
 
 impl Target {
-    pub fn failing_since(&self) -> Option<Timestamp> {
-        *self.failing_since.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn health(&self) -> Health {
+        *self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What an attempt tells about the endpoint's life that is worth writing. Most tell what is known already.
+    pub fn note(&self, success: bool, now: Timestamp) -> Life {
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = |noted: Option<Timestamp>, every| noted.is_none_or(|noted| now.since(noted) >= every);
+        if success {
+            if health.failing_since.is_none() && !old(health.succeeded_at, NOTE_SUCCESSES_EVERY) {
+                return Life::AsBefore;
+            }
+            *health = Health { succeeded_at: Some(now), parked: health.parked, ..Health::default() };
+            Life::Healthy
+        } else {
+            if health.failing_since.is_some() && !old(health.failed_at, NOTE_FAILURES_EVERY) {
+                return Life::AsBefore;
+            }
+            health.failing_since.get_or_insert(now);
+            health.failed_at = Some(now);
+            Life::Failing
+        }
     }
 
     /// The request for a delivery, to be signed at `now`.
     pub fn outgoing(&self, due: &Due, now: Timestamp) -> Outgoing {
-        let overlap = self.webhook.previous_valid_until.is_some_and(|until| now < until);
+        let overlap = self.previous_valid_until.is_some_and(|until| now < until);
         Outgoing {
-            url: self.url.clone(),
-            headers: self.headers.clone(),
+            address: Arc::clone(&self.address),
             secrets: self.secret.iter().chain(self.previous_secret.iter().filter(|_| overlap)).cloned().collect(),
             event_id: due.event_id,
             event_type: due.event_type.clone(),
             content_type: due.format.content_type(),
-            body: Bytes::from(due.payload.clone()),
+            body: due.payload.clone(),
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::domain::ids::EventId;
 use crate::domain::invalid::Invalid;
 use crate::domain::webhook::{Status, Webhook};
 use crate::store::deliveries::{Attempt, Delivery, Filter};
+use crate::store::outbox::{Fired, Step};
 use crate::store::shards::shard_of;
 
 const DEFAULT_LIMIT: u32 = 20;
@@ -168,10 +169,12 @@ pub async fn send_test(
         trigger: None,
     };
     let event = Event::new(id, &addressee, format!("test:{id}"), Data::test(), now);
-    if !api.store.record_request(&event, shard_of(site.id)).await? {
+    let shard = shard_of(site.id);
+    let fired = Fired { event, shard, trigger_version: None, state: None, shadow: false };
+    if api.store.record(&Step { fired: vec![fired], ..Step::default() }, now).await?.is_empty() {
         return Err(ApiError::not_found());
     }
-    api.wake.queue_changed().await;
+    api.wake.queue_changed(shard).await;
     let delivery = find_delivery(&api, &webhook, id).await?;
     Ok((StatusCode::ACCEPTED, Json(DeliveryAnswer { delivery: delivery.into() })))
 }
@@ -248,7 +251,7 @@ pub async fn resend_delivery(
     if !api.store.resend(&api.change(&actor), webhook.id, delivery_id, shard).await? {
         return Err(ApiError::not_found());
     }
-    api.wake.queue_changed().await;
+    api.wake.queue_changed(shard).await;
     let delivery = find_delivery(&api, &webhook, delivery_id).await?;
     Ok((StatusCode::ACCEPTED, Json(DeliveryAnswer { delivery: delivery.into() })))
 }
@@ -288,7 +291,7 @@ pub async fn resend_range(
     refuse_unless_live(&webhook)?;
     let shard = shard_of(webhook.site_id);
     let count = api.store.resend_range(&api.change(&actor), webhook.id, &filter, shard).await?;
-    api.wake.queue_changed().await;
+    api.wake.queue_changed(shard).await;
     Ok((StatusCode::ACCEPTED, Json(ResendAnswer { count })))
 }
 
@@ -379,7 +382,7 @@ impl From<Attempt> for AttemptView {
             number: attempt.number,
             started_at: attempt.started_at.to_string(),
             duration_ms: attempt.duration_ms,
-            error_message: Some(attempt.advice).filter(|_| attempt.outcome != "success"),
+            error_message: attempt.advice,
             outcome: attempt.outcome,
             response_code: attempt.response_code,
             response_headers: headers.into_iter().collect(),

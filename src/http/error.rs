@@ -152,7 +152,7 @@ impl From<StoreError> for ApiError {
         match error {
             StoreError::Conflict(_) => Self::conflict("conflict", "Something like this exists already."),
             StoreError::Dangling => Self::not_found(),
-            StoreError::LeaseLost | StoreError::Unavailable(_) => Self::unavailable(error),
+            StoreError::LeaseLost | StoreError::Overtaken | StoreError::Unavailable(_) => Self::unavailable(error),
             StoreError::Other(_) | StoreError::Refused(_) => Self::internal(error),
         }
     }

@@ -83,6 +83,10 @@ pub struct Settings {
     pub base_url: String,
     pub max_webhooks_per_account: u32,
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether this process answers the API and its pages.
+    pub answers_api: bool,
+    /// Whether it takes hits in.
+    pub takes_hits: bool,
 }
 
 impl std::ops::Deref for Api {
@@ -229,6 +233,7 @@ pub fn router(api: Api) -> Router {
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .fallback(async || ApiError::not_found())
         .layer(middleware::from_fn_with_state(api.clone(), idempotency::repeat_or_run))
+        .layer(middleware::from_fn_with_state(api.clone(), in_its_role))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn_with_state(api.clone(), with_headers))
         .with_state(api)
@@ -250,6 +255,17 @@ pub async fn serve(
 fn panicked(cause: Box<dyn std::any::Any + Send>) -> Response {
     let text = cause.downcast_ref::<String>().map(String::as_str).or_else(|| cause.downcast_ref::<&str>().copied());
     ApiError::internal(anyhow::anyhow!("a handler panicked: {}", text.unwrap_or("without a word"))).into_response()
+}
+
+/// Where work is split over several nodes, each answers only what is its own; health and metrics are everybody's.
+async fn in_its_role(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let answers = match path {
+        "/health/live" | "/health/ready" | "/metrics" => true,
+        "/api/event" => api.settings.takes_hits,
+        _ => api.settings.answers_api,
+    };
+    if answers { next.run(request).await } else { ApiError::not_found().into_response() }
 }
 
 /// What every answer carries: a request id, and what keeps browsers from making more of it than it is.

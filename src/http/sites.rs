@@ -14,6 +14,7 @@ use super::error::{ApiError, Problem, Result};
 use crate::domain::access::{Actor, Role};
 use crate::domain::invalid::Invalid;
 use crate::store::StoreError;
+use crate::store::shards::shard_of;
 use crate::store::sites::Site;
 
 const MAX_DOMAIN_CHARS: usize = 253;
@@ -142,7 +143,7 @@ pub async fn delete_site(State(api): State<Api>, asking: Asking, Path(site): Pat
         return Err(ApiError::not_found());
     }
     for webhook in webhooks {
-        api.wake.webhook_changed(webhook.id).await;
+        api.wake.webhook_changed(webhook.id, shard_of(webhook.site_id)).await;
     }
     api.configuration_changed().await?;
     // Traffic of years takes a while to remove; nobody can see it any more.

@@ -25,11 +25,14 @@ use crate::domain::signature::SigningSecret;
 use crate::domain::time::parse_span;
 use crate::domain::trigger::Trigger;
 use crate::domain::vault::Place;
-use crate::domain::webhook::{Format, MAX_HEADERS, MAX_NAME_CHARS, Status, Webhook};
+use crate::domain::webhook::{Format, Health, MAX_HEADERS, MAX_NAME_CHARS, Status, Webhook};
+use crate::store::shards::shard_of;
 use crate::store::webhooks::Created;
 
 /// In place of a header's value, which is written and never read again. Sent back, it means: as it was.
 const REDACTED: &str = "[redacted]";
+/// Attempts a second an owner may ask for.
+const MAX_RATE: u64 = 1_000;
 const DEFAULT_OVERLAP: Duration = Duration::from_secs(86_400);
 const LONGEST_OVERLAP: Duration = Duration::from_secs(7 * 86_400);
 const READ_ONLY: &[&str] = &[
@@ -38,6 +41,7 @@ const READ_ONLY: &[&str] = &[
     "status",
     "status_reason",
     "failing_since",
+    "left_alone_until",
     "signing_secret",
     "previous_secret_valid_until",
     "inserted_at",
@@ -62,12 +66,18 @@ pub struct WebhookView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = DateTime)]
     failing_since: Option<String>,
+    /// Most attempts failed lately: until then none is made, and none is used up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    left_alone_until: Option<String>,
     /// Whether deliveries are signed.
     secret: bool,
     #[schema(value_type = String)]
     format: Format,
     /// Names of the custom headers; values are not shown again.
     headers: BTreeMap<String, String>,
+    /// Attempts a second at most; `null`: what the operator set for all.
+    rate_limit: Option<u32>,
     /// Waits between attempts.
     retry_schedule: String,
     triggers: Vec<TriggerView>,
@@ -99,6 +109,9 @@ pub struct WebhookBody {
     /// `json` (when absent), `cloudevents`, `slack`, `discord`, `teams` or `ntfy`.
     format: Option<String>,
     headers: Option<BTreeMap<String, String>>,
+    /// Attempts a second at most, 1 to 1000. `null` for what the operator set for all.
+    #[schema(minimum = 1, maximum = 1000)]
+    rate_limit: Option<u32>,
     /// Waits between attempts such as `1m,5m,15m`. `null` for the default.
     retry_schedule: Option<String>,
     /// `false` pauses it.
@@ -178,7 +191,8 @@ pub async fn create_webhook(
         previous_secret: None,
         previous_valid_until: None,
         active: true,
-        failing_since: None,
+        rate_limit: None,
+        health: Health::default(),
         disabled_at: None,
         disabled_reason: None,
         version: 1,
@@ -276,7 +290,7 @@ pub async fn update_webhook(
     if !api.store.update_webhook(&change, &webhook, enable, triggers.as_deref()).await.map_err(exists)? {
         return Err(changed_meanwhile());
     }
-    api.wake.webhook_changed(webhook.id).await;
+    api.wake.webhook_changed(webhook.id, shard_of(webhook.site_id)).await;
     let webhook = api.store.webhook(actor.account_id, webhook.id).await?.ok_or_else(ApiError::not_found)?;
     answer(&api, &webhook, secret.as_ref()).await
 }
@@ -297,7 +311,7 @@ pub async fn delete_webhook(
     if !api.store.delete_webhook(&api.change(&actor), webhook.id).await? {
         return Err(ApiError::not_found());
     }
-    api.wake.webhook_changed(webhook.id).await;
+    api.wake.webhook_changed(webhook.id, shard_of(webhook.site_id)).await;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -347,7 +361,7 @@ pub async fn rotate_secret(
     if !api.store.update_webhook(&api.change(&actor), &webhook, false, None).await? {
         return Err(changed_meanwhile());
     }
-    api.wake.webhook_changed(webhook.id).await;
+    api.wake.webhook_changed(webhook.id, shard_of(webhook.site_id)).await;
     Ok(Json(RotateAnswer {
         signing_secret: secret.expose_standard(),
         previous_valid_until: webhook.previous_valid_until.map(|until| until.to_string()),
@@ -385,6 +399,18 @@ fn apply(api: &Api, webhook: &mut Webhook, fields: &mut Fields<'_>) -> Result<Op
     }
     if let Some(active) = fields.flag("active") {
         webhook.active = active;
+    }
+    if fields.has("rate_limit") {
+        webhook.rate_limit = match fields.value("rate_limit") {
+            None => None,
+            Some(value) => {
+                let rate = value.as_u64().filter(|rate| (1..=MAX_RATE).contains(rate));
+                if rate.is_none() {
+                    fields.invalid.add("rate_limit", format!("must be a whole number from 1 to {MAX_RATE}, or null"));
+                }
+                rate.and_then(|rate| u32::try_from(rate).ok())
+            }
+        };
     }
     if fields.has("retry_schedule") {
         webhook.retry_schedule = None;
@@ -516,10 +542,16 @@ fn view(api: &Api, webhook: &Webhook, triggers: &[Trigger], secret: Option<&Sign
         active: webhook.active,
         status: webhook.status(),
         status_reason: webhook.disabled_reason.clone(),
-        failing_since: webhook.failing_since.map(|since| since.to_string()),
+        left_alone_until: webhook
+            .health
+            .parked
+            .filter(|parked| parked.until > api.clock.now())
+            .map(|parked| parked.until.to_string()),
+        failing_since: webhook.health.failing_since.map(|since| since.to_string()),
         secret: webhook.secret.is_some(),
         format: webhook.format,
         headers,
+        rate_limit: webhook.rate_limit,
         retry_schedule: webhook.retry_schedule.clone().unwrap_or_else(|| RetrySchedule::default().to_string()),
         triggers: views_of(webhook, triggers),
         previous_secret_valid_until: overlap.map(|until| until.to_string()),

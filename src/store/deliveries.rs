@@ -37,7 +37,7 @@ pub struct Attempt {
     pub started_at: Timestamp,
     pub duration_ms: i64,
     pub outcome: String,
-    pub advice: String,
+    pub advice: Option<String>,
     pub response_code: Option<i32>,
     pub response_headers: Option<String>,
     pub response_body: Option<Vec<u8>>,
@@ -175,8 +175,9 @@ impl Store {
     /// brought forward. Whether there is such a delivery.
     pub async fn resend(&self, change: &Change, webhook_id: WebhookId, id: EventId, shard: i32) -> Result<bool> {
         const SQL: &str = "
-            INSERT INTO queue (event_id, account_id, webhook_id, shard, attempt, other_attempts, due_at, expires_at)
-            SELECT events.id, events.account_id, events.webhook_id, $4, 0,
+            INSERT INTO queue (event_id, account_id, webhook_id, shard, lane, attempt, other_attempts, due_at,
+                expires_at)
+            SELECT events.id, events.account_id, events.webhook_id, $4, 2, 0,
                 (SELECT coalesce(max(number), 0) FROM attempts WHERE attempts.event_id = events.id), $5, NULL
             FROM events
             WHERE events.account_id = $1 AND events.webhook_id = $2 AND events.id = $3
@@ -210,8 +211,9 @@ impl Store {
         shard: i32,
     ) -> Result<u64> {
         const SQL: &str = "
-            INSERT INTO queue (event_id, account_id, webhook_id, shard, attempt, other_attempts, due_at, expires_at)
-            SELECT events.id, events.account_id, events.webhook_id, $7, 0, last.number, $8, NULL
+            INSERT INTO queue (event_id, account_id, webhook_id, shard, lane, attempt, other_attempts, due_at,
+                expires_at)
+            SELECT events.id, events.account_id, events.webhook_id, $7, 2, 0, last.number, $8, NULL
             FROM events
             JOIN attempts AS last ON last.event_id = events.id
                 AND last.number = (SELECT max(number) FROM attempts WHERE attempts.event_id = events.id)
@@ -242,23 +244,5 @@ impl Store {
         tx.audit(change, "webhook.resend", &format!("{webhook_id}: {queued} deliveries")).await?;
         tx.commit().await?;
         Ok(queued)
-    }
-
-    /// Removes events older than `before` with their attempts, at most `limit`, none that is still owed. Answers how
-    /// many.
-    pub async fn operator_prune_events(&self, before: Timestamp, before_id: EventId, limit: i64) -> Result<u64> {
-        const SQL: &str = "
-            DELETE FROM events
-            WHERE id IN (
-                SELECT id
-                FROM events
-                WHERE id < $1
-                    AND inserted_at < $2
-                    AND NOT EXISTS (SELECT 1 FROM queue WHERE queue.event_id = events.id)
-                ORDER BY id
-                LIMIT $3
-            )";
-        Ok(on!(self.writer(), pool => sqlx::query(SQL)
-            .bind(before_id).bind(before).bind(limit).execute(pool).await.map(|done| done.rows_affected()))?)
     }
 }

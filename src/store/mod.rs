@@ -21,9 +21,12 @@ pub mod facts;
 pub mod goals;
 pub mod idempotency;
 pub mod keys;
+pub mod notices;
 pub mod outbox;
 pub mod profiles;
 pub mod queue;
+pub mod retention;
+mod rows;
 pub mod shards;
 pub mod sites;
 pub mod triggers;
@@ -32,7 +35,17 @@ pub mod webhooks;
 /// Oldest SQLite without the WAL-reset race that corrupted databases (3.7.0 to 3.51.2).
 const OLDEST_SQLITE: (u32, u32, u32) = (3, 51, 3);
 const SQLITE_READERS: u32 = 4;
-const POSTGRES_CONNECTIONS: u32 = 16;
+const POSTGRES_CONNECTIONS: u32 = 12;
+/// The engine's own: settling, recording and reading at the same time, and one to spare.
+const HOT_CONNECTIONS: u32 = 4;
+/// What keeps the planner to the indexes that the engine's statements were written for.
+const HOT_OPTIONS: [(&str, &str); 5] = [
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("jit", "off"),
+];
 /// No statement of ours takes this long; one that does is stuck behind somebody else.
 const STATEMENT_TIMEOUT_MS: u32 = 10_000;
 
@@ -58,7 +71,15 @@ pub(crate) use on;
 /// The configuration and queue database.
 #[derive(Clone)]
 pub struct Store {
-    db: Backend<SqlitePools, PgPool>,
+    db: Backend<SqlitePools, PostgresPools>,
+}
+
+/// The engine has connections of its own: what it asks, it asks thousands of times, by key, and a plan made for a table
+/// that was empty, or a table scan because it was small a minute ago, would be paid for that often.
+#[derive(Clone)]
+struct PostgresPools {
+    hot: PgPool,
+    rest: PgPool,
 }
 
 /// SQLite has one writer; readers do not wait for it.
@@ -77,6 +98,9 @@ pub enum StoreError {
     /// The row it belongs to is gone.
     #[error("what it refers to does not exist")]
     Dangling,
+    /// Somebody else has moved on what this was based on; nothing was changed.
+    #[error("somebody else was faster")]
+    Overtaken,
     /// Another node works for this shard now; nothing was changed.
     #[error("the lease was lost")]
     LeaseLost,
@@ -181,19 +205,25 @@ impl Store {
                 ("idle_in_transaction_session_timeout", STATEMENT_TIMEOUT_MS.to_string().as_str()),
             ])
             .log_slow_statements(log::LevelFilter::Debug, Duration::from_secs(1));
-        let pool = PgPoolOptions::new()
-            .max_connections(POSTGRES_CONNECTIONS)
-            .acquire_timeout(Duration::from_secs(5))
-            .connect_with(options)
-            .await?;
-        Ok(Self { db: Backend::Postgres(pool) })
+        let pool = |most: u32, options: PgConnectOptions| {
+            PgPoolOptions::new().max_connections(most).acquire_timeout(Duration::from_secs(5)).connect_with(options)
+        };
+        let hot = pool(HOT_CONNECTIONS, options.clone().options(HOT_OPTIONS)).await?;
+        let rest = pool(POSTGRES_CONNECTIONS, options).await?;
+        Ok(Self { db: Backend::Postgres(PostgresPools { hot, rest }) })
     }
 
     /// Brings the schema up to date. Safe to run from several nodes at once.
     pub async fn migrate(&self) -> Result<()> {
+        // A newer version may have been here: what it added is no business of ours, and it keeps what we need until no
+        // node of ours is left.
         let outcome = match &self.db {
-            Backend::Sqlite(pools) => sqlx::migrate!("migrations/sqlite").run(&pools.write).await,
-            Backend::Postgres(pool) => sqlx::migrate!("migrations/postgres").run(pool).await,
+            Backend::Sqlite(pools) => {
+                sqlx::migrate!("migrations/sqlite").set_ignore_missing(true).run(&pools.write).await
+            }
+            Backend::Postgres(pools) => {
+                sqlx::migrate!("migrations/postgres").set_ignore_missing(true).run(&pools.rest).await
+            }
         };
         outcome.map_err(|error| match error {
             sqlx::migrate::MigrateError::Execute(error) => error.into(),
@@ -213,7 +243,10 @@ impl Store {
                 pools.read.close().await;
                 pools.write.close().await;
             }
-            Backend::Postgres(pool) => pool.close().await,
+            Backend::Postgres(pools) => {
+                pools.hot.close().await;
+                pools.rest.close().await;
+            }
         }
     }
 
@@ -225,7 +258,7 @@ impl Store {
     fn reader(&self) -> Backend<&SqlitePool, &PgPool> {
         match &self.db {
             Backend::Sqlite(pools) => Backend::Sqlite(&pools.read),
-            Backend::Postgres(pool) => Backend::Postgres(pool),
+            Backend::Postgres(pools) => Backend::Postgres(&pools.rest),
         }
     }
 
@@ -233,7 +266,15 @@ impl Store {
     fn writer(&self) -> Backend<&SqlitePool, &PgPool> {
         match &self.db {
             Backend::Sqlite(pools) => Backend::Sqlite(&pools.write),
-            Backend::Postgres(pool) => Backend::Postgres(pool),
+            Backend::Postgres(pools) => Backend::Postgres(&pools.rest),
+        }
+    }
+
+    /// For the engine's statements outside a transaction: on SQLite a reader, on PostgreSQL a connection of the engine's.
+    fn hot(&self) -> Backend<&SqlitePool, &PgPool> {
+        match &self.db {
+            Backend::Sqlite(pools) => Backend::Sqlite(&pools.read),
+            Backend::Postgres(pools) => Backend::Postgres(&pools.hot),
         }
     }
 
@@ -242,8 +283,16 @@ impl Store {
         Ok(Tx(match &self.db {
             // IMMEDIATE: a transaction that reads first must not find itself behind another writer later.
             Backend::Sqlite(pools) => Backend::Sqlite(pools.write.begin_with("BEGIN IMMEDIATE").await?),
-            Backend::Postgres(pool) => Backend::Postgres(pool.begin().await?),
+            Backend::Postgres(pools) => Backend::Postgres(pools.rest.begin().await?),
         }))
+    }
+
+    /// The same for the engine.
+    async fn begin_hot(&self) -> Result<Tx> {
+        match &self.db {
+            Backend::Sqlite(_) => self.begin().await,
+            Backend::Postgres(pools) => Ok(Tx(Backend::Postgres(pools.hot.begin().await?))),
+        }
     }
 }
 

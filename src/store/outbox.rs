@@ -1,9 +1,11 @@
 //! The outbox: what a step noticed becomes durable here, all of it or nothing.
 
-use super::shards::Lease;
-use super::{Result, Store, StoreError, Tx, on};
+use std::collections::{HashMap, HashSet};
+
+use super::rows::{MOST_ROWS, Query, Rows};
+use super::{Backend, Result, Store, StoreError, Tx, on};
 use crate::domain::event::Event;
-use crate::domain::ids::{AccountId, EventId, NodeId, TriggerId};
+use crate::domain::ids::{AccountId, EventId, TriggerId, WebhookId};
 use crate::domain::time::Timestamp;
 
 /// What one step of the evaluator wants recorded.
@@ -12,8 +14,8 @@ pub struct Step {
     pub fired: Vec<Fired>,
     /// States that changed without an event.
     pub states: Vec<StateChange>,
-    /// Last hit whose completions are in `fired`, by shard.
-    pub watermarks: Vec<(i32, i64)>,
+    /// How far hits were looked at for it.
+    pub watermark: Option<Watermark>,
 }
 
 /// An event, if its trigger still is what it was when it was looked at.
@@ -21,7 +23,8 @@ pub struct Step {
 pub struct Fired {
     pub event: Event,
     pub shard: i32,
-    pub trigger_version: i64,
+    /// Absent where no trigger fired, such as for a test.
+    pub trigger_version: Option<i64>,
     pub state: Option<StateChange>,
     /// A shadow trigger's event: recorded, not sent.
     pub shadow: bool,
@@ -37,60 +40,45 @@ pub struct StateChange {
     pub state: String,
 }
 
+/// A source's watermark on its way: it moves only from where the step began to look, so of two that look at the same hits
+/// one is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Watermark {
+    pub source: String,
+    pub from: i64,
+    pub to: i64,
+}
+
 impl Step {
     pub fn is_empty(&self) -> bool {
-        self.fired.is_empty() && self.states.is_empty() && self.watermarks.is_empty()
+        self.fired.is_empty() && self.states.is_empty() && self.watermark.is_none()
     }
 }
 
 impl Store {
-    /// Commits events, queue rows, trigger states and watermarks together, under the leases of their shards. Answers
-    /// which events are owed now: those whose trigger was edited, deleted or paused meanwhile are not, and those of
-    /// shadow triggers never are.
+    /// Commits events, queue rows, trigger states and the watermark together. Answers which events are owed now: those
+    /// whose trigger was edited, deleted or paused meanwhile are not, and those of shadow triggers never are.
     ///
     /// # Errors
-    /// [`StoreError::LeaseLost`] when a shard has another owner or somebody else moved a trigger's state;
-    /// [`StoreError::Dangling`] when a site or webhook vanished. Nothing was recorded then.
-    pub async fn record(&self, node: NodeId, leases: &[Lease], step: &Step, now: Timestamp) -> Result<Vec<EventId>> {
-        const WATERMARK: &str = "UPDATE shards SET watermark = $2 WHERE shard = $1";
-        let mut tx = self.begin().await?;
-        tx.hold(node, leases).await?;
-        let mut owed = Vec::with_capacity(step.fired.len());
-        for fired in &step.fired {
-            if !tx.insert_event(&fired.event, Some(fired.trigger_version)).await? {
-                continue;
-            }
-            if let Some(state) = &fired.state {
-                tx.save_state(state, now).await?;
-            }
-            if !fired.shadow {
-                tx.enqueue(&fired.event, fired.shard).await?;
-                owed.push(fired.event.id);
-            }
+    /// [`StoreError::Overtaken`] when somebody else moved the watermark or a trigger's state. Nothing was recorded then.
+    pub async fn record(&self, step: &Step, now: Timestamp) -> Result<Vec<EventId>> {
+        let mut tx = self.begin_hot().await?;
+        if let Some(watermark) = &step.watermark {
+            tx.move_watermark(watermark).await?;
         }
-        for state in &step.states {
+        let standing = tx.standing_of(&step.fired).await?;
+        let wanted: Vec<_> = step.fired.iter().filter(|fired| standing.allows(fired)).collect();
+        let recorded = tx.insert_events(&wanted).await?;
+        let recorded = |fired: &&&Fired| recorded.contains(&fired.event.id);
+        for state in wanted.iter().filter(recorded).filter_map(|fired| fired.state.as_ref()).chain(&step.states) {
             tx.save_state(state, now).await?;
         }
-        for (shard, watermark) in &step.watermarks {
-            on!(&mut tx.0, tx => sqlx::query(WATERMARK)
-                .bind(shard).bind(watermark).execute(&mut **tx).await.map(drop))?;
-        }
+        let owed: Vec<_> = wanted.iter().filter(recorded).filter(|fired| !fired.shadow).copied().collect();
+        tx.enqueue(&owed).await?;
         crate::failpoint::hit("evaluator.before_commit");
         tx.commit().await?;
         crate::failpoint::hit("evaluator.after_commit");
-        Ok(owed)
-    }
-
-    /// Records an event that somebody asked for, such as a test, and owes it at once. `false` when the webhook is
-    /// gone or was paused meanwhile.
-    pub async fn record_request(&self, event: &Event, shard: i32) -> Result<bool> {
-        let mut tx = self.begin().await?;
-        if !tx.insert_event(event, None).await? {
-            return Ok(false);
-        }
-        tx.enqueue(event, shard).await?;
-        tx.commit().await?;
-        Ok(true)
+        Ok(owed.into_iter().map(|fired| fired.event.id).collect())
     }
 
     /// Every trigger's memory.
@@ -98,52 +86,172 @@ impl Store {
         const SQL: &str = "SELECT trigger_id, fired, state FROM trigger_states";
         Ok(on!(self.reader(), pool => sqlx::query_as(SQL).fetch_all(pool).await)?)
     }
+
+    /// How far a source of hits has been looked at; a source nobody has heard of begins at `newest`, for no trigger can
+    /// have wanted what came before.
+    pub async fn operator_watermark(&self, source: &str, newest: i64) -> Result<i64> {
+        const INSERT: &str = "INSERT INTO watermarks (source, seq) VALUES ($1, $2) ON CONFLICT (source) DO NOTHING";
+        const SELECT: &str = "SELECT seq FROM watermarks WHERE source = $1";
+        on!(self.writer(), pool => sqlx::query(INSERT).bind(source).bind(newest).execute(pool).await.map(drop))?;
+        Ok(on!(self.writer(), pool => sqlx::query_scalar(SELECT).bind(source).fetch_one(pool).await)?)
+    }
+}
+
+/// What the webhooks and triggers of a step are when it commits. They are locked until then: whoever pauses, edits or
+/// deletes one comes before or after the whole step.
+struct Standing {
+    live: HashSet<WebhookId>,
+    versions: HashMap<TriggerId, i64>,
+}
+
+impl Standing {
+    fn allows(&self, fired: &Fired) -> bool {
+        let trigger = fired.event.trigger_id.and_then(|id| self.versions.get(&id)).copied();
+        self.live.contains(&fired.event.webhook_id)
+            && fired.trigger_version.is_none_or(|version| trigger == Some(version))
+    }
 }
 
 impl Tx {
-    /// Whether the row is there now. It is not when the moment is recorded already, the webhook is paused, disabled or
-    /// gone, or the trigger is not at `trigger_version` any more.
-    async fn insert_event(&mut self, event: &Event, trigger_version: Option<i64>) -> Result<bool> {
-        const SQL: &str = "
-            INSERT INTO events (id, account_id, site_id, webhook_id, trigger_id, type, moment, format, payload,
-                inserted_at)
-            SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10
-            WHERE EXISTS (
-                    SELECT 1 FROM webhooks WHERE id = $4 AND account_id = $2 AND active AND disabled_at IS NULL
-                )
-                AND ($11 IS NULL OR EXISTS (SELECT 1 FROM triggers WHERE id = $5 AND version = $11))
-            ON CONFLICT (trigger_id, moment) DO NOTHING";
-        Ok(on!(&mut self.0, tx => sqlx::query(SQL)
-            .bind(event.id)
-            .bind(event.account_id)
-            .bind(event.site_id)
-            .bind(event.webhook_id)
-            .bind(event.trigger_id)
-            .bind(&event.event_type)
-            .bind(&event.moment)
-            .bind(event.format.as_str())
-            .bind(&event.payload)
-            .bind(event.inserted_at)
-            .bind(trigger_version)
+    async fn move_watermark(&mut self, watermark: &Watermark) -> Result<()> {
+        const SQL: &str = "UPDATE watermarks SET seq = $3 WHERE source = $1 AND seq = $2";
+        let moved = on!(&mut self.0, tx => sqlx::query(SQL)
+            .bind(&watermark.source)
+            .bind(watermark.from)
+            .bind(watermark.to)
             .execute(&mut **tx)
             .await
-            .map(|done| done.rows_affected() == 1))?)
+            .map(|done| done.rows_affected()))?;
+        if moved == 1 { Ok(()) } else { Err(StoreError::Overtaken) }
     }
 
-    async fn enqueue(&mut self, event: &Event, shard: i32) -> Result<()> {
-        const SQL: &str = "
-            INSERT INTO queue (event_id, account_id, webhook_id, shard, attempt, other_attempts, due_at, expires_at)
-            VALUES ($1, $2, $3, $4, 0, 0, $5, $6)";
-        on!(&mut self.0, tx => sqlx::query(SQL)
-            .bind(event.id)
-            .bind(event.account_id)
-            .bind(event.webhook_id)
-            .bind(shard)
-            .bind(event.inserted_at)
-            .bind(event.expires_at)
-            .execute(&mut **tx)
-            .await
-            .map(drop))?;
+    async fn standing_of(&mut self, fired: &[Fired]) -> Result<Standing> {
+        const WEBHOOKS_SQLITE: &str = "
+            SELECT id
+            FROM webhooks
+            WHERE id IN (SELECT unhex(value) FROM json_each($1)) AND active AND disabled_at IS NULL";
+        // Share locks, in the order of ids, so that two steps never wait for each other.
+        const WEBHOOKS_POSTGRES: &str = "
+            SELECT id
+            FROM webhooks
+            WHERE id = ANY ($1) AND active AND disabled_at IS NULL
+            ORDER BY id
+            FOR SHARE";
+        const TRIGGERS_SQLITE: &str = "
+            SELECT id, version FROM triggers WHERE id IN (SELECT unhex(value) FROM json_each($1))";
+        const TRIGGERS_POSTGRES: &str = "
+            SELECT id, version FROM triggers WHERE id = ANY ($1) ORDER BY id FOR SHARE";
+        let webhooks: HashSet<_> = fired.iter().map(|fired| fired.event.webhook_id.0).collect();
+        let versioned = fired.iter().filter(|fired| fired.trigger_version.is_some());
+        let triggers: HashSet<_> = versioned.filter_map(|fired| Some(fired.event.trigger_id?.0)).collect();
+        if webhooks.is_empty() {
+            return Ok(Standing { live: HashSet::new(), versions: HashMap::new() });
+        }
+        let (live, versions): (Vec<WebhookId>, Vec<(TriggerId, i64)>) = match &mut self.0 {
+            Backend::Sqlite(tx) => {
+                let list = |ids: &HashSet<uuid::Uuid>| {
+                    let ids: Vec<_> = ids.iter().map(|id| id.simple().to_string()).collect();
+                    serde_json::to_string(&ids).expect("texts serialise")
+                };
+                let live = sqlx::query_scalar(WEBHOOKS_SQLITE).bind(list(&webhooks)).fetch_all(&mut **tx).await?;
+                (live, sqlx::query_as(TRIGGERS_SQLITE).bind(list(&triggers)).fetch_all(&mut **tx).await?)
+            }
+            Backend::Postgres(tx) => {
+                let list = |ids: HashSet<uuid::Uuid>| ids.into_iter().collect::<Vec<_>>();
+                let live = sqlx::query_scalar(WEBHOOKS_POSTGRES).bind(list(webhooks)).fetch_all(&mut **tx).await?;
+                (live, sqlx::query_as(TRIGGERS_POSTGRES).bind(list(triggers)).fetch_all(&mut **tx).await?)
+            }
+        };
+        Ok(Standing { live: live.into_iter().collect(), versions: versions.into_iter().collect() })
+    }
+
+    /// The events that are there now. One is not when its moment is recorded already.
+    async fn insert_events(&mut self, fired: &[&Fired]) -> Result<HashSet<EventId>> {
+        static SQLITE: Rows = Rows::new(
+            "INSERT INTO events (id, account_id, site_id, webhook_id, trigger_id, type, moment, format, payload,
+                inserted_at)
+            SELECT * FROM",
+            10,
+            "WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING RETURNING id",
+        );
+        const POSTGRES: &str = "
+            INSERT INTO events (id, account_id, site_id, webhook_id, trigger_id, type, moment, format, payload,
+                inserted_at)
+            SELECT *
+            FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::uuid[], $5::uuid[], $6::text[], $7::text[],
+                $8::text[], $9::bytea[], $10::bigint[])
+            ON CONFLICT DO NOTHING
+            RETURNING id";
+        if fired.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let mut recorded = HashSet::with_capacity(fired.len());
+        match &mut self.0 {
+            Backend::Sqlite(tx) => {
+                for rows in fired.chunks(MOST_ROWS) {
+                    let insert = SQLITE.query(rows, |query, fired| bind_event(query, &fired.event));
+                    for row in insert.fetch_all(&mut **tx).await? {
+                        recorded.insert(sqlx::Row::try_get(&row, 0)?);
+                    }
+                }
+            }
+            Backend::Postgres(tx) => {
+                let events = || fired.iter().map(|fired| &fired.event);
+                let ids: Vec<EventId> = sqlx::query_scalar(POSTGRES)
+                    .bind(events().map(|event| event.id.0).collect::<Vec<_>>())
+                    .bind(events().map(|event| event.account_id.0).collect::<Vec<_>>())
+                    .bind(events().map(|event| event.site_id.0).collect::<Vec<_>>())
+                    .bind(events().map(|event| event.webhook_id.0).collect::<Vec<_>>())
+                    .bind(events().map(|event| event.trigger_id.map(|id| id.0)).collect::<Vec<_>>())
+                    .bind(events().map(|event| event.event_type.as_str()).collect::<Vec<_>>())
+                    .bind(events().map(|event| event.moment.as_str()).collect::<Vec<_>>())
+                    .bind(events().map(|event| event.format.as_str()).collect::<Vec<_>>())
+                    .bind(events().map(|event| event.payload.as_slice()).collect::<Vec<_>>())
+                    .bind(events().map(|event| event.inserted_at.micros()).collect::<Vec<_>>())
+                    .fetch_all(&mut **tx)
+                    .await?;
+                recorded.extend(ids);
+            }
+        }
+        Ok(recorded)
+    }
+
+    async fn enqueue(&mut self, fired: &[&Fired]) -> Result<()> {
+        static SQLITE: Rows = Rows::new(
+            "INSERT INTO queue (event_id, account_id, webhook_id, shard, lane, attempt, other_attempts, due_at,
+                expires_at)
+            SELECT column1, column2, column3, column4, 0, 0, 0, column5, column6 FROM",
+            6,
+            "WHERE column1 IS NOT NULL",
+        );
+        const POSTGRES: &str = "
+            INSERT INTO queue (event_id, account_id, webhook_id, shard, lane, attempt, other_attempts, due_at,
+                expires_at)
+            SELECT event_id, account_id, webhook_id, shard, 0, 0, 0, due_at, expires_at
+            FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::integer[], $5::bigint[], $6::bigint[])
+                AS owed (event_id, account_id, webhook_id, shard, due_at, expires_at)";
+        if fired.is_empty() {
+            return Ok(());
+        }
+        match &mut self.0 {
+            Backend::Sqlite(tx) => {
+                for rows in fired.chunks(MOST_ROWS) {
+                    SQLITE.query(rows, |query, fired| bind_owed(query, fired)).execute(&mut **tx).await?;
+                }
+            }
+            Backend::Postgres(tx) => {
+                let events = || fired.iter().map(|fired| &fired.event);
+                sqlx::query(POSTGRES)
+                    .bind(events().map(|event| event.id.0).collect::<Vec<_>>())
+                    .bind(events().map(|event| event.account_id.0).collect::<Vec<_>>())
+                    .bind(events().map(|event| event.webhook_id.0).collect::<Vec<_>>())
+                    .bind(fired.iter().map(|fired| fired.shard).collect::<Vec<_>>())
+                    .bind(events().map(|event| event.inserted_at.micros()).collect::<Vec<_>>())
+                    .bind(events().map(|event| event.expires_at.map(Timestamp::micros)).collect::<Vec<_>>())
+                    .execute(&mut **tx)
+                    .await?;
+            }
+        }
         Ok(())
     }
 
@@ -151,10 +259,11 @@ impl Tx {
     async fn save_state(&mut self, change: &StateChange, now: Timestamp) -> Result<()> {
         const SQL: &str = "
             INSERT INTO trigger_states (trigger_id, account_id, fired, state, updated_at)
-            VALUES ($1, $2, $3, $4, $5)
+            SELECT id, $2, $3, $4, $5 FROM triggers WHERE id = $1
             ON CONFLICT (trigger_id) DO UPDATE
             SET fired = excluded.fired, state = excluded.state, updated_at = excluded.updated_at
             WHERE trigger_states.fired = $6";
+        const GONE: &str = "SELECT count(*) FROM triggers WHERE id = $1";
         let saved = on!(&mut self.0, tx => sqlx::query(SQL)
             .bind(change.trigger_id)
             .bind(change.account_id)
@@ -165,6 +274,37 @@ impl Tx {
             .execute(&mut **tx)
             .await
             .map(|done| done.rows_affected()))?;
-        if saved == 1 { Ok(()) } else { Err(StoreError::LeaseLost) }
+        if saved == 1 {
+            return Ok(());
+        }
+        // A trigger that was deleted meanwhile needs no memory.
+        let left: i64 = on!(&mut self.0, tx => sqlx::query_scalar(GONE)
+            .bind(change.trigger_id).fetch_one(&mut **tx).await)?;
+        if left == 0 { Ok(()) } else { Err(StoreError::Overtaken) }
     }
+}
+
+fn bind_event<'q>(query: Query<'q>, event: &'q Event) -> Query<'q> {
+    query
+        .bind(event.id)
+        .bind(event.account_id)
+        .bind(event.site_id)
+        .bind(event.webhook_id)
+        .bind(event.trigger_id)
+        .bind(&event.event_type)
+        .bind(&event.moment)
+        .bind(event.format.as_str())
+        .bind(&event.payload)
+        .bind(event.inserted_at)
+}
+
+fn bind_owed<'q>(query: Query<'q>, fired: &'q Fired) -> Query<'q> {
+    let event = &fired.event;
+    query
+        .bind(event.id)
+        .bind(event.account_id)
+        .bind(event.webhook_id)
+        .bind(fired.shard)
+        .bind(event.inserted_at)
+        .bind(event.expires_at)
 }

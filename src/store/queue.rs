@@ -1,20 +1,55 @@
 //! The queue: deliveries still owed. The owner of a shard reads it without writing, and writes once per outcome.
 
+use bytes::Bytes;
 use sqlx::FromRow;
 
+use super::rows::{MOST_ROWS, Query, Rows};
 use super::shards::Lease;
-use super::{Backend, Result, Store, Tx, on};
+use super::{Backend, Result, Store, StoreError, Tx, on};
+use crate::domain::breaker::Turn;
 use crate::domain::ids::{AccountId, EventId, NodeId, WebhookId};
 use crate::domain::time::Timestamp;
 use crate::domain::webhook::Format;
 
-/// A webhook that deliveries are owed to, and when the first of them falls due.
+/// Why a delivery is owed. Each lane of a webhook is read by itself: a first attempt never waits behind a thousand
+/// retries, and neither waits behind what somebody wants sent once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
+#[repr(i32)]
+pub enum Lane {
+    First = 0,
+    Retry = 1,
+    Resend = 2,
+}
+
+/// A lane of a webhook that deliveries wait in, and when the first of them falls due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromRow)]
 pub struct Waiting {
     pub shard: i32,
     pub account_id: AccountId,
     pub webhook_id: WebhookId,
+    pub lane: Lane,
     pub next_due_at: Timestamp,
+}
+
+/// Deliveries somebody wants to read: those of a lane after a position, oldest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    pub shard: i32,
+    pub webhook_id: WebhookId,
+    pub lane: Lane,
+    pub after: Position,
+    pub limit: i64,
+}
+
+/// Where a delivery stands in its lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    pub due_at: Timestamp,
+    pub event_id: EventId,
+}
+
+impl Position {
+    pub const START: Self = Self { due_at: Timestamp::from_micros(i64::MIN), event_id: EventId(uuid::Uuid::nil()) };
 }
 
 /// A delivery that is due, with everything its attempt needs but the endpoint.
@@ -24,6 +59,7 @@ pub struct Due {
     pub account_id: AccountId,
     pub webhook_id: WebhookId,
     pub shard: i32,
+    pub lane: Lane,
     /// Attempts made in this round.
     pub attempt: i32,
     /// Attempts that do not count against the schedule.
@@ -32,7 +68,8 @@ pub struct Due {
     pub expires_at: Option<Timestamp>,
     pub event_type: String,
     pub format: Format,
-    pub payload: Vec<u8>,
+    #[sqlx(try_from = "Vec<u8>")]
+    pub payload: Bytes,
     /// When the event was recorded.
     pub inserted_at: Timestamp,
 }
@@ -43,8 +80,9 @@ pub struct AttemptRow {
     pub number: i32,
     pub started_at: Timestamp,
     pub duration_ms: i64,
-    pub outcome: String,
-    pub advice: String,
+    pub outcome: &'static str,
+    /// Nothing after a success.
+    pub advice: Option<String>,
     pub response_code: Option<i32>,
     /// JSON array of pairs.
     pub response_headers: Option<String>,
@@ -76,13 +114,16 @@ pub enum Standing {
     Again { attempt: i32, other_attempts: i32, due_at: Timestamp },
 }
 
-/// What an attempt told about its endpoint.
+/// What an attempt told about the life of its endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
-    Nothing,
+pub enum Life {
+    AsBefore,
     Failing,
     Healthy,
-    Disable { reason: String },
+    /// The endpoint said that it is gone for good.
+    Disable {
+        reason: String,
+    },
 }
 
 /// One outcome, ready to be written.
@@ -95,7 +136,9 @@ pub struct Settled {
     pub webhook_id: WebhookId,
     pub attempt: AttemptRow,
     pub standing: Standing,
-    pub news: News,
+    pub life: Life,
+    /// The endpoint's breaker opened or closed.
+    pub turn: Option<Turn>,
 }
 
 /// How much is owed, for the metrics.
@@ -106,107 +149,144 @@ pub struct Depth {
 }
 
 impl Store {
-    /// Every webhook with a queue row, whoever owns its shard. Skips from webhook to webhook along the index, so it
-    /// costs nothing how many deliveries each has.
+    /// Every lane of every webhook with a queue row, whoever owns its shard. Skips from lane to lane along the index, so
+    /// it costs nothing how many deliveries each has.
     pub async fn waiting(&self) -> Result<Vec<Waiting>> {
-        // No LATERAL here: the first row of each webhook is found by its key.
+        // No LATERAL here: the first row of each lane is found by its key.
         const SQLITE: &str = "
-            WITH RECURSIVE waiting (event_id, shard, account_id, webhook_id, next_due_at) AS (
-                SELECT event_id, shard, account_id, webhook_id, due_at
+            WITH RECURSIVE waiting (event_id, shard, account_id, webhook_id, lane, next_due_at) AS (
+                SELECT event_id, shard, account_id, webhook_id, lane, due_at
                 FROM queue
                 WHERE event_id = (
-                    SELECT event_id FROM queue ORDER BY shard, webhook_id, due_at, event_id LIMIT 1
+                    SELECT event_id FROM queue ORDER BY shard, webhook_id, lane, due_at, event_id LIMIT 1
                 )
                 UNION ALL
-                SELECT queue.event_id, queue.shard, queue.account_id, queue.webhook_id, queue.due_at
+                SELECT queue.event_id, queue.shard, queue.account_id, queue.webhook_id, queue.lane, queue.due_at
                 FROM waiting
                 JOIN queue ON queue.event_id = (
                     SELECT later.event_id
                     FROM queue AS later
-                    WHERE (later.shard, later.webhook_id) > (waiting.shard, waiting.webhook_id)
-                    ORDER BY later.shard, later.webhook_id, later.due_at, later.event_id
+                    WHERE (later.shard, later.webhook_id, later.lane)
+                        > (waiting.shard, waiting.webhook_id, waiting.lane)
+                    ORDER BY later.shard, later.webhook_id, later.lane, later.due_at, later.event_id
                     LIMIT 1
                 )
             )
-            SELECT shard, account_id, webhook_id, next_due_at FROM waiting";
+            SELECT shard, account_id, webhook_id, lane, next_due_at FROM waiting";
         const POSTGRES: &str = "
             WITH RECURSIVE waiting AS (
                 (
-                    SELECT shard, account_id, webhook_id, due_at AS next_due_at
+                    SELECT shard, account_id, webhook_id, lane, due_at AS next_due_at
                     FROM queue
-                    ORDER BY shard, webhook_id, due_at, event_id
+                    ORDER BY shard, webhook_id, lane, due_at, event_id
                     LIMIT 1
                 )
                 UNION ALL
-                SELECT later.shard, later.account_id, later.webhook_id, later.due_at
+                SELECT later.shard, later.account_id, later.webhook_id, later.lane, later.due_at
                 FROM waiting
                 CROSS JOIN LATERAL (
-                    SELECT shard, account_id, webhook_id, due_at
+                    SELECT shard, account_id, webhook_id, lane, due_at
                     FROM queue
-                    WHERE (queue.shard, queue.webhook_id) > (waiting.shard, waiting.webhook_id)
-                    ORDER BY shard, webhook_id, due_at, event_id
+                    WHERE (queue.shard, queue.webhook_id, queue.lane)
+                        > (waiting.shard, waiting.webhook_id, waiting.lane)
+                    ORDER BY shard, webhook_id, lane, due_at, event_id
                     LIMIT 1
                 ) AS later
             )
-            SELECT shard, account_id, webhook_id, next_due_at FROM waiting";
-        Ok(match self.reader() {
+            SELECT shard, account_id, webhook_id, lane, next_due_at FROM waiting";
+        Ok(match self.hot() {
             Backend::Sqlite(pool) => sqlx::query_as(SQLITE).fetch_all(pool).await?,
             Backend::Postgres(pool) => sqlx::query_as(POSTGRES).fetch_all(pool).await?,
         })
     }
 
-    /// Deliveries of one webhook that are due by `now`, oldest first, those after `after` only.
-    pub async fn due(
-        &self,
-        waiting: &Waiting,
-        now: Timestamp,
-        after: (Timestamp, EventId),
-        limit: i64,
-    ) -> Result<Vec<Due>> {
-        const SQL: &str = "
-            SELECT queue.event_id, queue.account_id, queue.webhook_id, queue.shard, queue.attempt,
+    /// Deliveries that are due by `now`, those of each lane oldest first.
+    pub async fn due(&self, wanted: &[Wanted], now: Timestamp) -> Result<Vec<Due>> {
+        const SQLITE: &str = "
+            SELECT queue.event_id, queue.account_id, queue.webhook_id, queue.shard, queue.lane, queue.attempt,
                 queue.other_attempts, queue.due_at, queue.expires_at, events.type AS event_type, events.format,
                 events.payload, events.inserted_at
             FROM queue
             JOIN events ON events.id = queue.event_id
             WHERE queue.shard = $1
                 AND queue.webhook_id = $2
-                AND queue.due_at <= $3
-                AND (queue.due_at, queue.event_id) > ($4, $5)
+                AND queue.lane = $3
+                AND queue.due_at <= $4
+                AND (queue.due_at, queue.event_id) > ($5, $6)
             ORDER BY queue.due_at, queue.event_id
-            LIMIT $6";
-        Ok(on!(self.reader(), pool => sqlx::query_as(SQL)
-            .bind(waiting.shard)
-            .bind(waiting.webhook_id)
-            .bind(now)
-            .bind(after.0)
-            .bind(after.1)
-            .bind(limit)
-            .fetch_all(pool)
-            .await)?)
+            LIMIT $7";
+        const POSTGRES: &str = "
+            SELECT due.event_id, due.account_id, due.webhook_id, due.shard, due.lane, due.attempt,
+                due.other_attempts, due.due_at, due.expires_at, events.type AS event_type, events.format,
+                events.payload, events.inserted_at
+            FROM unnest($1::integer[], $2::uuid[], $3::integer[], $4::bigint[], $5::uuid[], $6::bigint[])
+                AS wanted (shard, webhook_id, lane, after_due_at, after_event_id, most)
+            CROSS JOIN LATERAL (
+                SELECT *
+                FROM queue
+                WHERE queue.shard = wanted.shard
+                    AND queue.webhook_id = wanted.webhook_id
+                    AND queue.lane = wanted.lane
+                    AND queue.due_at <= $7
+                    AND (queue.due_at, queue.event_id) > (wanted.after_due_at, wanted.after_event_id)
+                ORDER BY queue.due_at, queue.event_id
+                LIMIT wanted.most
+            ) AS due
+            JOIN events ON events.id = due.event_id";
+        match self.hot() {
+            Backend::Sqlite(pool) => {
+                let mut due = Vec::new();
+                for lane in wanted {
+                    let rows: Vec<Due> = sqlx::query_as(SQLITE)
+                        .bind(lane.shard)
+                        .bind(lane.webhook_id)
+                        .bind(lane.lane)
+                        .bind(now)
+                        .bind(lane.after.due_at)
+                        .bind(lane.after.event_id)
+                        .bind(lane.limit)
+                        .fetch_all(pool)
+                        .await?;
+                    due.extend(rows);
+                }
+                Ok(due)
+            }
+            Backend::Postgres(pool) => Ok(sqlx::query_as(POSTGRES)
+                .bind(wanted.iter().map(|lane| lane.shard).collect::<Vec<_>>())
+                .bind(wanted.iter().map(|lane| lane.webhook_id.0).collect::<Vec<_>>())
+                .bind(wanted.iter().map(|lane| lane.lane as i32).collect::<Vec<_>>())
+                .bind(wanted.iter().map(|lane| lane.after.due_at.micros()).collect::<Vec<_>>())
+                .bind(wanted.iter().map(|lane| lane.after.event_id.0).collect::<Vec<_>>())
+                .bind(wanted.iter().map(|lane| lane.limit).collect::<Vec<_>>())
+                .bind(now)
+                .fetch_all(pool)
+                .await?),
+        }
     }
 
-    /// Writes outcomes, all or none, under the leases of their shards.
+    /// Writes outcomes, all or none, under the leases of their shards. The outcome of a delivery that is not owed any
+    /// more, because its webhook was deleted, is not kept.
     ///
     /// # Errors
-    /// [`super::StoreError::LeaseLost`] when a shard has another owner by now: its results change nothing.
+    /// [`StoreError::LeaseLost`] when a shard has another owner by now: its results change nothing.
     pub async fn settle(&self, node: NodeId, leases: &[Lease], settled: &[Settled], now: Timestamp) -> Result<()> {
-        let mut tx = self.begin().await?;
-        tx.hold(node, leases).await?;
-        match &tx.0 {
-            Backend::Sqlite(_) => tx.settle_one_by_one(settled).await?,
-            Backend::Postgres(_) => tx.settle_at_once(settled).await?,
-        }
-        for Settled { account_id, webhook_id, news, .. } in settled {
-            match news {
-                News::Nothing => {}
-                News::Failing => tx.mark_failing(*account_id, *webhook_id, now).await?,
-                News::Healthy => tx.mark_healthy(*account_id, *webhook_id).await?,
-                News::Disable { reason } => tx.disable_webhook(*account_id, *webhook_id, reason, now).await?,
-            }
-        }
         crate::failpoint::hit("settle.before_commit");
-        tx.commit().await?;
+        let quiet = settled.iter().all(Settled::is_quiet);
+        if let (Backend::Postgres(pool), true) = (self.hot(), quiet) {
+            // One statement is a transaction by itself, and one round trip instead of four.
+            settle_at_once(pool, node, leases, settled).await?;
+        } else {
+            let mut tx = self.begin_hot().await?;
+            match &mut tx.0 {
+                Backend::Sqlite(_) => {
+                    tx.hold(node, leases).await?;
+                    tx.settle_in_parts(settled).await?;
+                }
+                Backend::Postgres(tx) => settle_at_once(&mut **tx, node, leases, settled).await?,
+            }
+            tx.spread_the_news(settled, now).await?;
+            tx.commit().await?;
+        }
         crate::failpoint::hit("settle.after_commit");
         Ok(())
     }
@@ -229,112 +309,159 @@ impl Store {
     }
 }
 
-impl Tx {
-    /// In process a statement costs microseconds; a loop is the plainest batch.
-    async fn settle_one_by_one(&mut self, settled: &[Settled]) -> Result<()> {
-        const ATTEMPT: &str = "
+/// Over a connection round trips are what costs, so leases, endings, retries and attempts are one statement. Rows are
+/// found by key alone; repeating a partial index's predicate here would tempt the planner into scanning it. The leases
+/// are locked until it commits, which keeps a taker-over waiting.
+async fn settle_at_once(
+    connection: impl sqlx::PgExecutor<'_>,
+    node: NodeId,
+    leases: &[Lease],
+    settled: &[Settled],
+) -> Result<()> {
+    const POSTGRES: &str = "
+        WITH held AS MATERIALIZED (
+            SELECT shards.shard
+            FROM unnest($2::integer[], $3::bigint[]) AS lease (shard, epoch)
+            JOIN shards ON shards.shard = lease.shard AND shards.epoch = lease.epoch
+            WHERE shards.node_id = $1
+            FOR SHARE OF shards
+        ),
+        made AS MATERIALIZED (
+            SELECT *
+            FROM unnest($4::uuid[], $5::integer[], $6::bigint[], $7::uuid[], $8::bigint[], $9::bigint[], $10::text[],
+                $11::text[], $12::integer[], $13::text[], $14::bytea[], $15::text[], $16::text[], $17::integer[],
+                $18::integer[], $19::bigint[])
+                AS made (event_id, number, account_id, webhook_id, started_at, duration_ms, outcome, advice,
+                    response_code, response_headers, response_body, ended, reason, next_attempt, next_others, next_due)
+            WHERE (SELECT count(*) FROM held) = cardinality($2)
+        ),
+        over AS (
+            DELETE FROM queue
+            USING made
+            WHERE queue.event_id = made.event_id AND made.ended IS NOT NULL
+            RETURNING queue.event_id
+        ),
+        again AS (
+            UPDATE queue
+            SET attempt = made.next_attempt, other_attempts = made.next_others, due_at = made.next_due,
+                lane = CASE WHEN queue.lane = 0 AND made.next_attempt > 0 THEN 1 ELSE queue.lane END
+            FROM made
+            WHERE queue.event_id = made.event_id AND made.ended IS NULL
+            RETURNING queue.event_id
+        ),
+        written AS (
             INSERT INTO attempts (event_id, number, account_id, webhook_id, started_at, duration_ms, outcome, advice,
                 response_code, response_headers, response_body, ended, reason)
-            SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13
-            WHERE EXISTS (SELECT 1 FROM events WHERE id = $1)";
-        const OVER: &str = "DELETE FROM queue WHERE event_id = $1";
-        const AGAIN: &str = "UPDATE queue SET attempt = $2, other_attempts = $3, due_at = $4 WHERE event_id = $1";
+            SELECT event_id, number, account_id, webhook_id, started_at, duration_ms, outcome, advice, response_code,
+                response_headers, response_body, ended, reason
+            FROM made
+            JOIN (SELECT event_id FROM over UNION ALL SELECT event_id FROM again) AS moved USING (event_id)
+        )
+        SELECT count(*) FROM held";
+    fn column<'a, T>(settled: &'a [Settled], get: impl Fn(&'a Settled) -> T) -> Vec<T> {
+        settled.iter().map(get).collect()
+    }
+    let held: i64 = sqlx::query_scalar(POSTGRES)
+        .bind(node)
+        .bind(leases.iter().map(|lease| lease.shard).collect::<Vec<_>>())
+        .bind(leases.iter().map(|lease| lease.epoch).collect::<Vec<_>>())
+        .bind(column(settled, |row| row.event_id.0))
+        .bind(column(settled, |row| row.attempt.number))
+        .bind(column(settled, |row| row.account_id.0))
+        .bind(column(settled, |row| row.webhook_id.0))
+        .bind(column(settled, |row| row.attempt.started_at.micros()))
+        .bind(column(settled, |row| row.attempt.duration_ms))
+        .bind(column(settled, |row| row.attempt.outcome))
+        .bind(column(settled, |row| row.attempt.advice.as_deref()))
+        .bind(column(settled, |row| row.attempt.response_code))
+        .bind(column(settled, |row| row.attempt.response_headers.as_deref()))
+        .bind(column(settled, |row| row.attempt.response_body.as_deref()))
+        .bind(column(settled, |row| row.standing.ending().0))
+        .bind(column(settled, |row| row.standing.ending().1))
+        .bind(column(settled, |row| row.standing.again().map(|again| again.0)))
+        .bind(column(settled, |row| row.standing.again().map(|again| again.1)))
+        .bind(column(settled, |row| row.standing.again().map(|again| again.2.micros())))
+        .fetch_one(connection)
+        .await?;
+    if usize::try_from(held) == Ok(leases.len()) { Ok(()) } else { Err(StoreError::LeaseLost) }
+}
+
+impl Tx {
+    /// In process it is the rows that cost: attempts, endings and retries, a few hundred rows a statement.
+    async fn settle_in_parts(&mut self, settled: &[Settled]) -> Result<()> {
+        static ATTEMPTS: Rows = Rows::new(
+            "INSERT INTO attempts (event_id, number, account_id, webhook_id, started_at, duration_ms, outcome, advice,
+                response_code, response_headers, response_body, ended, reason)
+            SELECT * FROM",
+            13,
+            "WHERE EXISTS (SELECT 1 FROM queue WHERE event_id = column1)",
+        );
+        static OVER: Rows = Rows::new("DELETE FROM queue WHERE event_id IN", 1, "");
+        static AGAIN: Rows = Rows::new(
+            "UPDATE queue
+            SET attempt = next.column2, other_attempts = next.column3, due_at = next.column4,
+                lane = CASE WHEN queue.lane = 0 AND next.column2 > 0 THEN 1 ELSE queue.lane END
+            FROM",
+            4,
+            "AS next WHERE queue.event_id = next.column1",
+        );
         let Backend::Sqlite(tx) = &mut self.0 else { unreachable!("the caller looked") };
-        for row in settled {
-            let (ended, reason) = row.standing.ending();
-            sqlx::query(ATTEMPT)
-                .bind(row.event_id)
-                .bind(row.attempt.number)
-                .bind(row.account_id)
-                .bind(row.webhook_id)
-                .bind(row.attempt.started_at)
-                .bind(row.attempt.duration_ms)
-                .bind(&row.attempt.outcome)
-                .bind(&row.attempt.advice)
-                .bind(row.attempt.response_code)
-                .bind(&row.attempt.response_headers)
-                .bind(&row.attempt.response_body)
-                .bind(ended)
-                .bind(reason)
-                .execute(&mut **tx)
-                .await?;
-            match row.standing {
-                Standing::Over { .. } => sqlx::query(OVER).bind(row.event_id).execute(&mut **tx).await?,
-                Standing::Again { attempt, other_attempts, due_at } => {
-                    sqlx::query(AGAIN)
-                        .bind(row.event_id)
-                        .bind(attempt)
-                        .bind(other_attempts)
-                        .bind(due_at)
-                        .execute(&mut **tx)
-                        .await?
-                }
-            };
+        for rows in settled.chunks(MOST_ROWS) {
+            ATTEMPTS.query(rows, bind_attempt).execute(&mut **tx).await?;
+        }
+        let over: Vec<_> = settled.iter().filter(|row| row.standing.again().is_none()).collect();
+        for rows in over.chunks(MOST_ROWS) {
+            OVER.query(rows, |query, row| query.bind(row.event_id)).execute(&mut **tx).await?;
+        }
+        let again: Vec<_> = settled.iter().filter_map(|row| Some((row.event_id, row.standing.again()?))).collect();
+        for rows in again.chunks(MOST_ROWS) {
+            let again = AGAIN.query(rows, |query, (event_id, (attempt, others, due_at))| {
+                query.bind(*event_id).bind(*attempt).bind(*others).bind(*due_at)
+            });
+            again.execute(&mut **tx).await?;
         }
         Ok(())
     }
 
-    /// Over a connection round trips are what costs: one statement each for attempts, endings and retries. Rows are
-    /// found by key alone; repeating a partial index's predicate here would tempt the planner into scanning it.
-    async fn settle_at_once(&mut self, settled: &[Settled]) -> Result<()> {
-        const ATTEMPTS: &str = "
-            INSERT INTO attempts (event_id, number, account_id, webhook_id, started_at, duration_ms, outcome, advice,
-                response_code, response_headers, response_body, ended, reason)
-            SELECT made.*
-            FROM unnest($1::uuid[], $2::integer[], $3::bigint[], $4::uuid[], $5::bigint[], $6::bigint[], $7::text[],
-                $8::text[], $9::integer[], $10::text[], $11::bytea[], $12::text[], $13::text[])
-                AS made (event_id, number, account_id, webhook_id, started_at, duration_ms, outcome, advice,
-                    response_code, response_headers, response_body, ended, reason)
-            JOIN events ON events.id = made.event_id";
-        const OVER: &str = "DELETE FROM queue WHERE event_id = ANY ($1)";
-        const AGAIN: &str = "
-            UPDATE queue
-            SET attempt = next.attempt, other_attempts = next.other_attempts, due_at = next.due_at
-            FROM unnest($1::uuid[], $2::integer[], $3::integer[], $4::bigint[])
-                AS next (event_id, attempt, other_attempts, due_at)
-            WHERE queue.event_id = next.event_id";
-        let Backend::Postgres(tx) = &mut self.0 else { unreachable!("the caller looked") };
-        fn column<T>(settled: &[Settled], get: impl Fn(&Settled) -> T) -> Vec<T> {
-            settled.iter().map(get).collect()
-        }
-        sqlx::query(ATTEMPTS)
-            .bind(column(settled, |row| row.event_id.0))
-            .bind(column(settled, |row| row.attempt.number))
-            .bind(column(settled, |row| row.account_id.0))
-            .bind(column(settled, |row| row.webhook_id.0))
-            .bind(column(settled, |row| row.attempt.started_at.micros()))
-            .bind(column(settled, |row| row.attempt.duration_ms))
-            .bind(column(settled, |row| row.attempt.outcome.clone()))
-            .bind(column(settled, |row| row.attempt.advice.clone()))
-            .bind(column(settled, |row| row.attempt.response_code))
-            .bind(column(settled, |row| row.attempt.response_headers.clone()))
-            .bind(column(settled, |row| row.attempt.response_body.clone()))
-            .bind(column(settled, |row| row.standing.ending().0))
-            .bind(column(settled, |row| row.standing.ending().1))
-            .execute(&mut **tx)
-            .await?;
-        let over: Vec<_> = settled
-            .iter()
-            .filter(|row| matches!(row.standing, Standing::Over { .. }))
-            .map(|row| row.event_id.0)
-            .collect();
-        if !over.is_empty() {
-            sqlx::query(OVER).bind(over).execute(&mut **tx).await?;
-        }
-        let mut again = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for row in settled {
-            if let Standing::Again { attempt, other_attempts, due_at } = row.standing {
-                again.0.push(row.event_id.0);
-                again.1.push(attempt);
-                again.2.push(other_attempts);
-                again.3.push(due_at.micros());
+    /// What the outcomes told of their endpoints. Rare: most attempts tell what is known already.
+    async fn spread_the_news(&mut self, settled: &[Settled], now: Timestamp) -> Result<()> {
+        for Settled { account_id, webhook_id, life, turn, .. } in settled {
+            match life {
+                Life::AsBefore => {}
+                Life::Failing => self.mark_failing(*account_id, *webhook_id, now).await?,
+                Life::Healthy => self.mark_healthy(*account_id, *webhook_id, now).await?,
+                Life::Disable { reason } => self.disable_webhook(*account_id, *webhook_id, reason, now).await?,
             }
-        }
-        if !again.0.is_empty() {
-            sqlx::query(AGAIN).bind(again.0).bind(again.1).bind(again.2).bind(again.3).execute(&mut **tx).await?;
+            if let Some(turn) = turn {
+                self.park(*account_id, *webhook_id, *turn).await?;
+            }
         }
         Ok(())
     }
+}
+
+impl Settled {
+    fn is_quiet(&self) -> bool {
+        self.life == Life::AsBefore && self.turn.is_none()
+    }
+}
+
+fn bind_attempt<'q>(query: Query<'q>, row: &'q Settled) -> Query<'q> {
+    let (ended, reason) = row.standing.ending();
+    query
+        .bind(row.event_id)
+        .bind(row.attempt.number)
+        .bind(row.account_id)
+        .bind(row.webhook_id)
+        .bind(row.attempt.started_at)
+        .bind(row.attempt.duration_ms)
+        .bind(row.attempt.outcome)
+        .bind(&row.attempt.advice)
+        .bind(row.attempt.response_code)
+        .bind(&row.attempt.response_headers)
+        .bind(&row.attempt.response_body)
+        .bind(ended)
+        .bind(reason)
 }
 
 impl Standing {
@@ -342,6 +469,13 @@ impl Standing {
         match self {
             Self::Over { ended, reason } => (Some(ended.as_str()), *reason),
             Self::Again { .. } => (None, None),
+        }
+    }
+
+    fn again(&self) -> Option<(i32, i32, Timestamp)> {
+        match self {
+            Self::Over { .. } => None,
+            Self::Again { attempt, other_attempts, due_at } => Some((*attempt, *other_attempts, *due_at)),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Shards and their leases: who works for which part of the sites.
+//! Shards and their leases: who sends for which part of the sites.
 //!
 //! On PostgreSQL a lease lives by the database's clock, so that nodes need not agree on the time. On SQLite there is one
 //! node; it takes every shard when it starts, and a second process that did the same would make the first one's commits
@@ -6,11 +6,11 @@
 
 use std::time::Duration;
 
-use super::{Backend, Result, Store, StoreError, Tx};
+use super::{Backend, Result, Store, StoreError, Tx, on};
 use crate::domain::ids::{NodeId, SiteId};
 use crate::domain::time::Timestamp;
 
-/// Number of shards. Fixed: a site's shard is stored nowhere.
+/// Number of shards. Fixed: a site's shard is stored nowhere but with what is owed for it.
 pub const SHARDS: i32 = 256;
 
 /// The shard of a site.
@@ -21,43 +21,111 @@ pub fn shard_of(site_id: SiteId) -> i32 {
 }
 
 /// The right to work for a shard, until somebody else takes it over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, sqlx::FromRow)]
 pub struct Lease {
     pub shard: i32,
     /// Moves with every change of owner; a commit under an older epoch changes nothing.
     pub epoch: i64,
-    /// Last hit whose completions are reported.
-    pub watermark: i64,
+}
+
+/// A process as it announces itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    pub id: NodeId,
+    pub version: &'static str,
+    /// Separated by commas.
+    pub roles: String,
 }
 
 impl Store {
-    /// Announces a process.
-    pub async fn enlist(&self, node: NodeId, version: &str, roles: &str, now: Timestamp) -> Result<()> {
-        const SQL: &str = "
+    /// Says that a process lives, and answers how many live that send. On PostgreSQL by the database's clock; on SQLite
+    /// there is only one.
+    pub async fn announce(&self, node: &Node, ttl: Duration, now: Timestamp) -> Result<usize> {
+        const SQLITE: &str = "
             INSERT INTO nodes (id, version, roles, started_at, seen_at) VALUES ($1, $2, $3, $4, $4)
-            ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at";
-        super::on!(self.writer(), pool => sqlx::query(SQL)
-            .bind(node).bind(version).bind(roles).bind(now).execute(pool).await.map(drop))?;
+            ON CONFLICT (id) DO UPDATE
+            SET seen_at = excluded.seen_at, version = excluded.version, roles = excluded.roles";
+        const POSTGRES: &str = "
+            INSERT INTO nodes (id, version, roles, started_at, seen_at)
+            SELECT $1, $2, $3, clock.now, clock.now
+            FROM (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now) AS clock
+            ON CONFLICT (id) DO UPDATE
+            SET seen_at = excluded.seen_at, version = excluded.version, roles = excluded.roles";
+        match self.writer() {
+            Backend::Sqlite(pool) => {
+                sqlx::query(SQLITE).bind(node.id).bind(node.version).bind(&node.roles).bind(now).execute(pool).await?;
+                Ok(1)
+            }
+            Backend::Postgres(pool) => {
+                sqlx::query(POSTGRES).bind(node.id).bind(node.version).bind(&node.roles).execute(pool).await?;
+                self.operator_senders(ttl).await
+            }
+        }
+    }
+
+    /// How many nodes that send were seen within `ttl`. On SQLite there is only one.
+    pub async fn operator_senders(&self, ttl: Duration) -> Result<usize> {
+        const POSTGRES: &str = "
+            SELECT count(*)
+            FROM nodes
+            WHERE roles LIKE '%engine%'
+                AND seen_at > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - $1";
+        let Backend::Postgres(pool) = self.reader() else { return Ok(1) };
+        let count: i64 = sqlx::query_scalar(POSTGRES).bind(micros(ttl)).fetch_one(pool).await?;
+        Ok(usize::try_from(count).unwrap_or(1))
+    }
+
+    /// A process that ends says so: the others need not wait until it is missed.
+    pub async fn leave(&self, node: NodeId) -> Result<()> {
+        const SQL: &str = "DELETE FROM nodes WHERE id = $1";
+        on!(self.writer(), pool => sqlx::query(SQL).bind(node).execute(pool).await.map(drop))?;
         Ok(())
     }
 
-    /// Takes over every shard that nobody holds.
-    pub async fn claim_shards(&self, node: NodeId, ttl: Duration) -> Result<Vec<Lease>> {
+    /// Forgets processes nobody has seen for `ttl`.
+    pub async fn operator_forget_nodes(&self, ttl: Duration) -> Result<u64> {
+        const POSTGRES: &str = "
+            DELETE FROM nodes
+            WHERE seen_at < (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - $1";
+        let Backend::Postgres(pool) = self.writer() else { return Ok(0) };
+        Ok(sqlx::query(POSTGRES).bind(micros(ttl)).execute(pool).await?.rows_affected())
+    }
+
+    /// Takes over shards that nobody holds, at most `limit`.
+    pub async fn claim_shards(&self, node: NodeId, ttl: Duration, limit: usize) -> Result<Vec<Lease>> {
         // One process, one owner: whoever held them before is gone.
         const SQLITE: &str = "
             UPDATE shards
             SET node_id = $1, epoch = epoch + 1, lease_until = 9223372036854775807
             WHERE node_id IS NULL OR node_id <> $1
-            RETURNING shard, epoch, watermark";
+            RETURNING shard, epoch";
+        // Two nodes that look at the same time pass over what the other is about to take.
         const POSTGRES: &str = "
+            WITH free AS (
+                SELECT shard
+                FROM shards
+                WHERE node_id IS NULL
+                    OR lease_until < (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+                ORDER BY shard
+                LIMIT $3
+                FOR UPDATE SKIP LOCKED
+            )
             UPDATE shards
             SET node_id = $1, epoch = epoch + 1,
                 lease_until = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + $2
-            WHERE node_id IS NULL OR lease_until < (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
-            RETURNING shard, epoch, watermark";
+            FROM free
+            WHERE shards.shard = free.shard
+            RETURNING shards.shard, shards.epoch";
         Ok(match self.writer() {
             Backend::Sqlite(pool) => sqlx::query_as(SQLITE).bind(node).fetch_all(pool).await?,
-            Backend::Postgres(pool) => sqlx::query_as(POSTGRES).bind(node).bind(micros(ttl)).fetch_all(pool).await?,
+            Backend::Postgres(pool) => {
+                sqlx::query_as(POSTGRES)
+                    .bind(node)
+                    .bind(micros(ttl))
+                    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+                    .fetch_all(pool)
+                    .await?
+            }
         })
     }
 
@@ -68,7 +136,7 @@ impl Store {
             SET lease_until = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + $2
             WHERE node_id = $1
                 AND lease_until >= (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
-            RETURNING shard, epoch, watermark";
+            RETURNING shard, epoch";
         match self.writer() {
             Backend::Sqlite(_) => self.held_shards(node).await,
             Backend::Postgres(pool) => {
@@ -77,36 +145,32 @@ impl Store {
         }
     }
 
-    /// The last reported hit of every shard that is held.
-    pub async fn watermarks(&self, node: NodeId) -> Result<Vec<(i32, i64)>> {
-        const SQL: &str = "SELECT shard, watermark FROM shards WHERE node_id = $1";
-        Ok(super::on!(self.reader(), pool => sqlx::query_as(SQL).bind(node).fetch_all(pool).await)?)
+    /// The leases `node` holds, whatever is left of them.
+    pub async fn held_shards(&self, node: NodeId) -> Result<Vec<Lease>> {
+        const SQL: &str = "SELECT shard, epoch FROM shards WHERE node_id = $1";
+        Ok(on!(self.writer(), pool => sqlx::query_as(SQL).bind(node).fetch_all(pool).await)?)
     }
 
-    /// Notes that everything up to `watermark` was looked at, when nothing in it had to be recorded. It may be lost:
-    /// the same hits are looked at again then, to the same end.
-    pub async fn save_watermark(&self, node: NodeId, watermark: i64) -> Result<()> {
-        const SQL: &str = "UPDATE shards SET watermark = $2 WHERE node_id = $1";
-        super::on!(self.writer(), pool => sqlx::query(SQL).bind(node).bind(watermark).execute(pool).await.map(drop))?;
+    /// Gives one shard back, so that the next node need not wait for its lease to run out.
+    pub async fn release_shard(&self, node: NodeId, lease: Lease) -> Result<()> {
+        const SQL: &str = "
+            UPDATE shards SET node_id = NULL, lease_until = 0 WHERE node_id = $1 AND shard = $2 AND epoch = $3";
+        on!(self.writer(), pool => sqlx::query(SQL)
+            .bind(node).bind(lease.shard).bind(lease.epoch).execute(pool).await.map(drop))?;
         Ok(())
     }
 
-    /// The leases `node` holds, whatever is left of them.
-    pub async fn held_shards(&self, node: NodeId) -> Result<Vec<Lease>> {
-        const SQL: &str = "SELECT shard, epoch, watermark FROM shards WHERE node_id = $1";
-        Ok(super::on!(self.writer(), pool => sqlx::query_as(SQL).bind(node).fetch_all(pool).await)?)
-    }
-
-    /// Gives every shard back, so that the next node need not wait for a lease to run out.
+    /// Gives every shard back.
     pub async fn release_shards(&self, node: NodeId) -> Result<()> {
         const SQL: &str = "UPDATE shards SET node_id = NULL, lease_until = 0 WHERE node_id = $1";
-        super::on!(self.writer(), pool => sqlx::query(SQL).bind(node).execute(pool).await.map(drop))?;
+        on!(self.writer(), pool => sqlx::query(SQL).bind(node).execute(pool).await.map(drop))?;
         Ok(())
     }
 }
 
 impl Tx {
-    /// Holds the leases until the transaction ends, or refuses.
+    /// Whether the leases are still those of `node`. On SQLite, where nobody else writes meanwhile; PostgreSQL asks in the
+    /// statement that writes.
     ///
     /// # Errors
     /// [`StoreError::LeaseLost`] when any of them belongs to another owner or epoch by now.
@@ -116,27 +180,11 @@ impl Tx {
             FROM json_each($2) AS held
             JOIN shards ON shards.shard = held.value ->> 0 AND shards.epoch = held.value ->> 1
             WHERE shards.node_id = $1";
-        // The share lock keeps a taker-over waiting until this commit is through.
-        const POSTGRES: &str = "
-            SELECT shards.shard
-            FROM unnest($2::integer[], $3::bigint[]) AS held (shard, epoch)
-            JOIN shards ON shards.shard = held.shard AND shards.epoch = held.epoch
-            WHERE shards.node_id = $1
-            FOR SHARE OF shards";
-        let held = match &mut self.0 {
-            Backend::Sqlite(tx) => {
-                let pairs: Vec<_> = leases.iter().map(|lease| (lease.shard, lease.epoch)).collect();
-                let text = serde_json::to_string(&pairs).expect("numbers serialise");
-                let count: i64 = sqlx::query_scalar(SQLITE).bind(node).bind(text).fetch_one(&mut **tx).await?;
-                usize::try_from(count).unwrap_or(0)
-            }
-            Backend::Postgres(tx) => {
-                let shards: Vec<_> = leases.iter().map(|lease| lease.shard).collect();
-                let epochs: Vec<_> = leases.iter().map(|lease| lease.epoch).collect();
-                sqlx::query(POSTGRES).bind(node).bind(shards).bind(epochs).fetch_all(&mut **tx).await?.len()
-            }
-        };
-        if held == leases.len() { Ok(()) } else { Err(StoreError::LeaseLost) }
+        let Backend::Sqlite(tx) = &mut self.0 else { return Ok(()) };
+        let pairs: Vec<_> = leases.iter().map(|lease| (lease.shard, lease.epoch)).collect();
+        let text = serde_json::to_string(&pairs).expect("numbers serialise");
+        let held: i64 = sqlx::query_scalar(SQLITE).bind(node).bind(text).fetch_one(&mut **tx).await?;
+        if usize::try_from(held) == Ok(leases.len()) { Ok(()) } else { Err(StoreError::LeaseLost) }
     }
 }
 

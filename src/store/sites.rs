@@ -1,8 +1,9 @@
 //! Sites.
 
 use super::audit::Change;
+use super::shards::shard_of;
 use super::{Result, Store, on};
-use crate::domain::ids::{AccountId, SiteId};
+use crate::domain::ids::{AccountId, SiteId, WebhookId};
 use crate::domain::time::Timestamp;
 
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
@@ -83,12 +84,14 @@ impl Store {
 
     /// Removes the site with everything that hangs on it. Whether there was one.
     pub async fn delete_site(&self, change: &Change, id: SiteId) -> Result<bool> {
-        const QUEUE: &str = "
-            DELETE FROM queue
-            WHERE webhook_id IN (SELECT id FROM webhooks WHERE account_id = $1 AND site_id = $2)";
+        const WEBHOOKS: &str = "DELETE FROM webhooks WHERE account_id = $1 AND site_id = $2 RETURNING id";
         const SITE: &str = "DELETE FROM sites WHERE account_id = $1 AND id = $2";
         let mut tx = self.begin().await?;
-        on!(&mut tx.0, tx => sqlx::query(QUEUE).bind(change.account_id).bind(id).execute(&mut **tx).await.map(drop))?;
+        let webhooks: Vec<WebhookId> = on!(&mut tx.0, tx => sqlx::query_scalar(WEBHOOKS)
+            .bind(change.account_id).bind(id).fetch_all(&mut **tx).await)?;
+        for webhook in webhooks {
+            tx.forget_deliveries(webhook, shard_of(id), change.now).await?;
+        }
         let deleted = on!(&mut tx.0, tx => sqlx::query(SITE)
             .bind(change.account_id).bind(id).execute(&mut **tx).await.map(|done| done.rows_affected()))?;
         if deleted == 0 {

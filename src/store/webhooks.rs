@@ -1,13 +1,17 @@
 //! Webhooks. Secrets pass through here sealed.
 
+use std::time::Duration;
+
 use sqlx::FromRow;
 
 use super::audit::Change;
-use super::{Result, Store, Tx, on};
+use super::shards::shard_of;
+use super::{Backend, Result, Store, Tx, on};
+use crate::domain::breaker::{Parked, Turn};
 use crate::domain::ids::{AccountId, SiteId, WebhookId};
 use crate::domain::time::Timestamp;
 use crate::domain::trigger::Trigger;
-use crate::domain::webhook::{Format, Webhook};
+use crate::domain::webhook::{Format, Health, Webhook};
 
 #[derive(FromRow)]
 pub(super) struct WebhookRow {
@@ -23,7 +27,13 @@ pub(super) struct WebhookRow {
     previous_secret: Option<Vec<u8>>,
     previous_valid_until: Option<Timestamp>,
     active: bool,
+    rate_limit: Option<i32>,
     failing_since: Option<Timestamp>,
+    failed_at: Option<Timestamp>,
+    succeeded_at: Option<Timestamp>,
+    warnings: i32,
+    parked_until: Option<Timestamp>,
+    parked_ms: Option<i64>,
     disabled_at: Option<Timestamp>,
     disabled_reason: Option<String>,
     version: i64,
@@ -46,7 +56,17 @@ impl From<WebhookRow> for Webhook {
             previous_secret: row.previous_secret,
             previous_valid_until: row.previous_valid_until,
             active: row.active,
-            failing_since: row.failing_since,
+            rate_limit: row.rate_limit.and_then(|rate| u32::try_from(rate).ok()),
+            health: Health {
+                failing_since: row.failing_since,
+                failed_at: row.failed_at,
+                succeeded_at: row.succeeded_at,
+                warnings: u32::try_from(row.warnings).unwrap_or(0),
+                parked: row
+                    .parked_until
+                    .zip(row.parked_ms)
+                    .map(|(until, ms)| Parked { until, span: Duration::from_millis(ms.unsigned_abs()) }),
+            },
             disabled_at: row.disabled_at,
             disabled_reason: row.disabled_reason,
             version: row.version,
@@ -81,8 +101,8 @@ impl Store {
         const COUNT: &str = "SELECT count(*) FROM webhooks WHERE account_id = $1";
         const INSERT: &str = "
             INSERT INTO webhooks (id, account_id, site_id, name, url, format, headers, retry_schedule, secret, active,
-                version, inserted_at, updated_at)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12)";
+                rate_limit, version, inserted_at, updated_at)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13)";
         let mut tx = self.begin().await?;
         tx.lock_account(change.account_id).await?;
         let count: i64 = on!(&mut tx.0, tx => sqlx::query_scalar(COUNT)
@@ -101,6 +121,7 @@ impl Store {
             .bind(&webhook.retry_schedule)
             .bind(&webhook.secret)
             .bind(webhook.active)
+            .bind(webhook.rate_limit.map(i64::from))
             .bind(webhook.version)
             .bind(change.now)
             .execute(&mut **tx)
@@ -118,8 +139,8 @@ impl Store {
     pub async fn webhooks_of_site(&self, account_id: AccountId, site_id: SiteId) -> Result<Vec<Webhook>> {
         const SQL: &str = "
             SELECT id, account_id, site_id, name, url, format, headers, retry_schedule, secret, previous_secret,
-                previous_valid_until, active, failing_since, disabled_at, disabled_reason, version, inserted_at,
-                updated_at
+                previous_valid_until, active, rate_limit, failing_since, failed_at, succeeded_at, warnings,
+                parked_until, parked_ms, disabled_at, disabled_reason, version, inserted_at, updated_at
             FROM webhooks
             WHERE account_id = $1 AND site_id = $2
             ORDER BY inserted_at, id";
@@ -131,8 +152,8 @@ impl Store {
     pub async fn webhook(&self, account_id: AccountId, id: WebhookId) -> Result<Option<Webhook>> {
         const SQL: &str = "
             SELECT id, account_id, site_id, name, url, format, headers, retry_schedule, secret, previous_secret,
-                previous_valid_until, active, failing_since, disabled_at, disabled_reason, version, inserted_at,
-                updated_at
+                previous_valid_until, active, rate_limit, failing_since, failed_at, succeeded_at, warnings,
+                parked_until, parked_ms, disabled_at, disabled_reason, version, inserted_at, updated_at
             FROM webhooks
             WHERE account_id = $1 AND id = $2";
         let row: Option<WebhookRow> =
@@ -141,7 +162,7 @@ impl Store {
     }
 
     /// Writes what an owner may change over `version`; what the engine learns about the endpoint is left alone, except
-    /// that `enable` forgets a disabling. With `triggers` it has exactly those afterwards. `false` when the webhook is
+    /// that `enable` and another address forget everything that was held against it. With `triggers` it has exactly those afterwards. `false` when the webhook is
     /// gone or has moved on.
     ///
     /// # Errors
@@ -157,10 +178,15 @@ impl Store {
             UPDATE webhooks
             SET name = $4, url = $5, format = $6, headers = $7, retry_schedule = $8, secret = $9,
                 previous_secret = $10, previous_valid_until = $11, active = $12,
-                failing_since = CASE WHEN $13 THEN NULL ELSE failing_since END,
-                disabled_at = CASE WHEN $13 THEN NULL ELSE disabled_at END,
-                disabled_reason = CASE WHEN $13 THEN NULL ELSE disabled_reason END,
-                version = version + 1, updated_at = $14
+                rate_limit = $13,
+                failing_since = CASE WHEN $14 OR url <> $5 THEN NULL ELSE failing_since END,
+                failed_at = CASE WHEN $14 OR url <> $5 THEN NULL ELSE failed_at END,
+                warnings = CASE WHEN $14 OR url <> $5 THEN 0 ELSE warnings END,
+                parked_until = CASE WHEN $14 OR url <> $5 THEN NULL ELSE parked_until END,
+                parked_ms = CASE WHEN $14 OR url <> $5 THEN NULL ELSE parked_ms END,
+                disabled_at = CASE WHEN $14 THEN NULL ELSE disabled_at END,
+                disabled_reason = CASE WHEN $14 THEN NULL ELSE disabled_reason END,
+                version = version + 1, updated_at = $15
             WHERE account_id = $1 AND id = $2 AND version = $3";
         let mut tx = self.begin().await?;
         let updated = on!(&mut tx.0, tx => sqlx::query(SQL)
@@ -176,6 +202,7 @@ impl Store {
             .bind(&webhook.previous_secret)
             .bind(webhook.previous_valid_until)
             .bind(webhook.active)
+            .bind(webhook.rate_limit.map(i64::from))
             .bind(enable)
             .bind(change.now)
             .execute(&mut **tx)
@@ -193,56 +220,121 @@ impl Store {
         Ok(true)
     }
 
-    /// Removes the webhook with its triggers, deliveries and attempts. Whether there was one.
+    /// Removes the webhook with its triggers, and everything owed to it. Its deliveries cannot be seen any more; their
+    /// rows are the janitor's to remove. Whether there was one.
     pub async fn delete_webhook(&self, change: &Change, id: WebhookId) -> Result<bool> {
-        const QUEUE: &str = "DELETE FROM queue WHERE account_id = $1 AND webhook_id = $2";
-        const WEBHOOK: &str = "DELETE FROM webhooks WHERE account_id = $1 AND id = $2";
+        const SQL: &str = "DELETE FROM webhooks WHERE account_id = $1 AND id = $2 RETURNING site_id";
         let mut tx = self.begin().await?;
-        on!(&mut tx.0, tx => sqlx::query(QUEUE).bind(change.account_id).bind(id).execute(&mut **tx).await.map(drop))?;
-        let deleted = on!(&mut tx.0, tx => sqlx::query(WEBHOOK)
-            .bind(change.account_id).bind(id).execute(&mut **tx).await.map(|done| done.rows_affected()))?;
-        if deleted == 0 {
-            return Ok(false);
-        }
+        let site: Option<SiteId> = on!(&mut tx.0, tx => sqlx::query_scalar(SQL)
+            .bind(change.account_id).bind(id).fetch_optional(&mut **tx).await)?;
+        let Some(site_id) = site else { return Ok(false) };
+        tx.forget_deliveries(id, shard_of(site_id), change.now).await?;
         tx.audit(change, "webhook.delete", &id.to_string()).await?;
         tx.touch_catalog().await?;
         tx.commit().await?;
         Ok(true)
     }
 
-    /// What the engine needs to know of webhooks it has deliveries for.
-    pub async fn operator_webhook(&self, id: WebhookId) -> Result<Option<Webhook>> {
+    /// What the engine needs to know of webhooks it has deliveries for. Those that are gone or whose account is suspended
+    /// are not among them.
+    pub async fn operator_webhooks(&self, ids: &[WebhookId]) -> Result<Vec<Webhook>> {
         const SQL: &str = "
             SELECT webhooks.id, account_id, site_id, webhooks.name, url, format, headers, retry_schedule, secret,
-                previous_secret, previous_valid_until, active, failing_since, disabled_at, disabled_reason, version,
-                webhooks.inserted_at, updated_at
+                previous_secret, previous_valid_until, active, rate_limit, failing_since, failed_at, succeeded_at,
+                warnings, parked_until, parked_ms, disabled_at, disabled_reason, version, webhooks.inserted_at,
+                updated_at
             FROM webhooks
             JOIN accounts ON accounts.id = webhooks.account_id
             WHERE webhooks.id = $1 AND accounts.status = 'active'";
-        let row: Option<WebhookRow> =
-            on!(self.reader(), pool => sqlx::query_as(SQL).bind(id).fetch_optional(pool).await)?;
-        Ok(row.map(Webhook::from))
+        let mut webhooks = Vec::with_capacity(ids.len());
+        for id in ids {
+            let row: Option<WebhookRow> =
+                on!(self.hot(), pool => sqlx::query_as(SQL).bind(id).fetch_optional(pool).await)?;
+            webhooks.extend(row.map(Webhook::from));
+        }
+        Ok(webhooks)
+    }
+
+    /// Which version each of these webhooks is at, those alone that may be sent to.
+    pub async fn operator_live_versions(&self, ids: &[WebhookId]) -> Result<Vec<(WebhookId, i64)>> {
+        const SQLITE: &str = "
+            SELECT webhooks.id, webhooks.version
+            FROM webhooks
+            JOIN accounts ON accounts.id = webhooks.account_id
+            WHERE webhooks.id IN (SELECT unhex(value) FROM json_each($1))
+                AND webhooks.active AND webhooks.disabled_at IS NULL AND accounts.status = 'active'";
+        const POSTGRES: &str = "
+            SELECT webhooks.id, webhooks.version
+            FROM webhooks
+            JOIN accounts ON accounts.id = webhooks.account_id
+            WHERE webhooks.id = ANY ($1)
+                AND webhooks.active AND webhooks.disabled_at IS NULL AND accounts.status = 'active'";
+        Ok(match self.hot() {
+            Backend::Sqlite(pool) => {
+                let ids: Vec<_> = ids.iter().map(|id| id.0.simple().to_string()).collect();
+                let list = serde_json::to_string(&ids).expect("texts serialise");
+                sqlx::query_as(SQLITE).bind(list).fetch_all(pool).await?
+            }
+            Backend::Postgres(pool) => {
+                let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
+                sqlx::query_as(POSTGRES).bind(ids).fetch_all(pool).await?
+            }
+        })
     }
 }
 
 impl Tx {
-    /// The endpoint began to fail: remembered from the first failure on.
+    /// Owes nothing to a webhook any more, and has what was sent to it removed.
+    pub(super) async fn forget_deliveries(&mut self, id: WebhookId, shard: i32, now: Timestamp) -> Result<()> {
+        const QUEUE: &str = "DELETE FROM queue WHERE shard = $1 AND webhook_id = $2";
+        const REMOVAL: &str = "
+            INSERT INTO removals (webhook_id, inserted_at) VALUES ($1, $2) ON CONFLICT (webhook_id) DO NOTHING";
+        on!(&mut self.0, tx => sqlx::query(QUEUE).bind(shard).bind(id).execute(&mut **tx).await.map(drop))?;
+        on!(&mut self.0, tx => sqlx::query(REMOVAL).bind(id).bind(now).execute(&mut **tx).await.map(drop))?;
+        Ok(())
+    }
+
+    /// The endpoint fails: remembered since the first time.
     pub(super) async fn mark_failing(&mut self, account_id: AccountId, id: WebhookId, now: Timestamp) -> Result<()> {
         const SQL: &str = "
             UPDATE webhooks
-            SET failing_since = $3
-            WHERE account_id = $1 AND id = $2 AND failing_since IS NULL";
+            SET failing_since = coalesce(failing_since, $3), failed_at = $3
+            WHERE account_id = $1 AND id = $2";
         on!(&mut self.0, tx => sqlx::query(SQL)
             .bind(account_id).bind(id).bind(now).execute(&mut **tx).await.map(drop))?;
         Ok(())
     }
 
-    pub(super) async fn mark_healthy(&mut self, account_id: AccountId, id: WebhookId) -> Result<()> {
+    /// The endpoint does well: what was held against it is forgotten.
+    pub(super) async fn mark_healthy(&mut self, account_id: AccountId, id: WebhookId, now: Timestamp) -> Result<()> {
         const SQL: &str = "
             UPDATE webhooks
-            SET failing_since = NULL
-            WHERE account_id = $1 AND id = $2 AND failing_since IS NOT NULL";
-        on!(&mut self.0, tx => sqlx::query(SQL).bind(account_id).bind(id).execute(&mut **tx).await.map(drop))?;
+            SET failing_since = NULL, failed_at = NULL, warnings = 0, succeeded_at = $3
+            WHERE account_id = $1 AND id = $2";
+        on!(&mut self.0, tx => sqlx::query(SQL)
+            .bind(account_id).bind(id).bind(now).execute(&mut **tx).await.map(drop))?;
+        Ok(())
+    }
+
+    /// The endpoint's breaker opened or closed.
+    pub(super) async fn park(&mut self, account_id: AccountId, id: WebhookId, turn: Turn) -> Result<()> {
+        const SQL: &str = "
+            UPDATE webhooks
+            SET parked_until = $3, parked_ms = $4
+            WHERE account_id = $1 AND id = $2";
+        let parked = match turn {
+            Turn::Opened(parked) => Some(parked),
+            Turn::Closed => None,
+        };
+        let span_ms = parked.map(|parked| i64::try_from(parked.span.as_millis()).unwrap_or(i64::MAX));
+        on!(&mut self.0, tx => sqlx::query(SQL)
+            .bind(account_id)
+            .bind(id)
+            .bind(parked.map(|parked| parked.until))
+            .bind(span_ms)
+            .execute(&mut **tx)
+            .await
+            .map(drop))?;
         Ok(())
     }
 

@@ -9,7 +9,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("clock", &["domain"]),
     ("chance", &["domain"]),
     ("failpoint", &[]),
-    ("wake", &["domain"]),
+    ("wake", &["domain", "clock"]),
     ("store", &["domain", "failpoint"]),
     ("analytics", &["domain", "clock", "chance", "failpoint"]),
     ("directory", &["domain", "store", "clock", "chance"]),

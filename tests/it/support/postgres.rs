@@ -53,7 +53,8 @@ impl Cluster {
         run(Command::new("sh").arg("-c").arg(script));
         let server = format!(
             "{as_owner} {postgres} -D {data} -p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} \
-             -c fsync=off -c max_connections=400 -c shared_buffers=64MB -c log_min_messages=fatal",
+             -c max_connections=400 -c log_min_messages=fatal {options}",
+            options = std::env::var("PULSEHOOK_CLUSTER").as_deref().unwrap_or("-c fsync=off -c shared_buffers=64MB"),
             postgres = bin.join("postgres").display(),
             data = data.display(),
             folder = folder.display(),

@@ -1,0 +1,303 @@
+//! What this node holds of the queue: a part of each lane that is due, never so much that memory would notice, and how far
+//! each lane has been read. The database has all of it; nothing here is true that a look at the queue would not say.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use super::ready::{Ready, Room};
+use super::settler::Written;
+use crate::domain::ids::{EventId, WebhookId};
+use crate::domain::time::Timestamp;
+use crate::store::StoreError;
+use crate::store::queue::{Due, Lane, Position, Waiting, Wanted};
+
+/// Deliveries kept in memory, over all lanes; the rest waits in the database.
+const KEPT: usize = 16_384;
+const KEPT_PER_LANE: usize = 1_024;
+/// Even with very many lanes each may keep so many.
+const KEPT_AT_LEAST: usize = 8;
+/// The news that something was fired is at most this late.
+const RECENT: Duration = Duration::from_secs(2);
+/// Lanes read with one statement.
+const LANES_AT_ONCE: usize = 256;
+
+pub struct Backlog {
+    pub ready: Ready,
+    /// Everything in memory: waiting for its turn, under way, or being written.
+    held: HashSet<EventId>,
+    /// Lanes that have more than is held, and how far they were read.
+    lanes: HashMap<(WebhookId, Lane), Unread>,
+    /// Webhooks that nothing is sent to, and until when nobody asks again.
+    parked: HashMap<WebhookId, Timestamp>,
+    /// Being written.
+    settling: usize,
+    /// A read that is under way, by its number: what was read before somebody changed something is not taken.
+    reading: Option<u64>,
+    reads: u64,
+    /// Webhooks that changed since it began, and deliveries that were written: what it finds of them is from before.
+    changed: HashSet<WebhookId>,
+    overtaken: HashSet<EventId>,
+    /// Deliveries that were written in the last seconds: the news that they were fired may come after that they were sent.
+    recent: [HashSet<EventId>; 2],
+    aged_at: Timestamp,
+    looking: bool,
+    /// The last look found nothing, and nothing came since.
+    clean: bool,
+    stirred: bool,
+    /// Lanes that waited at the last look: what is kept is shared among them.
+    crowd: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Unread {
+    shard: i32,
+    after: Position,
+}
+
+/// What came of asking the database.
+pub enum Found {
+    Waiting(Result<Vec<Waiting>, StoreError>),
+    Due { reading: u64, wanted: Vec<Wanted>, rows: Result<Vec<Due>, StoreError> },
+}
+
+impl Backlog {
+    pub fn new(room: Room) -> Self {
+        Self {
+            ready: Ready::new(room),
+            held: HashSet::new(),
+            lanes: HashMap::new(),
+            parked: HashMap::new(),
+            settling: 0,
+            reading: None,
+            reads: 0,
+            changed: HashSet::new(),
+            overtaken: HashSet::new(),
+            recent: Default::default(),
+            aged_at: Timestamp::EPOCH,
+            looking: false,
+            clean: false,
+            stirred: false,
+            crowd: 1,
+        }
+    }
+
+    /// Deliveries a lane may keep.
+    fn share(&self) -> usize {
+        (KEPT / self.crowd.max(1)).clamp(KEPT_AT_LEAST, KEPT_PER_LANE)
+    }
+
+    /// Something may have changed in the queue: the last look proves nothing any more.
+    pub fn stir(&mut self) {
+        self.clean = false;
+        self.stirred = true;
+    }
+
+    pub fn may_look(&self) -> bool {
+        !self.looking
+    }
+
+    pub fn looks(&mut self) {
+        self.looking = true;
+        self.stirred = false;
+    }
+
+    /// Forgets what was written more than a few seconds ago.
+    pub fn grow_older(&mut self, now: Timestamp) {
+        if now.since(self.aged_at) >= RECENT {
+            self.aged_at = now;
+            self.recent.swap(0, 1);
+            self.recent[0].clear();
+        }
+    }
+
+    pub fn looked_in_vain(&mut self) {
+        self.looking = false;
+    }
+
+    /// What a look found. Answers when the next delivery falls due, if none of `ours` is due now.
+    pub fn waiting(&mut self, waiting: Vec<Waiting>, now: Timestamp, ours: impl Fn(i32) -> bool) -> Option<Timestamp> {
+        self.looking = false;
+        self.parked.retain(|_, until| *until > now);
+        let mut next_due_at: Option<Timestamp> = None;
+        let mut due = 0;
+        for lane in waiting {
+            if !ours(lane.shard) {
+                continue;
+            }
+            let parked_until = self.parked.get(&lane.webhook_id).copied();
+            let moment = parked_until.map_or(lane.next_due_at, |until| until.max(lane.next_due_at));
+            if moment > now {
+                next_due_at = Some(next_due_at.map_or(moment, |next| next.min(moment)));
+                continue;
+            }
+            due += 1;
+            // From the front again: what came in behind our back may be due before what was read last.
+            if self.ready.waiting_in(lane.webhook_id, lane.lane) <= self.share() / 4 {
+                self.lanes.insert((lane.webhook_id, lane.lane), Unread { shard: lane.shard, after: Position::START });
+            }
+        }
+        self.crowd = due.max(1);
+        self.clean = due == 0 && !self.stirred;
+        next_due_at
+    }
+
+    /// The next read: lanes that run low. It is under way until [`Backlog::due`] or [`Backlog::read_in_vain`].
+    pub fn wants(&mut self) -> Option<(u64, Vec<Wanted>)> {
+        if self.reading.is_some() || self.lanes.is_empty() || self.ready.waiting() >= KEPT {
+            return None;
+        }
+        let share = self.share();
+        let wanted: Vec<_> = self
+            .lanes
+            .iter()
+            .filter(|((webhook_id, lane), _)| self.ready.waiting_in(*webhook_id, *lane) <= share / 4)
+            .take(LANES_AT_ONCE)
+            .map(|((webhook_id, lane), unread)| Wanted {
+                shard: unread.shard,
+                webhook_id: *webhook_id,
+                lane: *lane,
+                after: unread.after,
+                limit: i64::try_from(share).unwrap_or(i64::MAX),
+            })
+            .collect();
+        if wanted.is_empty() {
+            return None;
+        }
+        self.reads += 1;
+        self.reading = Some(self.reads);
+        self.changed.clear();
+        self.overtaken.clear();
+        Some((self.reads, wanted))
+    }
+
+    /// What a read found: those that are new.
+    pub fn due(&mut self, reading: u64, wanted: &[Wanted], rows: Vec<Due>) -> Vec<Due> {
+        if self.reading != Some(reading) {
+            return Vec::new();
+        }
+        self.reading = None;
+        let mut read: HashMap<(WebhookId, Lane), (i64, Position)> = HashMap::new();
+        for due in &rows {
+            let position = Position { due_at: due.due_at, event_id: due.event_id };
+            let (count, last) = read.entry((due.webhook_id, due.lane)).or_insert((0, position));
+            *count += 1;
+            *last = position.max(*last);
+        }
+        for lane in wanted.iter().filter(|lane| !self.changed.contains(&lane.webhook_id)) {
+            let key = (lane.webhook_id, lane.lane);
+            match read.get(&key) {
+                Some((count, last)) if *count == lane.limit => {
+                    self.lanes.insert(key, Unread { shard: lane.shard, after: *last });
+                }
+                _ => drop(self.lanes.remove(&key)),
+            }
+        }
+        let mut rows = rows;
+        rows.retain(|due| {
+            !self.held.contains(&due.event_id)
+                && !self.overtaken.contains(&due.event_id)
+                && !self.changed.contains(&due.webhook_id)
+        });
+        rows
+    }
+
+    pub fn read_in_vain(&mut self, reading: u64) {
+        if self.reading == Some(reading) {
+            self.reading = None;
+            // Everything is looked at again then.
+            self.lanes.clear();
+        }
+    }
+
+    /// Whether a delivery that was just fired may be kept, or is better read when its turn comes.
+    pub fn has_room_for(&self, due: &Due, now: Timestamp) -> bool {
+        !self.recent.iter().any(|recent| recent.contains(&due.event_id))
+            && self.ready.waiting() < KEPT
+            && self.ready.waiting_in(due.webhook_id, due.lane) < self.share()
+            && !self.is_parked(due.webhook_id, now)
+    }
+
+    /// Keeps a delivery until its turn, unless it is kept already or nothing may be sent to its webhook.
+    pub fn take(&mut self, due: Due, now: Timestamp) {
+        self.clean = false;
+        let id = due.event_id;
+        if self.is_parked(due.webhook_id, now) || !self.held.insert(id) {
+            return;
+        }
+        if !self.ready.push(due) {
+            self.held.remove(&id);
+        }
+    }
+
+    /// A turn that was not taken.
+    pub fn put_back(&mut self, due: &Due, now: Timestamp) {
+        self.held.remove(&due.event_id);
+        self.ready.put_back(due.webhook_id, now);
+        self.stir();
+    }
+
+    /// An attempt is over and being written.
+    pub fn settles(&mut self) {
+        self.settling += 1;
+    }
+
+    /// What was written is not ours to remember any more.
+    pub fn written(&mut self, written: &Written) {
+        self.settling -= 1;
+        self.held.remove(&written.event_id);
+        if self.reading.is_some() {
+            self.overtaken.insert(written.event_id);
+        }
+        self.recent[0].insert(written.event_id);
+        self.stir();
+    }
+
+    pub fn park(&mut self, id: WebhookId, until: Timestamp) {
+        self.drop_waiting(id);
+        let parked = self.parked.entry(id).or_insert(until);
+        *parked = until.max(*parked);
+    }
+
+    pub fn unpark(&mut self, id: WebhookId) {
+        self.parked.remove(&id);
+    }
+
+    fn is_parked(&self, id: WebhookId, now: Timestamp) -> bool {
+        self.parked.get(&id).is_some_and(|until| *until > now)
+    }
+
+    /// Drops what waits for a webhook; the database still has it.
+    pub fn drop_waiting(&mut self, id: WebhookId) {
+        for dropped in self.ready.reset(id) {
+            self.held.remove(&dropped);
+        }
+        self.lanes.retain(|(webhook_id, _), _| *webhook_id != id);
+        self.changed.insert(id);
+        self.stir();
+    }
+
+    /// Drops everything that waits.
+    pub fn forget_what_waits(&mut self) {
+        for dropped in self.ready.clear() {
+            self.held.remove(&dropped);
+        }
+        self.lanes.clear();
+        self.parked.clear();
+        self.reading = None;
+        self.stir();
+    }
+
+    /// Nothing is under way and nothing can be started.
+    pub fn is_idle(&self) -> bool {
+        self.settling == 0
+            && self.ready.in_flight() == 0
+            && self.ready.is_resting()
+            && self.reading.is_none()
+            && self.lanes.is_empty()
+    }
+
+    /// The last look found nothing due, and nothing came since.
+    pub fn is_clean(&self) -> bool {
+        self.clean && !self.looking
+    }
+}
