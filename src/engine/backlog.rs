@@ -132,7 +132,7 @@ impl Backlog {
             }
             due += 1;
             // From the front again: what came in behind our back may be due before what was read last.
-            if self.ready.waiting_in(lane.webhook_id, lane.lane) <= self.share() / 4 {
+            if self.ready.waiting_in(lane.webhook_id, lane.lane) <= self.share() / 2 {
                 self.lanes.insert((lane.webhook_id, lane.lane), Unread { shard: lane.shard, after: Position::START });
             }
         }
@@ -150,7 +150,7 @@ impl Backlog {
         let wanted: Vec<_> = self
             .lanes
             .iter()
-            .filter(|((webhook_id, lane), _)| self.ready.waiting_in(*webhook_id, *lane) <= share / 4)
+            .filter(|((webhook_id, lane), _)| self.ready.waiting_in(*webhook_id, *lane) <= share / 2)
             .take(LANES_AT_ONCE)
             .map(|((webhook_id, lane), unread)| Wanted {
                 shard: unread.shard,

@@ -182,7 +182,11 @@ impl Store {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(10))
-            .statement_cache_capacity(256);
+            .statement_cache_capacity(256)
+            // Rows come from a thread of the driver's: a whole read fits, so that it never waits for us.
+            .row_buffer_size(1_024)
+            // In KiB, when negative: the part of the queue that is worked on.
+            .pragma("cache_size", "-16384");
         let write = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
         let (version,): (String,) = sqlx::query_as("SELECT sqlite_version()").fetch_one(&write).await?;
         if parse_version(&version) < Some(OLDEST_SQLITE) {
