@@ -219,7 +219,9 @@ fn repeats(log: &Log) -> (Vec<Repeat>, Vec<String>) {
         requests.sort_by_key(|request| request.arrived_at);
         let mut resends: Vec<_> =
             log.resends.iter().filter(|resend| resend.id == id).map(|resend| resend.sent_at).collect();
+        // Those that are over first go first, so that one explains as much as it can.
         let mut faults: Vec<_> = log.faults.iter().filter(|fault| fault.kind.excuses_a_repeat()).collect();
+        faults.sort_by_key(|fault| fault.until.unwrap_or(Moment::MAX));
         let mut before: Option<&Request> = None;
         for request in requests {
             let doubled = before.filter(|before| before.succeeded() || is_under_way(before, request.arrived_at));
@@ -229,8 +231,11 @@ fn repeats(log: &Log) -> (Vec<Repeat>, Vec<String>) {
                 if let Some(resend) = resend {
                     resends.remove(resend);
                 } else if let Some(fault) = fault {
-                    let fault = faults.remove(fault);
-                    explained.push(Repeat { cause: fault.kind, after: request.arrived_at - fault.from });
+                    // The last one is the likely cause.
+                    let likely = faults.iter().filter(|fault| explains(fault, before, request, log));
+                    let likely = likely.max_by_key(|fault| fault.from).expect("there is one");
+                    explained.push(Repeat { cause: likely.kind, after: request.arrived_at - likely.from });
+                    faults.remove(fault);
                 } else {
                     unexplained.push(format!(
                         "{id} came again at {:?} although the request of {:?} had {}, and nobody was killed or paused",

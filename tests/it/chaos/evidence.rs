@@ -69,8 +69,9 @@ pub fn completions(payload: &[u8]) -> Option<(String, u64)> {
 
 /// Gathers everything once the nodes have stopped.
 pub async fn gather(world: &World) -> Evidence {
+    let log = world.history.log().clone();
     Evidence {
-        log: world.history.log().clone(),
+        log,
         hooks: hooks(world),
         stored: stored(world).await,
         events: events(&world.database_url, world.history.day_began()).await,

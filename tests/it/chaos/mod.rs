@@ -144,7 +144,7 @@ mod survives {
 
     async fn survives(on_postgres: bool) {
         let plan = Plan::from_environment(on_postgres);
-        crate::support::within(plan.length + HEALS_WITHIN * 3, run(plan)).await;
+        crate::support::within(plan.length + HEALS_WITHIN * 3, Box::pin(run(plan))).await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -31,8 +31,8 @@ macro_rules! on_both {
 pub(crate) use on_both;
 
 /// A test that waits for something that never comes fails instead of hanging.
-pub async fn in_time(test: impl Future<Output = ()>) {
-    within(std::time::Duration::from_secs(60), test).await;
+pub fn in_time<T>(test: impl Future<Output = T>) -> impl Future<Output = T> {
+    within(std::time::Duration::from_secs(60), test)
 }
 
 /// The same for one that takes longer.
