@@ -33,6 +33,21 @@ bench: ## Measure throughput, latency, start and memory, each beside its ceiling
 	@scripts/need.sh cargo cc postgres
 	@PULSEHOOK_CLUSTER='-c fsync=on -c shared_buffers=2GB -c max_wal_size=4GB' cargo bench --locked --bench figures -- $(ONLY)
 
+# The names of the tests that make up a run on each database.
+CHAOS_both := chaos::survives::
+CHAOS_sqlite := chaos::survives::sqlite
+CHAOS_postgres := chaos::survives::postgres
+
+.PHONY: chaos
+chaos: SECONDS ?= 180
+chaos: DATABASE ?= both
+chaos: SEED ?= $(shell date +%s)
+chaos: ## Crash nodes, databases and connections under load, then look for anything lost (SECONDS, SEED, DATABASE)
+	$(if $(CHAOS_$(DATABASE)),,$(error DATABASE must be sqlite, postgres or both))
+	@scripts/need.sh cargo cc postgres
+	@CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) cargo test --locked --test it $(CHAOS_$(DATABASE)) -- \
+	    --nocapture --test-threads 1
+
 .PHONY: clean
 clean: ## Remove what was built
 	@cargo clean

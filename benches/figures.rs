@@ -39,6 +39,7 @@ use pulsehook::store::shards::shard_of;
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
+#[expect(dead_code, reason = "only tests have clusters of their own and restart them")]
 #[path = "../tests/it/support/postgres.rs"]
 mod postgres;
 mod sink;

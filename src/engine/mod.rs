@@ -100,6 +100,9 @@ impl Engine {
         }
         // Embedded analytics are the node's own: who takes hits in is the only one who can notice what they mean.
         if self.roles.ingest {
+            // Before the first hit can come in: what comes after this is to be looked at.
+            let newest = self.analytics.last_seq().await?;
+            self.store.operator_watermark(self.analytics.source(), newest.0).await?;
             self.notice(&mut running, &held, hand_over);
         }
         let speaking = notifier::speak(self.store.clone(), self.clock.clone(), to_others, stop.clone());

@@ -41,12 +41,14 @@ pub struct StateChange {
 }
 
 /// A source's watermark on its way: it moves only from where the step began to look, so of two that look at the same hits
-/// one is refused.
+/// one is refused; and only while the configuration is what the step knew, so that hits nobody seemed to want are looked
+/// at again when somebody does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Watermark {
     pub source: String,
     pub from: i64,
     pub to: i64,
+    pub catalog_version: i64,
 }
 
 impl Step {
@@ -60,7 +62,8 @@ impl Store {
     /// whose trigger was edited, deleted or paused meanwhile are not, and those of shadow triggers never are.
     ///
     /// # Errors
-    /// [`StoreError::Overtaken`] when somebody else moved the watermark or a trigger's state. Nothing was recorded then.
+    /// [`StoreError::Overtaken`] when somebody else moved the watermark, a trigger's state, or the configuration that the
+    /// watermark was based on. Nothing was recorded then.
     pub async fn record(&self, step: &Step, now: Timestamp) -> Result<Vec<EventId>> {
         let mut tx = self.begin_hot().await?;
         if let Some(watermark) = &step.watermark {
@@ -114,11 +117,16 @@ impl Standing {
 
 impl Tx {
     async fn move_watermark(&mut self, watermark: &Watermark) -> Result<()> {
-        const SQL: &str = "UPDATE watermarks SET seq = $3 WHERE source = $1 AND seq = $2";
+        const SQL: &str = "
+            UPDATE watermarks
+            SET seq = $3
+            WHERE source = $1 AND seq = $2
+                AND (SELECT value FROM facts WHERE name = 'catalog_version') = $4";
         let moved = on!(&mut self.0, tx => sqlx::query(SQL)
             .bind(&watermark.source)
             .bind(watermark.from)
             .bind(watermark.to)
+            .bind(watermark.catalog_version.to_string())
             .execute(&mut **tx)
             .await
             .map(|done| done.rows_affected()))?;

@@ -341,9 +341,10 @@ on_both! {
         let bench = Bench::new(database).await;
         let now = bench.site.inserted_at;
         bench.store.operator_watermark("here", 3).await.unwrap();
+        let catalog_version = bench.store.catalog_version().await.unwrap();
         let step = |number, moment: &str, to| Step {
             fired: vec![bench.event(number, moment)],
-            watermark: Some(Watermark { source: "here".to_owned(), from: 3, to }),
+            watermark: Some(Watermark { source: "here".to_owned(), from: 3, to, catalog_version }),
             ..Step::default()
         };
         assert_eq!(bench.store.record(&step(1, "7:4-9", 9), now).await.unwrap().len(), 1);
@@ -352,6 +353,10 @@ on_both! {
         assert!(matches!(refused, Err(StoreError::Overtaken)), "{refused:?}");
         assert_eq!(bench.store.operator_depth().await.unwrap().deliveries, 1);
         assert_eq!(bench.store.operator_watermark("here", 0).await.unwrap(), 9);
+        // Nor does it move for one that looked with a configuration that is not the one any more.
+        let watermark = Watermark { source: "here".to_owned(), from: 9, to: 12, catalog_version: catalog_version - 1 };
+        let refused = bench.store.record(&Step { watermark: Some(watermark), ..Step::default() }, now).await;
+        assert!(matches!(refused, Err(StoreError::Overtaken)), "{refused:?}");
         bench.store.close().await;
     }
 
@@ -380,7 +385,8 @@ on_both! {
         let other = Step { states: vec![moved], ..Step::default() };
         bench.store.record(&other, now).await.unwrap();
         bench.store.operator_watermark("here", 0).await.unwrap();
-        let watermark = Some(Watermark { source: "here".to_owned(), from: 0, to: 99 });
+        let catalog_version = bench.store.catalog_version().await.unwrap();
+        let watermark = Some(Watermark { source: "here".to_owned(), from: 0, to: 99, catalog_version });
         let step = Step { fired: vec![fired], watermark, ..Step::default() };
         let refused = bench.store.record(&step, now).await;
         assert!(matches!(refused, Err(StoreError::Overtaken)), "{refused:?}");

@@ -31,10 +31,15 @@ macro_rules! on_both {
 pub(crate) use on_both;
 
 /// A test that waits for something that never comes fails instead of hanging.
+pub fn in_time<T>(test: impl Future<Output = T>) -> impl Future<Output = T> {
+    within(std::time::Duration::from_secs(60), test)
+}
+
+/// The same for one that takes longer.
 #[expect(clippy::disallowed_methods, reason = "the clock of a test stands still; this one must not")]
-pub async fn in_time(test: impl Future<Output = ()>) {
-    let limit = std::time::Duration::from_secs(60);
-    tokio::time::timeout(limit, test).await.expect("the test ends within a minute");
+pub async fn within<T>(limit: std::time::Duration, test: impl Future<Output = T>) -> T {
+    let done = tokio::time::timeout(limit, test).await;
+    done.unwrap_or_else(|_| panic!("the test did not end within {} s", limit.as_secs()))
 }
 
 /// An empty database of one kind, and a folder that goes with it.

@@ -37,7 +37,12 @@ pub fn succeeded(output: &Output) -> String {
 
 /// Makes an owner's key on the machine.
 pub async fn key(database: &Database) -> String {
-    let output = pulsehook(database).args(["keys", "create", "--account", "Owner"]).output().await.unwrap();
+    key_of(database, "Owner").await
+}
+
+/// The same for an account of this name, which is created when there is none.
+pub async fn key_of(database: &Database, account: &str) -> String {
+    let output = pulsehook(database).args(["keys", "create", "--account", account]).output().await.unwrap();
     succeeded(&output).trim().to_owned()
 }
 

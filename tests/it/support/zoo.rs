@@ -206,7 +206,8 @@ impl Shared {
     }
 }
 
-async fn read_request<S: AsyncRead + Unpin>(stream: &mut S, buffered: &mut Vec<u8>) -> Option<Arrived> {
+/// The next request on a connection; `None` when there is none any more.
+pub async fn read_request<S: AsyncRead + Unpin>(stream: &mut S, buffered: &mut Vec<u8>) -> Option<Arrived> {
     loop {
         if let Some(end) = buffered.windows(4).position(|window| window == b"\r\n\r\n") {
             let head = String::from_utf8_lossy(&buffered[..end]).into_owned();
