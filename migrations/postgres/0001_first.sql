@@ -91,6 +91,8 @@ CREATE TABLE webhooks (
     previous_secret      BYTEA,
     previous_valid_until BIGINT,
     active               BOOLEAN NOT NULL,
+    -- Since when it is watched for: what happened while it was paused is not made up for.
+    live_since           BIGINT NOT NULL,
     -- Attempts a second at most; the operator's default when absent.
     rate_limit           INTEGER,
     -- First and last failure since the last success; the last two are written now and then, not with every attempt.

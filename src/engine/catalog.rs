@@ -7,6 +7,7 @@ use jiff::tz::TimeZone;
 use crate::domain::decide::SpikeState;
 use crate::domain::goal::{Goal, GoalIndex};
 use crate::domain::ids::{AccountId, GoalId, SiteId, TriggerId};
+use crate::domain::time::Timestamp;
 use crate::domain::trigger::{Settings, Trigger, VisitorSpike};
 use crate::domain::webhook::Format;
 use crate::store::catalog::{Watched, WatchedTrigger};
@@ -39,6 +40,7 @@ pub struct SpikeTrigger {
 pub struct CompletionTrigger {
     pub trigger: Trigger,
     pub format: Format,
+    pub since: Timestamp,
     pub goal_id: Option<GoalId>,
 }
 
@@ -74,7 +76,7 @@ impl Catalog {
                 (site.id, watched)
             })
             .collect();
-        for WatchedTrigger { trigger, format } in watched.triggers {
+        for WatchedTrigger { trigger, format, since } in watched.triggers {
             let Some(site) = sites.get_mut(&trigger.site_id) else { continue };
             match &trigger.settings {
                 Settings::VisitorSpike(spike) => {
@@ -83,7 +85,7 @@ impl Catalog {
                 }
                 Settings::GoalCompletion(completion) => {
                     let goal_id = completion.goal_id;
-                    site.completions.push(CompletionTrigger { trigger, format, goal_id });
+                    site.completions.push(CompletionTrigger { trigger, format, since, goal_id });
                 }
             }
         }

@@ -36,6 +36,8 @@ use crate::wake::{Answer, ToEvaluator};
 pub const GAP: Duration = Duration::from_millis(50);
 /// Hits read at once.
 const BATCH: usize = 5_000;
+/// How often a look is repeated at once when somebody was faster.
+const OVERTAKEN_IN_A_ROW: usize = 3;
 /// How often somebody else's change of the configuration is looked for, and the watermark saved without an event.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
 
@@ -117,7 +119,14 @@ impl Evaluator {
             }
             committed.mark_unchanged();
             news = false;
-            if let Err(error) = self.look(&mut knowledge, housekeeping).await {
+            let mut outcome = self.look(&mut knowledge, housekeeping).await;
+            // Somebody changed what is watched, or looks at the same hits: what is known is old, and nothing is wrong.
+            for _ in 0..OVERTAKEN_IN_A_ROW {
+                let Err(LookError::Store(StoreError::Overtaken)) = outcome else { break };
+                knowledge = self.learn_until_it_works(&stop).await;
+                outcome = self.look(&mut knowledge, housekeeping).await;
+            }
+            if let Err(error) = outcome {
                 warn!(%error, "A look at the traffic failed and will be repeated: {error}");
                 counter!("pulsehook_evaluations_total", "result" => "failed").increment(1);
                 self.pause(&stop).await;
@@ -405,7 +414,7 @@ impl Knowledge {
                 }
                 for completion in &site.completions {
                     let wanted = completion.goal_id.is_none_or(|wanted| wanted == goal_id);
-                    if wanted && completion.trigger.inserted_at <= hit.at {
+                    if wanted && completion.since <= hit.at {
                         let found =
                             found.entry((completion.trigger.id, goal_id)).or_insert_with(|| Found::new(*seq, hit));
                         found.add(*seq, hit);

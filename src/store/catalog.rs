@@ -8,6 +8,7 @@ use super::triggers::TriggerRow;
 use super::{Result, Store, on};
 use crate::domain::goal::Goal;
 use crate::domain::ids::WebhookId;
+use crate::domain::time::Timestamp;
 use crate::domain::trigger::Trigger;
 use crate::domain::webhook::Format;
 
@@ -24,20 +25,23 @@ pub struct Watched {
 pub struct WatchedTrigger {
     pub trigger: Trigger,
     pub format: Format,
+    /// What happened before is none of its business.
+    pub since: Timestamp,
 }
 
 #[derive(FromRow)]
-struct FormatRow {
+struct LiveRow {
     id: WebhookId,
     format: Format,
+    live_since: Timestamp,
 }
 
 impl Store {
     /// Triggers of paused or disabled webhooks and of suspended accounts are left out, and with them the sites and
     /// goals nobody watches.
     pub async fn watched(&self) -> Result<Watched> {
-        const FORMATS: &str = "
-            SELECT webhooks.id, webhooks.format
+        const LIVE: &str = "
+            SELECT webhooks.id, webhooks.format, webhooks.live_since
             FROM webhooks
             JOIN accounts ON accounts.id = webhooks.account_id
             WHERE webhooks.active AND webhooks.disabled_at IS NULL AND accounts.status = 'active'";
@@ -57,14 +61,15 @@ impl Store {
             ORDER BY id";
         // Read first: a change in between shows as a newer version, and everything is read again.
         let version = self.catalog_version().await?;
-        let formats: Vec<FormatRow> = on!(self.reader(), pool => sqlx::query_as(FORMATS).fetch_all(pool).await)?;
-        let formats: std::collections::HashMap<_, _> = formats.into_iter().map(|row| (row.id, row.format)).collect();
+        let live: Vec<LiveRow> = on!(self.reader(), pool => sqlx::query_as(LIVE).fetch_all(pool).await)?;
+        let live: std::collections::HashMap<_, _> = live.into_iter().map(|row| (row.id, row)).collect();
         let rows: Vec<TriggerRow> = on!(self.reader(), pool => sqlx::query_as(TRIGGERS).fetch_all(pool).await)?;
         let mut triggers = Vec::with_capacity(rows.len());
         for row in rows {
             let trigger = row.parse()?;
-            if let Some(format) = formats.get(&trigger.webhook_id) {
-                triggers.push(WatchedTrigger { trigger, format: *format });
+            if let Some(webhook) = live.get(&trigger.webhook_id) {
+                let since = trigger.inserted_at.max(webhook.live_since);
+                triggers.push(WatchedTrigger { trigger, format: webhook.format, since });
             }
         }
         let sites = on!(self.reader(), pool => sqlx::query_as(SITES).fetch_all(pool).await)?;

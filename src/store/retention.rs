@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 use uuid::Uuid;
 
 use super::{Backend, Result, Store, on};
@@ -130,9 +130,9 @@ fn name_of(day: Timestamp) -> String {
     day.to_string()[..10].replace('-', "")
 }
 
-async fn day_exists(pool: &PgPool, day: Timestamp) -> Result<bool> {
+async fn day_exists(connection: impl PgExecutor<'_>, day: Timestamp) -> Result<bool> {
     const POSTGRES: &str = "SELECT to_regclass($1) IS NOT NULL";
-    Ok(sqlx::query_scalar(POSTGRES).bind(format!("attempts_d{}", name_of(day))).fetch_one(pool).await?)
+    Ok(sqlx::query_scalar(POSTGRES).bind(format!("attempts_d{}", name_of(day))).fetch_one(connection).await?)
 }
 
 /// A day for which there are events without a partition keeps them there: they go one by one when they are old.
@@ -195,6 +195,10 @@ async fn drop_day(pool: &PgPool, day: Timestamp) -> Result<bool> {
     let mut tx = pool.begin().await?;
     sqlx::raw_sql(LOCK_TIMEOUT).execute(&mut *tx).await?;
     sqlx::query(ONE_AT_A_TIME_POSTGRES).execute(&mut *tx).await?;
+    if !day_exists(&mut *tx, day).await? {
+        // Another node was faster.
+        return Ok(false);
+    }
     let day_name = name_of(day);
     // From here on nobody puts an event of that day into the queue: whoever would has to read it first.
     execute(&mut tx, format!("LOCK TABLE events_d{day_name}, attempts_d{day_name} IN ACCESS EXCLUSIVE MODE")).await?;

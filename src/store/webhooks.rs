@@ -101,8 +101,8 @@ impl Store {
         const COUNT: &str = "SELECT count(*) FROM webhooks WHERE account_id = $1";
         const INSERT: &str = "
             INSERT INTO webhooks (id, account_id, site_id, name, url, format, headers, retry_schedule, secret, active,
-                rate_limit, version, inserted_at, updated_at)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13)";
+                live_since, rate_limit, version, inserted_at, updated_at)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $13, $11, $12, $13, $13)";
         let mut tx = self.begin().await?;
         tx.lock_account(change.account_id).await?;
         let count: i64 = on!(&mut tx.0, tx => sqlx::query_scalar(COUNT)
@@ -179,6 +179,10 @@ impl Store {
             SET name = $4, url = $5, format = $6, headers = $7, retry_schedule = $8, secret = $9,
                 previous_secret = $10, previous_valid_until = $11, active = $12,
                 rate_limit = $13,
+                live_since = CASE
+                    WHEN (NOT active AND $12) OR (disabled_at IS NOT NULL AND $14) THEN $15
+                    ELSE live_since
+                END,
                 failing_since = CASE WHEN $14 OR url <> $5 THEN NULL ELSE failing_since END,
                 failed_at = CASE WHEN $14 OR url <> $5 THEN NULL ELSE failed_at END,
                 warnings = CASE WHEN $14 OR url <> $5 THEN 0 ELSE warnings END,

@@ -342,6 +342,7 @@ on_both! {
         app.drain().await;
         assert_eq!(endpoint.arrived().len(), 1);
 
+        app.advance(SECOND);
         let answer = app.patch(&hook.path, json!({"active": true})).await.expect(200);
         assert_eq!(answer["webhook"]["status"], "active");
         app.convert(2, "Signup").await;
@@ -380,6 +381,7 @@ on_both! {
         app.convert(1, "Signup").await;
         app.drain().await;
         assert_eq!(endpoint.arrived().len(), 1, "nothing is attempted while it is paused");
+        app.advance(SECOND);
         app.patch(&hook.path, json!({"active": true})).await.expect(200);
         app.drain().await;
         assert_eq!(hook.delivery(&id).await["status"], "success");
