@@ -25,6 +25,8 @@ pub mod password;
 
 /// How old the list of domains may become.
 const DOMAINS_FOR: Duration = Duration::from_secs(5);
+/// How soon a domain nobody knows is asked for again.
+const UNKNOWN_FOR: Duration = Duration::from_millis(250);
 /// A key's last use is noted this often.
 const TOUCH_EVERY: Duration = Duration::from_secs(60);
 /// How long somebody stays signed in.
@@ -83,11 +85,16 @@ impl Directory {
         self.store.close_session(&token_hash(token)).await
     }
 
-    /// Whose hits these are.
+    /// Whose hits these are. A site that was just created through another node is known here too.
     pub async fn site_of(&self, domain: &str) -> Result<Option<SiteId>> {
-        if self.clock.now().since(self.read().checked_at) >= DOMAINS_FOR {
-            self.reload().await?;
+        let (known, age) = {
+            let domains = self.read();
+            (domains.sites.get(domain).copied(), self.clock.now().since(domains.checked_at))
+        };
+        if age < if known.is_some() { DOMAINS_FOR } else { UNKNOWN_FOR } {
+            return Ok(known);
         }
+        self.reload().await?;
         Ok(self.read().sites.get(domain).copied())
     }
 

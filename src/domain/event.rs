@@ -55,6 +55,7 @@ pub struct Envelope<'a> {
 pub enum Data {
     VisitorSpike(SpikeData),
     GoalCompletion(GoalData),
+    WebhookHealth(HealthData),
     Test(TestData),
 }
 
@@ -87,6 +88,39 @@ pub struct GoalData {
     pub window_end: Timestamp,
     pub top_pages: Vec<TopPage>,
     pub top_sources: Vec<TopSource>,
+}
+
+/// How a webhook of the account is doing: told to its other webhooks.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct HealthData {
+    pub failing_webhook_id: WebhookId,
+    pub failing_webhook_name: String,
+    /// The site it belongs to, which need not be that of the webhook that is told.
+    pub failing_site_domain: String,
+    pub state: HealthState,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failing_since: Option<Timestamp>,
+    /// When it will be disabled if nothing can be delivered until then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disabled_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HealthState {
+    Failing,
+    Disabled,
+}
+
+impl HealthState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Failing => "failing",
+            Self::Disabled => "disabled",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -158,6 +192,7 @@ impl Data {
         match self {
             Self::VisitorSpike(_) => "visitor_spike",
             Self::GoalCompletion(_) => "goal_completion",
+            Self::WebhookHealth(_) => "webhook_health",
             Self::Test(_) => TEST,
         }
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::event::{Data, Envelope, GoalData, SpikeData};
+use super::event::{Data, Envelope, GoalData, HealthData, HealthState, SpikeData};
 use super::webhook::Format;
 
 /// The body for an endpoint that wants `format`.
@@ -76,6 +76,14 @@ pub fn headline(envelope: &Envelope<'_>) -> String {
         ),
         Data::GoalCompletion(GoalData { goal_name, count: 1, .. }) => format!("{goal_name} on {domain}"),
         Data::GoalCompletion(GoalData { goal_name, count, .. }) => format!("{goal_name} on {domain}, {count} times"),
+        Data::WebhookHealth(HealthData { failing_webhook_name, failing_site_domain, state, .. }) => match state {
+            HealthState::Failing => {
+                format!("Webhook \"{failing_webhook_name}\" of {failing_site_domain} fails: nothing can be delivered")
+            }
+            HealthState::Disabled => {
+                format!("Webhook \"{failing_webhook_name}\" of {failing_site_domain} was disabled")
+            }
+        },
         Data::Test(_) => format!("Test from {domain}: your endpoint is reachable"),
     }
 }
@@ -84,6 +92,7 @@ fn details(envelope: &Envelope<'_>) -> Vec<String> {
     let (sources, pages) = match &envelope.data {
         Data::VisitorSpike(data) => (&data.top_sources, &data.top_pages),
         Data::GoalCompletion(data) => (&data.top_sources, &data.top_pages),
+        Data::WebhookHealth(data) => return data.reason.clone().into_iter().collect(),
         Data::Test(_) => return Vec::new(),
     };
     let mut lines = Vec::new();

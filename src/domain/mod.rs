@@ -17,6 +17,7 @@ pub mod hit;
 pub mod ids;
 pub mod invalid;
 pub mod key;
+pub mod life;
 pub mod node;
 pub mod outcome;
 pub mod pace;

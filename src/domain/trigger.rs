@@ -16,6 +16,8 @@ pub const DEFAULT_MIN_VISITORS: u32 = 10;
 /// After a spike was reported a second one within this time is held back.
 pub const DEFAULT_COOLDOWN: Duration = Duration::from_secs(30 * 60);
 
+/// The types there are, in words.
+const TYPES: &str = "visitor_spike, goal_completion or webhook_health";
 const MAX_THRESHOLD: u64 = 10_000;
 const MAX_MIN_VISITORS: u64 = 1_000_000_000;
 const MAX_COOLDOWN: Duration = Duration::from_secs(7 * 86_400);
@@ -40,6 +42,7 @@ pub struct Trigger {
 pub enum Settings {
     VisitorSpike(VisitorSpike),
     GoalCompletion(GoalCompletion),
+    WebhookHealth(WebhookHealth),
 }
 
 /// Fires when current visitors are `threshold` percent or more above what is expected now.
@@ -76,12 +79,19 @@ pub struct GoalCompletion {
     pub shadow: bool,
 }
 
+/// Fires when another webhook of the account fails for long, or is disabled.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WebhookHealth {
+    pub shadow: bool,
+}
+
 impl Settings {
     /// The name in the API, in payloads and in `X-Webhook-Event-Type`.
     pub fn type_name(&self) -> &'static str {
         match self {
             Self::VisitorSpike(_) => "visitor_spike",
             Self::GoalCompletion(_) => "goal_completion",
+            Self::WebhookHealth(_) => "webhook_health",
         }
     }
 
@@ -90,7 +100,7 @@ impl Settings {
     pub fn max_age(&self) -> Duration {
         match self {
             Self::VisitorSpike(_) => Duration::from_secs(24 * 3_600),
-            Self::GoalCompletion(_) => Duration::from_secs(72 * 3_600),
+            Self::GoalCompletion(_) | Self::WebhookHealth(_) => Duration::from_secs(72 * 3_600),
         }
     }
 
@@ -98,13 +108,14 @@ impl Settings {
         match self {
             Self::VisitorSpike(spike) => spike.shadow,
             Self::GoalCompletion(completion) => completion.shadow,
+            Self::WebhookHealth(health) => health.shadow,
         }
     }
 
     /// The goal it is bound to, if it is.
     pub fn goal_id(&self) -> Option<GoalId> {
         match self {
-            Self::VisitorSpike(_) => None,
+            Self::VisitorSpike(_) | Self::WebhookHealth(_) => None,
             Self::GoalCompletion(completion) => completion.goal_id,
         }
     }
@@ -129,8 +140,9 @@ impl Settings {
             Some("goal_completion") => {
                 Self::GoalCompletion(GoalCompletion { goal_id: fields.goal_id(), shadow: fields.flag("shadow") })
             }
-            Some(_) => return Err(Invalid::one("type", "must be visitor_spike or goal_completion")),
-            None => return Err(Invalid::one("type", "is required: visitor_spike or goal_completion")),
+            Some("webhook_health") => Self::WebhookHealth(WebhookHealth { shadow: fields.flag("shadow") }),
+            Some(_) => return Err(Invalid::one("type", format!("must be {TYPES}"))),
+            None => return Err(Invalid::one("type", format!("is required: {TYPES}"))),
         };
         fields.refuse_unknown();
         fields.invalid.into_result(settings)

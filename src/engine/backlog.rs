@@ -41,7 +41,7 @@ pub struct Backlog {
     recent: [HashSet<EventId>; 2],
     aged_at: Timestamp,
     looking: bool,
-    /// The last look found nothing, and nothing came since.
+    /// The last look found nothing that is not held, and nothing came since.
     clean: bool,
     stirred: bool,
     /// Lanes that waited at the last look: what is kept is shared among them.
@@ -137,7 +137,8 @@ impl Backlog {
             }
         }
         self.crowd = due.max(1);
-        self.clean = due == 0 && !self.stirred;
+        // What waits in memory for its moment is no reason to look again.
+        self.clean = self.lanes.is_empty() && !self.stirred;
         next_due_at
     }
 
@@ -198,6 +199,7 @@ impl Backlog {
                 && !self.overtaken.contains(&due.event_id)
                 && !self.changed.contains(&due.webhook_id)
         });
+        self.clean = rows.is_empty() && self.lanes.is_empty() && !self.stirred;
         rows
     }
 
@@ -296,7 +298,7 @@ impl Backlog {
             && self.lanes.is_empty()
     }
 
-    /// The last look found nothing due, and nothing came since.
+    /// The last look found nothing that is not held, and nothing came since.
     pub fn is_clean(&self) -> bool {
         self.clean && !self.looking
     }

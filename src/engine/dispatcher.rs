@@ -229,6 +229,9 @@ impl Dispatcher {
                     if dead.contains(id) {
                         self.backlog.park(*id, now + DEAD_FOR);
                     } else if let Some(target) = self.targets.get(*id) {
+                        if let Some(parked) = target.health().parked.filter(|parked| parked.until > now) {
+                            self.backlog.park(*id, parked.until);
+                        }
                         let pace = self.targets.pace(target, now);
                         self.backlog.ready.meet(*id, target.account_id, Arc::clone(&target.host), pace, now);
                     }

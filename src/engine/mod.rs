@@ -30,6 +30,7 @@ pub mod dispatcher;
 pub mod egress;
 pub mod evaluator;
 pub mod janitor;
+pub mod keeper;
 pub mod leases;
 pub mod live;
 pub mod notifier;
@@ -148,7 +149,20 @@ impl Engine {
             clock: self.clock.clone(),
             retention: self.retention,
         };
+        let keeper = keeper::Keeper {
+            store: self.store.clone(),
+            leases: held.clone(),
+            clock: self.clock.clone(),
+            chance: self.chance.clone(),
+            wake: Wake {
+                dispatcher: Some(dispatcher_calls.clone()),
+                leases: Some(leases_calls.clone()),
+                ..running.wake.clone()
+            },
+        };
         let stop = &running.stop;
+        let watching = keeper.run(stop.clone());
+        running.duties.spawn(async move { ("keeper", watching.await) });
         let sending = dispatcher.run(to_dispatcher, stop.clone());
         running.duties.spawn(async move { ("dispatcher", sending.await) });
         running.duties.spawn(async move { ("settler", settler.run().await) });

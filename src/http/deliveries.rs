@@ -28,7 +28,7 @@ const DEFAULT_LIMIT: u32 = 20;
 const MAX_LIMIT: u32 = 100;
 const STATUSES: [&str; 6] = ["pending", "sending", "retrying", "success", "failed", "cancelled"];
 const ENDED: [&str; 3] = ["success", "failed", "cancelled"];
-const TYPES: [&str; 3] = ["visitor_spike", "goal_completion", TEST];
+const TYPES: [&str; 4] = ["visitor_spike", "goal_completion", "webhook_health", TEST];
 
 /// A delivery as the API shows it. Its id is the event's: one name from the trigger to the receiver's log.
 #[derive(Serialize, ToSchema)]

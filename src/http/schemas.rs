@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::error::{ApiError, Problem, Result};
 
 /// Types there is a schema for.
-pub const TYPES: [&str; 3] = ["visitor_spike", "goal_completion", "test"];
+pub const TYPES: [&str; 4] = ["visitor_spike", "goal_completion", "webhook_health", "test"];
 
 #[derive(Serialize, ToSchema)]
 pub struct SchemasAnswer {
@@ -70,6 +70,18 @@ pub fn schema(event_type: &str) -> Option<Value> {
                 "top_sources": ranking("source"),
             }),
             &["goal_id", "goal_name", "goal_type", "count", "window_start", "window_end", "top_pages", "top_sources"],
+        ),
+        "webhook_health" => object(
+            json!({
+                "failing_webhook_id": { "type": "string" },
+                "failing_webhook_name": { "type": "string" },
+                "failing_site_domain": { "type": "string" },
+                "state": { "enum": ["failing", "disabled"] },
+                "failing_since": moment(),
+                "disabled_at": moment(),
+                "reason": { "type": "string", "description": "Why it was disabled" },
+            }),
+            &["failing_webhook_id", "failing_webhook_name", "failing_site_domain", "state"],
         ),
         "test" => object(json!({ "test": { "const": true }, "message": { "type": "string" } }), &["test", "message"]),
         _ => return None,

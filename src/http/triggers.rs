@@ -50,7 +50,7 @@ impl ToSchema for SettingsView {}
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes what is read field by field")]
 pub struct TriggerBody {
-    /// `visitor_spike` or `goal_completion`.
+    /// `visitor_spike`, `goal_completion`, or `webhook_health`: another webhook of the account fails or was disabled.
     #[schema(rename = "type", example = "visitor_spike")]
     r#type: String,
     /// Spikes: percent above what is expected; 50 when absent.

@@ -19,6 +19,7 @@ pub mod catalog;
 pub mod deliveries;
 pub mod facts;
 pub mod goals;
+pub mod health;
 pub mod idempotency;
 pub mod keys;
 pub mod notices;

@@ -69,19 +69,14 @@ impl Store {
         if let Some(watermark) = &step.watermark {
             tx.move_watermark(watermark).await?;
         }
-        let standing = tx.standing_of(&step.fired).await?;
-        let wanted: Vec<_> = step.fired.iter().filter(|fired| standing.allows(fired)).collect();
-        let recorded = tx.insert_events(&wanted).await?;
-        let recorded = |fired: &&&Fired| recorded.contains(&fired.event.id);
-        for state in wanted.iter().filter(recorded).filter_map(|fired| fired.state.as_ref()).chain(&step.states) {
+        let owed = tx.insert_and_enqueue(&step.fired, now).await?;
+        for state in &step.states {
             tx.save_state(state, now).await?;
         }
-        let owed: Vec<_> = wanted.iter().filter(recorded).filter(|fired| !fired.shadow).copied().collect();
-        tx.enqueue(&owed).await?;
         crate::failpoint::hit("evaluator.before_commit");
         tx.commit().await?;
         crate::failpoint::hit("evaluator.after_commit");
-        Ok(owed.into_iter().map(|fired| fired.event.id).collect())
+        Ok(owed)
     }
 
     /// Every trigger's memory.
@@ -116,6 +111,20 @@ impl Standing {
 }
 
 impl Tx {
+    /// Records events with the states their triggers are in afterwards, and owes those that are to be sent.
+    pub(super) async fn insert_and_enqueue(&mut self, fired: &[Fired], now: Timestamp) -> Result<Vec<EventId>> {
+        let standing = self.standing_of(fired).await?;
+        let wanted: Vec<_> = fired.iter().filter(|fired| standing.allows(fired)).collect();
+        let recorded = self.insert_events(&wanted).await?;
+        let recorded: Vec<_> = wanted.into_iter().filter(|fired| recorded.contains(&fired.event.id)).collect();
+        for state in recorded.iter().filter_map(|fired| fired.state.as_ref()) {
+            self.save_state(state, now).await?;
+        }
+        let owed: Vec<_> = recorded.into_iter().filter(|fired| !fired.shadow).collect();
+        self.enqueue(&owed).await?;
+        Ok(owed.into_iter().map(|fired| fired.event.id).collect())
+    }
+
     async fn move_watermark(&mut self, watermark: &Watermark) -> Result<()> {
         const SQL: &str = "
             UPDATE watermarks

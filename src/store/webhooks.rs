@@ -351,7 +351,8 @@ impl Tx {
     ) -> Result<()> {
         const SQL: &str = "
             UPDATE webhooks
-            SET disabled_at = $3, disabled_reason = $4, version = version + 1
+            SET disabled_at = $3, disabled_reason = $4, failing_since = coalesce(failing_since, $3), failed_at = $3,
+                version = version + 1
             WHERE account_id = $1 AND id = $2 AND disabled_at IS NULL";
         on!(&mut self.0, tx => sqlx::query(SQL)
             .bind(account_id).bind(id).bind(now).bind(reason).execute(&mut **tx).await.map(drop))?;

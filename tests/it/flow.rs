@@ -289,10 +289,12 @@ on_both! {
         let app = TestApp::start(database).await;
         let hook = app.webhook_at(&endpoint).await;
         let id = hook.send_test().await;
-        for _ in 0..12 {
+        let waits = [5 * SECOND, MINUTE, 5 * MINUTE, 15 * MINUTE, HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, 24 * HOUR];
+        for wait in waits {
             app.drain().await;
-            app.advance((24 * HOUR).mul_f64(MOST_JITTER));
+            app.advance(wait.mul_f64(MOST_JITTER));
         }
+        app.drain().await;
         let delivery = hook.delivery(&id).await;
         assert_eq!((text(&delivery["status"]), text(&delivery["reason"])), ("failed", "attempts_exhausted"));
         assert_eq!(delivery["next_attempt_at"], Value::Null);

@@ -10,6 +10,8 @@ mod cli;
 mod crash;
 mod flow;
 mod interop;
+mod life;
+mod nodes;
 mod rooms;
 mod sending;
 mod store;

@@ -11,6 +11,7 @@ use pulsehook::domain::time::Timestamp;
 use pulsehook::engine::leases::TTL;
 use pulsehook::store::accounts::FirstOwner;
 use pulsehook::store::facts::SETUP_TOKEN;
+use pulsehook::store::health::Told;
 use pulsehook::store::idempotency::Repeated;
 use pulsehook::store::outbox::{Fired, StateChange, Step, Watermark};
 use pulsehook::store::queue::{AttemptRow, Ended, Life, Settled, Standing};
@@ -195,6 +196,12 @@ async fn trouble(app: &TestApp) {
     }
     app.drain().await;
     assert!(app.get(&path).await.expect(200)["webhook"]["left_alone_until"].is_string());
+    let ailing = app.store.operator_ailing(9).await.unwrap().remove(0);
+    assert!(app.store.operator_health_listeners(app.account_id, ailing.webhook_id).await.unwrap().is_empty());
+    let told = app.store.record_health(&ailing, Told::GivenUp, &[], app.now()).await.unwrap();
+    assert_eq!(told, Some(Vec::new()));
+    let again = app.store.record_health(&ailing, Told::GivenUp, &[], app.now()).await.unwrap();
+    assert_eq!(again, None, "nobody is told twice");
     app.delete(&path).await.expect(204);
 }
 

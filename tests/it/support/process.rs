@@ -56,10 +56,15 @@ impl Served {
     /// Starts it, to die at `failpoint` if there is one, and waits until it listens.
     pub async fn start(database: &Database, failpoint: Option<&str>) -> Self {
         let mut command = pulsehook(database);
-        command.arg("serve").env("PULSEHOOK_LOG_FORMAT", "text").stdout(Stdio::null()).stderr(Stdio::piped());
         if let Some(failpoint) = failpoint {
             command.env("PULSEHOOK_FAILPOINT", failpoint);
         }
+        Self::run(command).await
+    }
+
+    /// Has this command serve, and waits until it listens.
+    pub async fn run(mut command: Command) -> Self {
+        command.arg("serve").env("PULSEHOOK_LOG_FORMAT", "text").stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary is there");
         let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
         let mut said = Vec::new();

@@ -1,0 +1,183 @@
+//! Several nodes on one PostgreSQL: they share the work, wake each other, keep each other's promises, and take over from
+//! those that die. Real processes, in real time: what is waited for is what arrives.
+
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection};
+
+use crate::support::Database;
+use crate::support::app::{Answer, SITE, http_client, text};
+use crate::support::process::{Served, key, pulsehook};
+use crate::support::zoo::{Behaviour, Endpoint};
+
+/// What a wake-up takes on a busy machine, at most; without one it would be the sweep's second.
+const PROMPTLY: Duration = Duration::from_millis(1_500);
+const TAKES_OVER_WITHIN: Duration = Duration::from_secs(20);
+
+/// An installation that several nodes work for.
+struct Cluster {
+    home: Database,
+    http: reqwest::Client,
+    key: String,
+}
+
+impl Cluster {
+    async fn new() -> Self {
+        let home = Database::postgres().await;
+        let key = key(&home).await;
+        Self { home, http: http_client(), key }
+    }
+
+    /// A node with a data folder of its own.
+    async fn node(&self, role: &str) -> (Served, Database) {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Database { url: self.home.url.clone(), folder };
+        let mut command = pulsehook(&home);
+        command.env("PULSEHOOK_ROLE", role);
+        (Served::run(command).await, home)
+    }
+
+    async fn ask(&self, node: &Served, method: Method, path: &str, body: Value) -> Answer {
+        Answer::of(self.http.request(method, format!("{}{path}", node.url)).bearer_auth(&self.key).json(&body)).await
+    }
+
+    /// Ten sites with a webhook each, so that every node owns some of them.
+    async fn webhooks(&self, node: &Served, url: &str) -> Vec<String> {
+        let mut paths = Vec::new();
+        for number in 0..10 {
+            let site = format!("site{number}.{SITE}");
+            self.ask(node, Method::POST, "/api/sites", json!({"domain": site})).await.expect(201);
+            let body = json!({"url": url, "name": "Nodes", "triggers": [{"type": "goal_completion"}]});
+            let path = format!("/api/sites/{site}/webhooks");
+            let answer = self.ask(node, Method::POST, &path, body).await.expect(201);
+            paths.push(format!("{path}/{}", text(&answer["webhook"]["id"])));
+        }
+        paths
+    }
+
+    /// How many shards each node owns, most first.
+    async fn shards(&self) -> Vec<i64> {
+        const SQL: &str = "
+            SELECT count(*) FROM shards
+            WHERE node_id IS NOT NULL AND lease_until > extract(epoch FROM clock_timestamp()) * 1000000
+            GROUP BY node_id ORDER BY 1 DESC";
+        let mut connection = PgConnection::connect(&self.home.url).await.unwrap();
+        sqlx::query_scalar(SQL).fetch_all(&mut connection).await.unwrap()
+    }
+
+    async fn wait_for_shards(&self, expected: &[i64]) {
+        while self.shards().await != expected {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Real time, for what real processes take.
+#[expect(clippy::disallowed_methods, reason = "the clock of the processes that are waited for")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_share_the_work_and_take_over_from_the_dead() {
+    crate::support::in_time(async {
+        let cluster = Cluster::new().await;
+        let endpoint = Endpoint::http([Behaviour::status(200)]).await;
+        let (first, _first_home) = cluster.node("api,ingest,engine").await;
+        cluster.wait_for_shards(&[256]).await;
+        let paths = cluster.webhooks(&first, &endpoint.url()).await;
+        let (second, _second_home) = cluster.node("api,ingest,engine").await;
+        cluster.wait_for_shards(&[128, 128]).await;
+
+        // Whoever is asked, the owner sends, and soon.
+        let began = now();
+        for path in &paths {
+            cluster.ask(&first, Method::POST, &format!("{path}/test"), json!({})).await.expect(202);
+            cluster.ask(&second, Method::POST, &format!("{path}/test"), json!({})).await.expect(202);
+        }
+        endpoint.wait_for(20).await;
+        assert!(now() - began < PROMPTLY, "{:?}", now() - began);
+
+        // A node that is killed does not say goodbye.
+        second.kill().await;
+        let died = now();
+        for path in &paths {
+            cluster.ask(&first, Method::POST, &format!("{path}/test"), json!({})).await.expect(202);
+        }
+        endpoint.wait_for(30).await;
+        assert!(now() - died < TAKES_OVER_WITHIN, "{:?}", now() - died);
+        cluster.wait_for_shards(&[256]).await;
+
+        // One that is stopped does, and nobody has to wait.
+        let (third, _third_home) = cluster.node("api,ingest,engine").await;
+        cluster.wait_for_shards(&[128, 128]).await;
+        let stopped = now();
+        assert!(third.stop().await.success());
+        cluster.wait_for_shards(&[256]).await;
+        assert!(now() - stopped < Duration::from_secs(5), "{:?}", now() - stopped);
+        assert!(first.stop().await.success());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_through_one_node_holds_on_all_of_them() {
+    crate::support::in_time(async {
+        let cluster = Cluster::new().await;
+        let endpoint = Endpoint::http([Behaviour::status(200)]).await;
+        let (first, _first_home) = cluster.node("api,ingest,engine").await;
+        let (second, _second_home) = cluster.node("api,ingest,engine").await;
+        cluster.wait_for_shards(&[128, 128]).await;
+        let paths = cluster.webhooks(&first, &endpoint.url()).await;
+        // Both have just sent for all of theirs and know them well.
+        for path in &paths {
+            cluster.ask(&first, Method::POST, &format!("{path}/test"), json!({})).await.expect(202);
+        }
+        endpoint.wait_for(10).await;
+        // Half of the webhooks are owned by the node that is not asked.
+        for path in &paths {
+            cluster.ask(&second, Method::POST, &format!("{path}/test"), json!({})).await.expect(202);
+            cluster.ask(&first, Method::PATCH, path, json!({"active": false})).await.expect(200);
+            let arrived = endpoint.arrived().len();
+            // Whatever is still queued for it stays there: what arrives after the answer was sent before it.
+            cluster.ask(&first, Method::PATCH, path, json!({"name": "Paused"})).await.expect(200);
+            assert_eq!(endpoint.arrived().len(), arrived, "something was sent to a paused webhook");
+        }
+        assert!(first.stop().await.success());
+        assert!(second.stop().await.success());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roles_can_be_split() {
+    crate::support::in_time(async {
+        let cluster = Cluster::new().await;
+        let endpoint = Endpoint::http([Behaviour::status(200)]).await;
+        let (api, _api_home) = cluster.node("api").await;
+        let (ingest, _ingest_home) = cluster.node("ingest").await;
+        let paths = cluster.webhooks(&api, &endpoint.url()).await;
+        let goal = json!({"event_name": "Signup"});
+        cluster.ask(&api, Method::POST, &format!("/api/sites/site0.{SITE}/goals"), goal).await.expect(201);
+        // Each answers what is its own.
+        let hit = json!({"n": "Signup", "u": format!("https://site0.{SITE}/"), "d": format!("site0.{SITE}")});
+        cluster.ask(&api, Method::POST, "/api/event", hit.clone()).await.expect(404);
+        cluster.ask(&ingest, Method::GET, "/api/sites", json!({})).await.expect(404);
+        cluster.ask(&ingest, Method::GET, "/health/ready", json!({})).await.expect(200);
+        // Nobody sends yet; what is owed waits for somebody who does.
+        cluster.ask(&api, Method::POST, &format!("{}/test", paths[0]), json!({})).await.expect(202);
+        let (engine, _engine_home) = cluster.node("engine").await;
+        endpoint.wait_for(1).await;
+        let request = cluster.http.post(format!("{}/api/event", ingest.url)).json(&hit);
+        let answer = Answer::of(request.header("user-agent", crate::support::app::BROWSER)).await;
+        assert_eq!(answer.status, 202);
+        endpoint.wait_for(2).await;
+        assert_eq!(endpoint.arrived()[1].json()["event_type"], "goal_completion");
+        for node in [api, ingest, engine] {
+            assert!(node.stop().await.success());
+        }
+    })
+    .await;
+}
