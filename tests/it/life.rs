@@ -17,7 +17,7 @@ fn told(listener: &Endpoint) -> Vec<(String, String)> {
     let mut told: Vec<_> = listener
         .arrived()
         .iter()
-        .map(|one| one.json())
+        .map(crate::support::zoo::Arrived::json)
         .map(|event| {
             assert_eq!(event["event_type"], "webhook_health");
             let data = &event["data"];
