@@ -13,8 +13,9 @@ use crate::domain::time::Timestamp;
 const DAY: Duration = Duration::from_secs(86_400);
 /// Days that are made ahead of time.
 const DAYS_AHEAD: u32 = 3;
-/// Making and dropping days shuts everybody out for a moment; who cannot have that moment soon tries again later.
-const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '2s'";
+/// Making and dropping days shuts everybody out for a moment; who cannot have that moment soon tries again later, for others
+/// wait behind him.
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '500ms'";
 /// One node at a time.
 const ONE_AT_A_TIME_POSTGRES: &str = "SELECT pg_advisory_xact_lock(7083212547)";
 
@@ -200,8 +201,15 @@ async fn drop_day(pool: &PgPool, day: Timestamp) -> Result<bool> {
         return Ok(false);
     }
     let day_name = name_of(day);
-    // From here on nobody puts an event of that day into the queue: whoever would has to read it first.
-    execute(&mut tx, format!("LOCK TABLE events_d{day_name}, attempts_d{day_name} IN ACCESS EXCLUSIVE MODE")).await?;
+    // From here on nobody puts an event of that day into the queue: whoever would has to read it first. The whole before
+    // its parts, as everybody who reads does, so that no two wait for each other.
+    execute(
+        &mut tx,
+        format!(
+            "LOCK TABLE ONLY events, ONLY attempts, events_d{day_name}, attempts_d{day_name} IN ACCESS EXCLUSIVE MODE"
+        ),
+    )
+    .await?;
     let owed: bool =
         sqlx::query_scalar(POSTGRES).bind(first_id_of(day)).bind(first_id_of(day + DAY)).fetch_one(&mut *tx).await?;
     if owed {
