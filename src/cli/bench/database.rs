@@ -80,6 +80,15 @@ impl Database {
         }
     }
 
+    /// The node that sends for a shard, if there is one. On PostgreSQL only: SQLite has one node.
+    pub async fn owner_of_shard(&self, shard: i32) -> anyhow::Result<Option<String>> {
+        const OWNER: &str = "SELECT node_id::text FROM shards WHERE shard = $1";
+        let mut connection = PgConnection::connect(&self.url).await?;
+        let (owner,) = sqlx::query_as(OWNER).bind(shard).fetch_one(&mut connection).await?;
+        connection.close().await?;
+        Ok(owner)
+    }
+
     /// A file goes with its folder.
     pub async fn discard(self) -> anyhow::Result<()> {
         match self.place {

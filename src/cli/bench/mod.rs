@@ -37,11 +37,19 @@ use crate::chance::Chance;
 use crate::clock::Clock;
 use crate::telemetry;
 
+mod anchor;
+mod arrivals;
+mod backlog;
 mod ceiling;
 mod database;
 mod drain;
+mod flow;
+mod hanging;
+mod history;
 mod home;
 mod ingest;
+mod isolation;
+mod latency;
 mod postgres;
 mod queue;
 mod report;
@@ -49,6 +57,7 @@ mod served;
 mod sink;
 mod stage;
 mod start;
+mod starve;
 mod trackers;
 mod usage;
 
@@ -85,6 +94,13 @@ enum Which {
     Ingest(ingest::Ingest),
     Ceiling(ceiling::Ceiling),
     Drain(drain::Drain),
+    Flow(flow::Flow),
+    Latency(latency::Latency),
+    Isolation(isolation::Isolation),
+    Starve(starve::Starve),
+    Backlog(backlog::Backlog),
+    History(history::History),
+    Anchor(anchor::Anchor),
 }
 
 /// Every figure, one after the other
@@ -102,6 +118,13 @@ const EVERYTHING: &[(&[&str], &[&str])] = &[
     (&["ceiling"], &["--count", "1000"]),
     (&["drain"], &["--count", "1000"]),
     (&["drain", "--snapshot"], &["--count", "1000"]),
+    (&["flow"], &["--sites", "8", "--seconds", "2", "--warm-up", "1"]),
+    (&["latency"], &["--sites", "8", "--seconds", "2", "--drain-count", "1000", "--rate", "500", "--tests", "20"]),
+    (&["isolation"], &["--healthy", "10", "--hanging", "50", "--seconds", "3", "--lead", "1"]),
+    (&["starve"], &["--count", "2000", "--singles", "3"]),
+    (&["backlog"], &["--count", "5000", "--webhooks", "50", "--deliver", "1000"]),
+    (&["history"], &["--count", "1000", "--sizes", "1000,10000"]),
+    (&["anchor"], &["--count", "1000"]),
 ];
 
 /// A line of [`EVERYTHING`].
@@ -143,6 +166,13 @@ impl Which {
             Self::Ingest(figure) => Box::pin(figure.run(world)).await,
             Self::Ceiling(figure) => Box::pin(figure.run(world)).await,
             Self::Drain(figure) => Box::pin(figure.run(world)).await,
+            Self::Flow(figure) => Box::pin(figure.run(world)).await,
+            Self::Latency(figure) => Box::pin(figure.run(world)).await,
+            Self::Isolation(figure) => Box::pin(figure.run(world)).await,
+            Self::Starve(figure) => Box::pin(figure.run(world)).await,
+            Self::Backlog(figure) => Box::pin(figure.run(world)).await,
+            Self::History(figure) => Box::pin(figure.run(world)).await,
+            Self::Anchor(figure) => Box::pin(figure.run(world)).await,
         }
     }
 }

@@ -39,6 +39,13 @@ pub struct Served {
     child: Child,
     pid: u32,
     pub address: SocketAddr,
+    pub api: Api,
+}
+
+/// Its API. Cheap to clone.
+#[derive(Clone)]
+pub struct Api {
+    server: SocketAddr,
     http: Http,
 }
 
@@ -79,14 +86,14 @@ impl Served {
         }
         let child = command.spawn().context("the server cannot be started")?;
         let pid = child.id().context("the server ended at once")?;
-        Ok(Self { child, pid, address, http: http() })
+        Ok(Self { child, pid, address, api: Api { server: address, http: http() } })
     }
 
     async fn ready(&mut self, world: &World) -> anyhow::Result<()> {
         let began = world.clock.monotonic();
         let address = format!("http://{}/health/ready", self.address);
         loop {
-            if let Ok(response) = self.http.request(Request::get(&address).body(Full::default())?).await
+            if let Ok(response) = self.api.http.request(Request::get(&address).body(Full::default())?).await
                 && response.status() == StatusCode::OK
             {
                 return Ok(());
@@ -97,22 +104,6 @@ impl Served {
             anyhow::ensure!(world.clock.monotonic() - began < LONGEST_START, "the server does not get ready");
             world.clock.sleep(BETWEEN_LOOKS).await;
         }
-    }
-
-    /// A POST to the API on behalf of an account.
-    ///
-    /// # Errors
-    /// The answer is not a success.
-    pub async fn api(&self, account: &Account, path: &str, body: &Value) -> anyhow::Result<Value> {
-        let request = Request::post(format!("http://{}{path}", self.address))
-            .header("authorization", format!("Bearer {}", account.key))
-            .header("content-type", "application/json")
-            .body(Full::new(Bytes::from(body.to_string())))?;
-        let response = self.http.request(request).await?;
-        let status = response.status();
-        let bytes = response.into_body().collect().await?.to_bytes();
-        anyhow::ensure!(status.is_success(), "{path} answered {status}: {}", String::from_utf8_lossy(&bytes));
-        Ok(serde_json::from_slice(&bytes)?)
     }
 
     /// CPU seconds it has used so far.
@@ -140,5 +131,23 @@ impl Served {
     /// Ends it where it stands, where nobody needs what it would still do.
     pub async fn kill(mut self) -> anyhow::Result<()> {
         self.child.kill().await.context("the server cannot be killed")
+    }
+}
+
+impl Api {
+    /// A POST on behalf of an account.
+    ///
+    /// # Errors
+    /// The answer is not a success.
+    pub async fn post(&self, account: &Account, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let request = Request::post(format!("http://{}{path}", self.server))
+            .header("authorization", format!("Bearer {}", account.key))
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body.to_string())))?;
+        let response = self.http.request(request).await?;
+        let status = response.status();
+        let bytes = response.into_body().collect().await?.to_bytes();
+        anyhow::ensure!(status.is_success(), "{path} answered {status}: {}", String::from_utf8_lossy(&bytes));
+        Ok(serde_json::from_slice(&bytes)?)
     }
 }

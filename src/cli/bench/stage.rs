@@ -50,16 +50,16 @@ pub async fn set_up(served: &Served, plans: &[Plan]) -> anyhow::Result<Vec<Vec<H
 }
 
 async fn site(served: &Served, plan: &Plan) -> anyhow::Result<Vec<Hook>> {
-    let made = served.api(&plan.account, "/api/sites", &json!({"domain": plan.domain})).await?;
+    let made = served.api.post(&plan.account, "/api/sites", &json!({"domain": plan.domain})).await?;
     let site_id = id(&made["site"])?;
     for goal in &plan.goals {
-        served.api(&plan.account, &format!("/api/sites/{site_id}/goals"), goal).await?;
+        served.api.post(&plan.account, &format!("/api/sites/{site_id}/goals"), goal).await?;
     }
     let kind = if plan.goals.is_empty() { "visitor_spike" } else { "goal_completion" };
     let mut hooks = Vec::with_capacity(plan.urls.len());
     for (index, url) in plan.urls.iter().enumerate() {
         let body = json!({"url": url, "name": index.to_string(), "secret": SECRET, "triggers": [{"type": kind}]});
-        let made = served.api(&plan.account, &format!("/api/sites/{site_id}/webhooks"), &body).await?;
+        let made = served.api.post(&plan.account, &format!("/api/sites/{site_id}/webhooks"), &body).await?;
         let webhook = &made["webhook"];
         hooks.push(Hook {
             account_id: plan.account.id,
