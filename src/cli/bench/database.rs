@@ -4,10 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use sqlx::{Connection as _, PgConnection, SqliteConnection};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection, SqliteConnection};
 
 use super::World;
-use super::postgres::Cluster;
+use super::postgres::{self, Cluster};
 use super::report::Kind;
 use crate::store::Store;
 
@@ -51,7 +52,7 @@ impl Database {
     /// part when the last connection closes.
     pub async fn calm_down(&self) -> anyhow::Result<()> {
         if let Some((cluster, _)) = &self.place {
-            let mut connection = PgConnection::connect(&self.url).await?;
+            let mut connection = postgres::connect(&self.url).await?;
             sqlx::query("ANALYZE").execute(&mut connection).await?;
             connection.close().await?;
             cluster.meter().await?.checkpoint().await?;
@@ -64,15 +65,13 @@ impl Database {
         const READ: &str = "SELECT count(*) FROM queue";
         match &self.place {
             None => {
-                let path = self.url.trim_start_matches("sqlite://");
-                let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
-                let mut connection = SqliteConnection::connect_with(&options).await?;
+                let mut connection = self.open_file().await?;
                 sqlx::query("BEGIN").execute(&mut connection).await?;
                 sqlx::query(READ).execute(&mut connection).await?;
                 Ok(Snapshot::Sqlite(connection))
             }
             Some(_) => {
-                let mut connection = PgConnection::connect(&self.url).await?;
+                let mut connection = postgres::connect(&self.url).await?;
                 sqlx::query("BEGIN ISOLATION LEVEL REPEATABLE READ").execute(&mut connection).await?;
                 sqlx::query(READ).execute(&mut connection).await?;
                 Ok(Snapshot::Postgres(connection))
@@ -80,10 +79,17 @@ impl Database {
         }
     }
 
+    /// A plain connection to an SQLite file.
+    pub async fn open_file(&self) -> anyhow::Result<SqliteConnection> {
+        let path = self.url.trim_start_matches("sqlite://");
+        let options = SqliteConnectOptions::new().filename(path).disable_statement_logging();
+        Ok(SqliteConnection::connect_with(&options).await?)
+    }
+
     /// The node that sends for a shard, if there is one. On PostgreSQL only: SQLite has one node.
     pub async fn owner_of_shard(&self, shard: i32) -> anyhow::Result<Option<String>> {
         const OWNER: &str = "SELECT node_id::text FROM shards WHERE shard = $1";
-        let mut connection = PgConnection::connect(&self.url).await?;
+        let mut connection = postgres::connect(&self.url).await?;
         let (owner,) = sqlx::query_as(OWNER).bind(shard).fetch_one(&mut connection).await?;
         connection.close().await?;
         Ok(owner)

@@ -26,6 +26,14 @@ pub struct Drain {
     snapshot: bool,
 }
 
+/// Who else has the database open during a drain.
+#[derive(Debug, Clone, Copy)]
+pub enum Beside {
+    Nobody,
+    /// A transaction that has read the queue and stays open.
+    ASnapshot,
+}
+
 /// What emptying a queue took.
 pub struct Drained {
     /// From the first arrival to the moment nothing is owed any more.
@@ -65,7 +73,7 @@ impl Drain {
         let mut figure = Figure::new("drain", Some(kind), about);
         for _ in world.runs("drain", Some(kind)) {
             let ceiling = ceiling::measure(world, self.count).await?;
-            let drained = full_queue(world, kind, self.count, false).await?;
+            let drained = full_queue(world, kind, self.count, Beside::Nobody).await?;
             figure.add("deliveries_per_second", drained.per_second);
             figure.add("ceiling_per_second", ceiling);
             figure.add("ratio", drained.per_second / ceiling);
@@ -87,8 +95,8 @@ impl Drain {
             format!("{} deliveries while an older transaction holds its snapshot; ratio: ÷ without", self.count);
         let mut figure = Figure::new("drain --snapshot", Some(kind), about);
         for _ in world.runs("drain --snapshot", Some(kind)) {
-            let clean = full_queue(world, kind, self.count, false).await?;
-            let held = full_queue(world, kind, self.count, true).await?;
+            let clean = full_queue(world, kind, self.count, Beside::Nobody).await?;
+            let held = full_queue(world, kind, self.count, Beside::ASnapshot).await?;
             figure.add("deliveries_per_second", held.per_second);
             figure.add("clean_per_second", clean.per_second);
             figure.add("ratio", held.per_second / clean.per_second);
@@ -122,12 +130,15 @@ impl Drained {
 }
 
 /// A new database with `count` deliveries owed, drained.
-pub async fn full_queue(world: &World, kind: Kind, count: usize, snapshot: bool) -> anyhow::Result<Drained> {
+pub async fn full_queue(world: &World, kind: Kind, count: usize, beside: Beside) -> anyhow::Result<Drained> {
     let sink = Sink::start(&world.clock).await?;
     let home = Home::new(world, kind).await?;
     let hooks = hooks(world, &home, &sink).await?;
     queue::fill(world, &home.database, &hooks, count).await?;
-    let held = if snapshot { Some(home.database.hold_snapshot().await?) } else { None };
+    let held = match beside {
+        Beside::Nobody => None,
+        Beside::ASnapshot => Some(home.database.hold_snapshot().await?),
+    };
     let drained = drain(world, &home, &sink, count).await?;
     drop(held);
     home.discard().await?;

@@ -63,14 +63,15 @@ impl Crowd {
             account: account.clone(),
             domain: format!("site-{number}.example"),
             urls: (0..self.webhooks).map(|index| url(number, index)).collect(),
-            goals: (0..self.goals).map(|goal| json!({"page_path": format!("*/{goal}/*")})).collect(),
+            goals: (0..self.goals).map(|goal| json!({"page_path": format!("/all*/{goal}/*")})).collect(),
         };
         (0..self.sites).map(site).collect()
     }
 
     /// For each site the hit that completes everything there.
     pub fn hits(&self) -> Vec<Tracked> {
-        let page: String = (0..self.goals).map(|goal| format!("/{goal}")).chain(["/".to_owned()]).collect();
+        // Goals begin with a slash whatever they are given as, so none of the numbers may be the first of the path.
+        let page = format!("/all/{}/end", (0..self.goals).map(|goal| goal.to_string()).collect::<Vec<_>>().join("/"));
         let hit = |number| Tracked { name: "pageview", site: format!("site-{number}.example"), page: page.clone() };
         (0..self.sites).map(hit).collect()
     }

@@ -6,12 +6,13 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use sqlx::{Connection as _, PgConnection, SqliteConnection};
+use sqlx::Connection as _;
 
 use super::World;
 use super::database::Database;
 use super::drain::{drain, hooks};
 use super::home::Home;
+use super::postgres;
 use super::queue::{self, BODY_BYTES};
 use super::report::{Figure, Kind, Target};
 use super::sink::Sink;
@@ -132,9 +133,7 @@ impl Past {
                 'goal_completion', 'past:' || n, 'json', CAST(printf('%*s', $5, '{}') AS BLOB), ($3 + n * $4) * 1000
             FROM numbers
             JOIN places ON places.place = 1 + n % (SELECT count(*) FROM triggers)";
-        let path = database.url.trim_start_matches("sqlite://");
-        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
-        let mut connection = SqliteConnection::connect_with(&options).await?;
+        let mut connection = database.open_file().await?;
         for (from, until) in self.batches() {
             let query = sqlx::query(EVENTS).bind(from).bind(until).bind(self.began.millis()).bind(self.step_ms);
             query.bind(BODY_BYTES as i64).execute(&mut connection).await?;
@@ -157,7 +156,7 @@ impl Past {
                 convert_to(lpad('{}', $5::integer), 'UTF8'), ($3 + n * $4) * 1000
             FROM generate_series($1::bigint, $2::bigint - 1) AS n
             JOIN places ON places.place = 1 + n % (SELECT count(*) FROM triggers)";
-        let mut connection = PgConnection::connect(&database.url).await?;
+        let mut connection = postgres::connect(&database.url).await?;
         for (from, until) in self.batches() {
             let query = sqlx::query(EVENTS).bind(from).bind(until).bind(self.began.millis()).bind(self.step_ms);
             query.bind(BODY_BYTES as i64).execute(&mut connection).await?;

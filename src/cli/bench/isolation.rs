@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::World;
-use super::arrivals::{gather, hit_to_post_ms, millis};
+use super::arrivals::{Delivered, gather, hit_to_post_ms, millis};
 use super::hanging::Hanging;
 use super::home::{Account, Home, accounts};
 use super::report::{Figure, Kind, Target, percentile};
@@ -81,6 +81,8 @@ impl Isolation {
         figure.add("with_p50_ms", percentile(&with.ms, 50));
         figure.add("with_p99_ms", with_p99);
         figure.add("ratio", with_p99 / without_p99);
+        figure.add("without_record_to_post_p99_ms", percentile(&without.since_record_ms, 99));
+        figure.add("with_record_to_post_p99_ms", percentile(&with.since_record_ms, 99));
         figure.add("missing", (without.missing + with.missing) as f64);
         figure.add("hanging_connections", hanging.accepted() as f64);
         figure.add("peak_mib", served.peak_resident_mib()?);
@@ -99,13 +101,16 @@ impl Isolation {
         let mut ms = hit_to_post_ms(&delivered);
         let missing = hits.saturating_sub(ms.len());
         ms.extend(std::iter::repeat_n(millis(PATIENCE), missing));
-        Ok(Waits { ms, missing })
+        Ok(Waits { ms, since_record_ms: delivered.iter().map(Delivered::since_record_ms).collect(), missing })
     }
 }
 
-/// Milliseconds from each hit to its first attempt, and how many never came.
 struct Waits {
+    /// From each hit to its first attempt.
     ms: Vec<f64>,
+    /// From each event's record to the same.
+    since_record_ms: Vec<f64>,
+    /// Hits whose attempt did not come in time.
     missing: usize,
 }
 

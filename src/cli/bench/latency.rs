@@ -10,6 +10,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::arrivals::{Delivered, gather, hit_to_post_ms, millis};
+use super::drain::Beside;
 use super::flow::Crowd;
 use super::home::{Folder, Home};
 use super::report::{Figure, Kind, Target, percentile};
@@ -68,7 +69,7 @@ impl Latency {
         let about = "from a tracked event's record to the arrival of its POST; beside it the tracker's own answer";
         let mut figure = Figure::new("latency hit to post", Some(kind), about);
         for _ in world.runs("latency, hit to POST", Some(kind)) {
-            let (sink, home, served) = stage(world, kind, false).await?;
+            let (sink, home, served) = stage(world, kind).await?;
             let plan = Plan::with_signups(&home.account, SITE, vec![sink.url(0, 0)]);
             set_up(&served, &[plan]).await?;
             let signups = [Tracked::signup(SITE)];
@@ -97,7 +98,7 @@ impl Latency {
         for _ in world.runs("latency, under load", Some(kind)) {
             let rate = match self.rate {
                 Some(rate) => rate,
-                None => LOAD * drain::full_queue(world, kind, self.drain_count, false).await?.per_second,
+                None => LOAD * drain::full_queue(world, kind, self.drain_count, Beside::Nobody).await?.per_second,
             };
             let delivered = self.loaded(world, kind, rate).await?;
             let waits: Vec<_> = delivered.iter().map(Delivered::since_record_ms).collect();
@@ -111,7 +112,7 @@ impl Latency {
     }
 
     async fn loaded(&self, world: &World, kind: Kind, rate: f64) -> anyhow::Result<Vec<Delivered>> {
-        let (sink, home, served) = stage(world, kind, false).await?;
+        let (sink, home, served) = stage(world, kind).await?;
         set_up(&served, &self.crowd.plans(&home.account, |site, index| sink.url(site, index))).await?;
         let hits_per_second = rate / self.crowd.events_a_hit() as f64;
         let hits = whole(hits_per_second * self.seconds as f64).max(1);
@@ -135,7 +136,7 @@ impl Latency {
             format!("{} tests through the node that does not own the shard, from its 202 to the arrival", self.tests);
         let mut figure = Figure::new("latency across nodes", Some(Kind::Postgres), about);
         for _ in world.runs("latency, across nodes", Some(Kind::Postgres)) {
-            let (sink, home, first) = stage(world, Kind::Postgres, false).await?;
+            let (sink, home, first) = stage(world, Kind::Postgres).await?;
             let folder = Folder::new(world)?;
             let launch = Launch { authorities_pem: sink.authority_pem.clone(), unlimited: false };
             let second = Served::start(world, &home.database.url, folder.path(), &launch).await?;
@@ -193,10 +194,10 @@ impl Latency {
 }
 
 /// A sink that keeps what arrives, and a server that may reach it.
-pub async fn stage(world: &World, kind: Kind, unlimited: bool) -> anyhow::Result<(Sink, Home, Served)> {
+async fn stage(world: &World, kind: Kind) -> anyhow::Result<(Sink, Home, Served)> {
     let sink = Sink::keeping(&world.clock, Ipv4Addr::LOCALHOST).await?;
     let home = Home::new(world, kind).await?;
-    let launch = Launch { authorities_pem: sink.authority_pem.clone(), unlimited };
+    let launch = Launch { authorities_pem: sink.authority_pem.clone(), unlimited: false };
     let served = home.serve(world, &launch).await?;
     Ok((sink, home, served))
 }

@@ -4,7 +4,7 @@ use std::str::FromStr as _;
 
 use anyhow::Context as _;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
 
 use super::usage;
 
@@ -62,8 +62,7 @@ impl Cluster {
     async fn connect(&self) -> anyhow::Result<PgConnection> {
         let named = !matches!(self.0.path(), "" | "/");
         let url = if named { self.0.to_string() } else { self.address_of("postgres") };
-        let options = PgConnectOptions::from_str(&url)?.application_name("pulsehook bench");
-        PgConnection::connect_with(&options).await.context("the cluster of --postgres does not answer")
+        connect(&url).await.context("the cluster of --postgres does not answer")
     }
 
     async fn run(&self, statement: &str) -> anyhow::Result<()> {
@@ -72,6 +71,12 @@ impl Cluster {
         connection.close().await?;
         Ok(())
     }
+}
+
+/// A connection of ours. That a statement takes its time is no news here.
+pub async fn connect(url: &str) -> anyhow::Result<PgConnection> {
+    let options = PgConnectOptions::from_str(url)?.application_name("pulsehook bench").disable_statement_logging();
+    Ok(PgConnection::connect_with(&options).await?)
 }
 
 impl Meter {
