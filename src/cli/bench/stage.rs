@@ -9,7 +9,7 @@ use crate::domain::ids::{AccountId, SiteId, TriggerId, WebhookId};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 /// Requests to the API under way at once.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 16;
 
 /// A webhook as the figures know it.
 #[derive(Debug, Clone)]
