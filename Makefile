@@ -29,9 +29,11 @@ lint: ## Check format, lints and that nothing of one machine slipped in
 	@scripts/check-clean.sh
 
 .PHONY: bench
-bench: ## Measure throughput, latency, start and memory, each beside its ceiling
-	@scripts/need.sh cargo cc postgres
-	@PULSEHOOK_CLUSTER='-c fsync=on -c shared_buffers=2GB -c max_wal_size=4GB' cargo bench --locked --bench figures -- $(ONLY)
+bench: ## Measure everything, each figure beside its ceiling and its target (ONLY=drain for one)
+	@scripts/need.sh cargo cc postgres anchor
+	@cargo build --release --locked
+	@scripts/with-postgres.sh sh -c \
+	    'exec target/release/pulsehook bench $(or $(ONLY),all) --postgres "$$PULSEHOOK_BENCH_POSTGRES"'
 
 # The names of the tests that make up a run on each database.
 CHAOS_both := chaos::survives::
@@ -51,4 +53,4 @@ chaos: ## Crash nodes, databases and connections under load, then look for anyth
 .PHONY: clean
 clean: ## Remove what was built
 	@cargo clean
-	@rm -rf tests/tools/.venv tests/tools/node_modules
+	@rm -rf tests/tools/.venv tests/tools/node_modules scripts/anchor/node_modules

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes sure that what is named is there; installs what can be installed without asking, and says in one line how to get
-# the rest. Usage: need.sh cargo cc node postgres tools
+# the rest. Usage: need.sh cargo cc node postgres tools anchor
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -36,6 +36,17 @@ need_tools() {
     fi
 }
 
+# A figure to compare with; without npm that one is left out.
+need_anchor() {
+    local anchor=scripts/anchor
+    command -v npm >/dev/null || return 0
+    if [ ! -f $anchor/node_modules/stamp ] || [ $anchor/package-lock.json -nt $anchor/node_modules/stamp ]; then
+        echo "Installing the job queue that is measured beside ours"
+        (cd $anchor && npm ci --silent --no-audit --no-fund --ignore-scripts && touch node_modules/stamp) ||
+            echo "It could not be installed; the figure is left out." >&2
+    fi
+}
+
 for what in "$@"; do
     case $what in
         cargo) command -v cargo >/dev/null || { echo "Rust is missing: get it from https://rustup.rs (1.95 or newer)." >&2; exit 1; } ;;
@@ -43,6 +54,7 @@ for what in "$@"; do
         node) command -v node >/dev/null && command -v npm >/dev/null || { echo "Node is missing: get version 20 or newer from https://nodejs.org." >&2; exit 1; } ;;
         postgres) have_postgres || apt_install postgresql ;;
         tools) need_tools ;;
+        anchor) need_anchor ;;
         *) echo "need.sh does not know $what" >&2; exit 2 ;;
     esac
 done

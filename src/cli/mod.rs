@@ -11,6 +11,7 @@ use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{Config, SETTINGS, Setting, Sources};
 
+mod bench;
 mod client;
 mod demo;
 mod import;
@@ -61,6 +62,8 @@ enum Action {
     /// API keys
     #[command(subcommand)]
     Keys(keys::Keys),
+    /// Measure what it can do on this machine, each figure beside its ceiling and its target
+    Bench(bench::Bench),
     /// Bring the database up to date (`serve` does it by itself)
     Migrate(serve::Migrate),
 }
@@ -78,6 +81,7 @@ pub async fn main() -> ExitCode {
         Action::Triggers(command) => command.run().await,
         Action::Deliveries(command) => command.run().await,
         Action::Keys(command) => command.run().await,
+        Action::Bench(command) => command.run().await,
         Action::Migrate(command) => command.run().await,
     };
     match outcome {

@@ -112,7 +112,7 @@ impl Receiver {
             .with_context(|| format!("cannot listen on {}; is another server there?", options.listen))?;
         let address = listener.local_addr()?;
         let (tls, authority_pem) = if options.tls {
-            let (acceptor, pem) = made_up_certificate()?;
+            let (acceptor, pem) = made_up_certificate(&["localhost", "127.0.0.1", "::1"])?;
             (Some(acceptor), Some(pem))
         } else {
             (None, None)
@@ -254,14 +254,17 @@ fn time_of_day(moment: Timestamp) -> String {
     moment.to_jiff().strftime("%H:%M:%S%.3f").to_string()
 }
 
-/// An authority for this run, and a certificate of it for this machine's own names.
-fn made_up_certificate() -> anyhow::Result<(TlsAcceptor, String)> {
+/// A certificate for these names, and the authority of this run that vouches for it, as PEM.
+///
+/// # Errors
+/// A name cannot be one.
+pub fn made_up_certificate(names: &[&str]) -> anyhow::Result<(TlsAcceptor, String)> {
     let mut params = rcgen::CertificateParams::new(Vec::new())?;
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     params.distinguished_name.push(rcgen::DnType::CommonName, "Pulsehook receive, for one run");
     let authority_key = rcgen::KeyPair::generate()?;
     let authority = rcgen::CertifiedIssuer::self_signed(params, authority_key)?;
-    let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+    let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
     let key = rcgen::KeyPair::generate()?;
     let certificate = rcgen::CertificateParams::new(names)?.signed_by(&key, &authority)?;
     let chain = vec![CertificateDer::from(certificate.der().to_vec())];

@@ -5,6 +5,7 @@
 
 mod analytics;
 mod api;
+mod bench;
 mod chaos;
 mod cli;
 mod crash;

@@ -42,9 +42,7 @@ impl Cluster {
     /// Nobody restarts it, so it need not wait for the disk.
     fn shared() -> Self {
         let port = TcpListener::bind("127.0.0.1:0").expect("a port is free").local_addr().expect("it has one").port();
-        // Who measures wants it as it is in earnest.
-        let durability = std::env::var("PULSEHOOK_CLUSTER").unwrap_or_else(|_| "-c fsync=off".to_owned());
-        let options = format!("-p {port} -c listen_addresses=127.0.0.1 -c max_connections=400 {durability}");
+        let options = format!("-p {port} -c listen_addresses=127.0.0.1 -c max_connections=400 -c fsync=off");
         Self::start(Some(port), &options)
     }
 

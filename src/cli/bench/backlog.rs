@@ -1,0 +1,82 @@
+//! A million deliveries waiting: how soon the first one leaves after a start, what memory it takes, and whether the pace
+//! holds.
+
+use super::World;
+use super::home::{Account, Home, accounts};
+use super::queue;
+use super::report::{Figure, Kind, Target};
+use super::served::{Launch, Served};
+use super::sink::Sink;
+use super::stage::{Plan, set_up};
+
+/// Accounts the webhooks belong to.
+const ACCOUNTS: usize = 10;
+const TENTHS: usize = 10;
+
+/// Start to first delivery, peak memory and pace with 1,000,000 deliveries pending over 1,000 webhooks
+#[derive(Debug, clap::Args)]
+pub struct Backlog {
+    /// Deliveries in the queue
+    #[arg(long, default_value_t = 1_000_000)]
+    count: usize,
+    /// Webhooks they are for
+    #[arg(long, default_value_t = 1_000)]
+    webhooks: usize,
+    /// Of which so many are delivered
+    #[arg(long, default_value_t = 100_000)]
+    deliver: usize,
+}
+
+impl Backlog {
+    pub async fn run(&self, world: &World) -> anyhow::Result<()> {
+        for kind in world.databases() {
+            let about = format!(
+                "{} deliveries pending over {} webhooks of {ACCOUNTS} accounts, the first {} of them delivered",
+                self.count, self.webhooks, self.deliver
+            );
+            let mut figure = Figure::new("backlog", Some(kind), about);
+            for _ in world.runs("backlog", Some(kind)) {
+                self.once(world, kind, &mut figure).await?;
+            }
+            figure.target("first_delivery_seconds", Target::AtMost(5.0));
+            figure.target("peak_mib", Target::AtMost(256.0));
+            figure.target("last_tenth_over_second", Target::AtLeast(0.9));
+            world.show(&figure);
+        }
+        Ok(())
+    }
+
+    async fn once(&self, world: &World, kind: Kind, figure: &mut Figure) -> anyhow::Result<()> {
+        let sink = Sink::start(&world.clock).await?;
+        let launch = Launch { authorities_pem: sink.authority_pem.clone(), unlimited: true };
+        let home = Home::new(world, kind).await?;
+        let accounts = accounts(world, &home.database, ACCOUNTS).await?;
+        let served = home.serve(world, &launch).await?;
+        let hooks = set_up(&served, &self.plans(&accounts, &sink)).await?.concat();
+        served.stop().await?;
+        queue::fill(world, &home.database, &hooks, self.count).await?;
+
+        let began = world.clock.monotonic();
+        let served = Served::spawn(world, &home.database.url, home.folder.path(), &launch)?;
+        sink.wait_for(1).await?;
+        figure.add("first_delivery_seconds", (world.clock.monotonic() - began).as_secs_f64());
+        let tenths = queue::follow(world, &sink, self.deliver, TENTHS).await?;
+        figure.add("peak_mib", served.peak_resident_mib()?);
+        let rate = |seconds: f64| self.deliver as f64 / TENTHS as f64 / seconds;
+        figure.add("deliveries_per_second", self.deliver as f64 / tenths.iter().sum::<f64>());
+        // The first has the start in it.
+        let (second, last) = (rate(tenths[1]), rate(tenths[TENTHS - 1]));
+        figure.add("second_tenth_per_second", second);
+        figure.add("last_tenth_per_second", last);
+        figure.add("last_tenth_over_second", last / second);
+        served.stop().await?;
+        home.discard().await
+    }
+
+    /// A site an account, the webhooks spread over them.
+    fn plans(&self, accounts: &[Account], sink: &Sink) -> Vec<Plan> {
+        let of = |account: usize| (account..self.webhooks).step_by(ACCOUNTS).map(|index| sink.url(0, index)).collect();
+        let plan = |(number, account)| Plan::silent(account, &format!("site-{number}.example"), of(number));
+        accounts.iter().enumerate().map(plan).collect()
+    }
+}

@@ -1,0 +1,241 @@
+//! From a full queue to an empty one, every attempt on disk: the product's throughput, and what a delivery costs.
+
+use anyhow::Context as _;
+
+use super::database::emptied;
+use super::home::Home;
+use super::postgres::{Meter, Reading};
+use super::report::{Figure, Kind, Target};
+use super::served::{Launch, Served};
+use super::sink::Sink;
+use super::stage::{Hook, Plan, set_up};
+use super::{World, ceiling, queue, usage};
+
+/// Endpoints the deliveries go to: enough that none of them is what everything waits for.
+const WEBHOOKS: usize = 8;
+const QUARTERS: usize = 4;
+
+/// Deliveries a second from a full queue, every attempt on disk, and ÷ C; CPU, WAL and commits for each
+#[derive(Debug, clap::Args)]
+pub struct Drain {
+    /// Deliveries in the queue
+    #[arg(long, default_value_t = 100_000)]
+    count: usize,
+    /// Drain twice in each run, the second time while another connection holds a snapshot open, and compare
+    #[arg(long)]
+    snapshot: bool,
+}
+
+/// Who else has the database open during a drain.
+#[derive(Debug, Clone, Copy)]
+pub enum Beside {
+    Nobody,
+    /// A transaction that has read the queue and stays open.
+    ASnapshot,
+}
+
+/// What emptying a queue took.
+pub struct Drained {
+    /// From the first arrival to the moment nothing is owed any more.
+    pub per_second: f64,
+    /// Arrivals a second in each quarter of them.
+    quarters: Vec<f64>,
+    cpu: Cpu,
+    peak_mib: f64,
+    wal_bytes: Option<f64>,
+    commits: Option<f64>,
+}
+
+/// Microseconds of CPU a delivery.
+struct Cpu {
+    app: f64,
+    /// Of this process, which plays the endpoint and does little else meanwhile.
+    sink: f64,
+    /// Of the PostgreSQL server and all its processes.
+    postgres: Option<f64>,
+}
+
+impl Drain {
+    pub async fn run(&self, world: &World) -> anyhow::Result<()> {
+        for kind in world.databases() {
+            let figure = if self.snapshot {
+                self.beside_a_snapshot(world, kind).await?
+            } else {
+                self.clean(world, kind).await?
+            };
+            world.show(&figure);
+        }
+        Ok(())
+    }
+
+    async fn clean(&self, world: &World, kind: Kind) -> anyhow::Result<Figure> {
+        let about = format!("{} deliveries to {WEBHOOKS} webhooks; ratio: ÷ C of the same run", self.count);
+        let mut figure = Figure::new("drain", Some(kind), about);
+        for _ in world.runs("drain", Some(kind)) {
+            let ceiling = ceiling::measure(world, self.count).await?;
+            let drained = full_queue(world, kind, self.count, Beside::Nobody).await?;
+            figure.add("deliveries_per_second", drained.per_second);
+            figure.add("ceiling_per_second", ceiling);
+            figure.add("ratio", drained.per_second / ceiling);
+            drained.add_to(&mut figure);
+        }
+        match kind {
+            Kind::Sqlite => figure.target("ratio", Target::AtLeast(0.60)),
+            Kind::Postgres => {
+                figure.target("ratio", Target::AtLeast(0.45));
+                figure.target("postgres_cpu_us", Target::AtMost(15.0));
+                figure.target("wal_bytes_per_delivery", Target::AtMost(700.0));
+            }
+        }
+        Ok(figure)
+    }
+
+    async fn beside_a_snapshot(&self, world: &World, kind: Kind) -> anyhow::Result<Figure> {
+        let about =
+            format!("{} deliveries while an older transaction holds its snapshot; ratio: ÷ without", self.count);
+        let mut figure = Figure::new("drain --snapshot", Some(kind), about);
+        for _ in world.runs("drain --snapshot", Some(kind)) {
+            let clean = full_queue(world, kind, self.count, Beside::Nobody).await?;
+            let held = full_queue(world, kind, self.count, Beside::ASnapshot).await?;
+            figure.add("deliveries_per_second", held.per_second);
+            figure.add("clean_per_second", clean.per_second);
+            figure.add("ratio", held.per_second / clean.per_second);
+            held.add_to(&mut figure);
+        }
+        figure.target("ratio", Target::AtLeast(0.9));
+        figure.target("last_quarter_over_first", Target::AtLeast(0.9));
+        Ok(figure)
+    }
+}
+
+impl Drained {
+    fn add_to(&self, figure: &mut Figure) {
+        figure.add("app_cpu_us", self.cpu.app);
+        if let Some(cpu) = self.cpu.postgres {
+            figure.add("postgres_cpu_us", cpu);
+        }
+        figure.add("sink_cpu_us", self.cpu.sink);
+        if let (Some(wal_bytes), Some(commits)) = (self.wal_bytes, self.commits) {
+            figure.add("wal_bytes_per_delivery", wal_bytes);
+            figure.add("commits_per_delivery", commits);
+        }
+        for (index, rate) in self.quarters.iter().enumerate() {
+            figure.add(format!("quarter_{}_per_second", index + 1), *rate);
+        }
+        if let (Some(first), Some(last)) = (self.quarters.first(), self.quarters.last()) {
+            figure.add("last_quarter_over_first", last / first);
+        }
+        figure.add("peak_mib", self.peak_mib);
+    }
+}
+
+/// A new database with `count` deliveries owed, drained.
+pub async fn full_queue(world: &World, kind: Kind, count: usize, beside: Beside) -> anyhow::Result<Drained> {
+    let sink = Sink::start(&world.clock).await?;
+    let home = Home::new(world, kind).await?;
+    let hooks = hooks(world, &home, &sink).await?;
+    queue::fill(world, &home.database, &hooks, count).await?;
+    let held = match beside {
+        Beside::Nobody => None,
+        Beside::ASnapshot => Some(home.database.hold_snapshot().await?),
+    };
+    let drained = drain(world, &home, &sink, count).await?;
+    drop(held);
+    home.discard().await?;
+    Ok(drained)
+}
+
+/// The webhooks of the figure, on one site.
+pub async fn hooks(world: &World, home: &Home, sink: &Sink) -> anyhow::Result<Vec<Hook>> {
+    let served = home.serve(world, &launch(sink)).await?;
+    let urls = (0..WEBHOOKS).map(|index| sink.url(0, index)).collect();
+    let hooks = set_up(&served, &[Plan::silent(&home.account, "example.com", urls)]).await?;
+    served.stop().await?;
+    Ok(hooks.concat())
+}
+
+fn launch(sink: &Sink) -> Launch {
+    Launch { authorities_pem: sink.authority_pem.clone(), unlimited: true }
+}
+
+/// Starts the server on a queue of `count` deliveries and measures until it is empty.
+pub async fn drain(world: &World, home: &Home, sink: &Sink, count: usize) -> anyhow::Result<Drained> {
+    let store = home.database.store().await?;
+    let commits = Commits::begin(home).await?;
+    let mut meter = match &home.database.place {
+        Some((cluster, _)) => Some(cluster.meter().await?),
+        None => None,
+    };
+    let served = Served::spawn(world, &home.database.url, home.folder.path(), &launch(sink))?;
+    sink.wait_for(1).await?;
+    let began = Moment::now(world, &served, meter.as_mut()).await?;
+    let seconds = queue::follow(world, sink, count, QUARTERS).await?;
+    emptied(world, &store).await?;
+    let ended = Moment::now(world, &served, meter.as_mut()).await?;
+    let peak_mib = served.peak_resident_mib()?;
+    store.close().await;
+    served.stop().await?;
+    let each = 1.0 / count as f64;
+    Ok(Drained {
+        per_second: count as f64 / (ended.seconds - began.seconds),
+        quarters: seconds.iter().map(|seconds| count as f64 / QUARTERS as f64 / seconds).collect(),
+        cpu: began.cpu_until(&ended, each),
+        peak_mib,
+        wal_bytes: began.wal_until(&ended, each),
+        commits: commits.end(each).await?,
+    })
+}
+
+/// Everything that is read when a drain begins and when it ends.
+struct Moment {
+    seconds: f64,
+    app_cpu: f64,
+    own_cpu: f64,
+    postgres: Option<Reading>,
+}
+
+impl Moment {
+    async fn now(world: &World, served: &Served, meter: Option<&mut Meter>) -> anyhow::Result<Self> {
+        let seconds = world.clock.monotonic().as_secs_f64();
+        let app_cpu = served.cpu_seconds()?;
+        let own_cpu = usage::cpu_seconds(std::process::id()).context("this process's CPU time cannot be read")?;
+        let postgres = match meter {
+            Some(meter) => Some(meter.read().await?),
+            None => None,
+        };
+        Ok(Self { seconds, app_cpu, own_cpu, postgres })
+    }
+
+    fn cpu_until(&self, end: &Self, each: f64) -> Cpu {
+        let micros = |from: f64, to: f64| (to - from) * 1e6 * each;
+        let of_postgres = |moment: &Self| moment.postgres.and_then(|reading| reading.cpu_seconds);
+        Cpu {
+            app: micros(self.app_cpu, end.app_cpu),
+            sink: micros(self.own_cpu, end.own_cpu),
+            postgres: of_postgres(self).zip(of_postgres(end)).map(|(from, to)| micros(from, to)),
+        }
+    }
+
+    fn wal_until(&self, end: &Self, each: f64) -> Option<f64> {
+        let (from, to) = self.postgres.zip(end.postgres)?;
+        Some((to.wal_bytes - from.wal_bytes) * each)
+    }
+}
+
+/// Transactions of the whole life of the server: its start and its end are in it, and the looks at the queue's depth.
+struct Commits(Option<(Meter, String, f64)>);
+
+impl Commits {
+    async fn begin(home: &Home) -> anyhow::Result<Self> {
+        let Some((cluster, name)) = &home.database.place else { return Ok(Self(None)) };
+        let mut meter = cluster.meter().await?;
+        let before = meter.commits(name).await?;
+        Ok(Self(Some((meter, name.clone(), before))))
+    }
+
+    /// A delivery's share. To be asked when the server is gone: its connections report when they end.
+    async fn end(self, each: f64) -> anyhow::Result<Option<f64>> {
+        let Some((mut meter, name, before)) = self.0 else { return Ok(None) };
+        Ok(Some((meter.commits(&name).await? - before) * each))
+    }
+}

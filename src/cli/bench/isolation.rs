@@ -1,0 +1,129 @@
+//! What endpoints that hang do to those that do not: 100 healthy endpoints with a trickle of events each, alone and then
+//! beside 1,000 endpoints of other accounts that accept connections and say nothing.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use super::World;
+use super::arrivals::{Delivered, gather, hit_to_post_ms, millis};
+use super::hanging::Hanging;
+use super::home::{Account, Home, accounts};
+use super::report::{Figure, Kind, Target, percentile};
+use super::served::{Launch, Served};
+use super::sink::Sink;
+use super::stage::{Plan, set_up};
+use super::trackers::{Tracked, at_a_rate};
+
+/// Seconds between two hits for a healthy endpoint.
+const HEALTHY_EVERY: usize = 1;
+/// The same for one that hangs: sooner than an attempt that gets no answer is over.
+const HANGING_EVERY: usize = 2;
+/// What has not arrived by then is charged with it.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// p99 of healthy endpoints' first attempts while ten times as many endpoints hang, and ÷ without
+#[derive(Debug, clap::Args)]
+pub struct Isolation {
+    /// Accounts with an endpoint that answers
+    #[arg(long, default_value_t = 100)]
+    healthy: usize,
+    /// Accounts with an endpoint that hangs
+    #[arg(long, default_value_t = 1_000)]
+    hanging: usize,
+    /// Each half is measured for so long
+    #[arg(long, default_value_t = 15)]
+    seconds: usize,
+    /// Events go to those that hang for so long before the second half
+    #[arg(long, default_value_t = 5)]
+    lead: usize,
+}
+
+impl Isolation {
+    pub async fn run(&self, world: &World) -> anyhow::Result<()> {
+        for kind in world.databases() {
+            let about = format!(
+                "hit to first attempt of {} endpoints beside {} that hang; ratio: p99 ÷ without them",
+                self.healthy, self.hanging
+            );
+            let mut figure = Figure::new("isolation", Some(kind), about);
+            for _ in world.runs("isolation", Some(kind)) {
+                self.once(world, kind, &mut figure).await?;
+            }
+            figure.target("with_p99_ms", Target::AtMost(2_000.0));
+            figure.target("ratio", Target::AtMost(1.5));
+            world.show(&figure);
+        }
+        Ok(())
+    }
+
+    async fn once(&self, world: &World, kind: Kind, figure: &mut Figure) -> anyhow::Result<()> {
+        let sink = Sink::keeping(&world.clock, Ipv4Addr::LOCALHOST).await?;
+        let hanging = Hanging::start().await?;
+        let home = Home::new(world, kind).await?;
+        let accounts = accounts(world, &home.database, self.healthy + self.hanging).await?;
+        let launch = Launch { authorities_pem: sink.authority_pem.clone(), unlimited: false };
+        let served = home.serve(world, &launch).await?;
+        let (well, ill) = accounts.split_at(self.healthy);
+        let well = sites(&served, well, "well", |index| sink.url(0, index)).await?;
+        let ill = sites(&served, ill, "ill", |index| hanging.url(index)).await?;
+
+        let without = self.waits(world, &sink, &served, &well).await?;
+        let per_second = self.hanging as f64 / HANGING_EVERY as f64;
+        let total = self.hanging * (self.lead + self.seconds) / HANGING_EVERY;
+        let with = async {
+            world.clock.sleep(Duration::from_secs(self.lead as u64)).await;
+            self.waits(world, &sink, &served, &well).await
+        };
+        let (with, _) = tokio::try_join!(with, at_a_rate(world, served.address, &ill, per_second, total))?;
+        let (with_p99, without_p99) = (percentile(&with.ms, 99), percentile(&without.ms, 99));
+        figure.add("without_p50_ms", percentile(&without.ms, 50));
+        figure.add("without_p99_ms", without_p99);
+        figure.add("with_p50_ms", percentile(&with.ms, 50));
+        figure.add("with_p99_ms", with_p99);
+        figure.add("ratio", with_p99 / without_p99);
+        figure.add("without_record_to_post_p99_ms", percentile(&without.since_record_ms, 99));
+        figure.add("with_record_to_post_p99_ms", percentile(&with.since_record_ms, 99));
+        figure.add("missing", (without.missing + with.missing) as f64);
+        figure.add("hanging_connections", hanging.accepted() as f64);
+        figure.add("peak_mib", served.peak_resident_mib()?);
+        // It would wait for the attempts that hang.
+        served.kill().await?;
+        home.discard().await
+    }
+
+    async fn waits(&self, world: &World, sink: &Sink, served: &Served, turns: &[Tracked]) -> anyhow::Result<Waits> {
+        let per_second = self.healthy as f64 / HEALTHY_EVERY as f64;
+        let hits = self.healthy * self.seconds / HEALTHY_EVERY;
+        let (delivered, _) = tokio::try_join!(
+            gather(world, sink, hits, PATIENCE),
+            at_a_rate(world, served.address, turns, per_second, hits),
+        )?;
+        let mut ms = hit_to_post_ms(&delivered);
+        let missing = hits.saturating_sub(ms.len());
+        ms.extend(std::iter::repeat_n(millis(PATIENCE), missing));
+        Ok(Waits { ms, since_record_ms: delivered.iter().map(Delivered::since_record_ms).collect(), missing })
+    }
+}
+
+struct Waits {
+    /// From each hit to its first attempt.
+    ms: Vec<f64>,
+    /// From each event's record to the same.
+    since_record_ms: Vec<f64>,
+    /// Hits whose attempt did not come in time.
+    missing: usize,
+}
+
+/// A site with a webhook for each account; answers the hits that fire them.
+async fn sites(
+    served: &Served,
+    accounts: &[Account],
+    name: &str,
+    url: impl Fn(usize) -> String,
+) -> anyhow::Result<Vec<Tracked>> {
+    let domain = |index: usize| format!("{name}-{index}.example");
+    let plan = |(index, account)| Plan::with_signups(account, &domain(index), vec![url(index)]);
+    let plans: Vec<_> = accounts.iter().enumerate().map(plan).collect();
+    set_up(served, &plans).await?;
+    Ok((0..accounts.len()).map(|index| Tracked::signup(&domain(index))).collect())
+}

@@ -1,0 +1,67 @@
+//! The queue from outside: filled as an outage would leave it, and watched while it is emptied.
+
+use super::World;
+use super::database::Database;
+use super::sink::Sink;
+use super::stage::Hook;
+use crate::domain::event::{Addressee, Data, Event};
+use crate::domain::ids::EventId;
+use crate::domain::webhook::Format;
+use crate::store::outbox::{Fired, Step};
+use crate::store::shards::shard_of;
+
+/// Events recorded by one commit.
+const BATCH: usize = 1_000;
+/// Size of every body: what a completion with its top pages and sources comes to.
+pub const BODY_BYTES: usize = 600;
+
+/// Records `count` events that are due now, the webhooks taking turns, while no server runs.
+pub async fn fill(world: &World, database: &Database, hooks: &[Hook], count: usize) -> anyhow::Result<()> {
+    let store = database.store().await?;
+    for first in (0..count).step_by(BATCH) {
+        let numbers = first..count.min(first + BATCH);
+        let wanted = numbers.len();
+        let fired = numbers.map(|number| owed(world, &hooks[number % hooks.len()])).collect();
+        // The one call that knows how the product records events.
+        let recorded = store.record(&Step { fired, ..Step::default() }, world.clock.now()).await?.len();
+        anyhow::ensure!(recorded == wanted, "{recorded} of {wanted} events were recorded");
+        if first > 0 && first.is_multiple_of(100 * BATCH) {
+            world.progress(&format!("  {first} of {count} deliveries are in the queue"));
+        }
+    }
+    store.close().await;
+    database.calm_down().await
+}
+
+fn owed(world: &World, hook: &Hook) -> Fired {
+    let now = world.clock.now();
+    let addressee = Addressee {
+        account_id: hook.account_id,
+        site_id: hook.site_id,
+        site_domain: &hook.domain,
+        webhook_id: hook.webhook_id,
+        format: Format::default(),
+        trigger: None,
+    };
+    let id = EventId(world.chance.uuid_v7(now));
+    let mut event = Event::new(id, &addressee, format!("bench:{id}"), Data::test(), now);
+    event.trigger_id = Some(hook.trigger_id);
+    // JSON may end in spaces.
+    event.payload.resize(BODY_BYTES, b' ');
+    Fired { event, shard: shard_of(hook.site_id), trigger_version: Some(1), state: None, shadow: false }
+}
+
+/// Waits until `count` deliveries have arrived and answers the seconds each of `parts` equal parts of them took. Time
+/// begins with the first arrival.
+pub async fn follow(world: &World, sink: &Sink, count: usize, parts: usize) -> anyhow::Result<Vec<f64>> {
+    sink.wait_for(1).await?;
+    let mut mark = world.clock.monotonic();
+    let mut seconds = Vec::with_capacity(parts);
+    for part in 1..=parts {
+        sink.wait_for((count * part / parts) as u64).await?;
+        let now = world.clock.monotonic();
+        seconds.push((now - mark).as_secs_f64());
+        mark = now;
+    }
+    Ok(seconds)
+}

@@ -1,0 +1,69 @@
+//! The load generator measures: few deliveries and short times, to see that every part of it works.
+
+use serde_json::Value;
+use tokio::process::Command;
+
+use crate::support::process::succeeded;
+use crate::support::{Database, on_both};
+
+/// Runs a figure on one database and answers what it printed, one object a line.
+async fn bench(database: &Database, arguments: &[&str]) -> Vec<Value> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pulsehook"));
+    command.arg("bench").args(arguments).args(["--runs", "1", "--json"]).kill_on_drop(true);
+    if database.url.starts_with("sqlite") {
+        command.args(["--database", "sqlite"]);
+    } else {
+        command.args(["--database", "postgres", "--postgres", &database.url]);
+    }
+    let output = command.output().await.unwrap();
+    succeeded(&output).lines().map(|line| serde_json::from_str(line).expect("a line is an object")).collect()
+}
+
+#[track_caller]
+fn positive(figure: &Value, key: &str) {
+    assert!(figure[key].as_f64().is_some_and(|value| value > 0.0), "{key}: {figure:#}");
+}
+
+on_both! {
+    async fn a_drain_is_measured(database: Database) {
+        let figures = bench(&database, &["drain", "--count", "200"]).await;
+        let [drain] = &figures[..] else { panic!("{figures:#?}") };
+        assert_eq!(drain["figure"], "drain");
+        for key in ["deliveries_per_second", "ceiling_per_second", "ratio", "quarter_1_per_second", "peak_mib"] {
+            positive(drain, key);
+        }
+        // So few may take less than a tick of the CPU's clock.
+        assert!(drain["app_cpu_us"].is_f64() && drain["sink_cpu_us"].is_f64(), "{drain:#}");
+        assert_eq!(drain["runs"]["ratio"].as_array().map(Vec::len), Some(1));
+        assert!(drain["targets"]["ratio"]["met"].is_boolean());
+        if drain["database"] == "postgres" {
+            positive(drain, "wal_bytes_per_delivery");
+            positive(drain, "commits_per_delivery");
+            assert!(drain["postgres_cpu_us"].is_f64(), "{drain:#}");
+        } else {
+            assert_eq!(drain["database"], "sqlite");
+        }
+    }
+
+    async fn the_whole_way_is_measured(database: Database) {
+        let sizes = ["--sites", "2", "--webhooks", "2", "--goals", "3", "--seconds", "1", "--warm-up", "1"];
+        let figures = bench(&database, &[&["flow"], &sizes[..]].concat()).await;
+        positive(&figures[0], "deliveries_per_second");
+        positive(&figures[0], "ratio");
+    }
+
+    async fn the_past_is_written_into_todays_tables(database: Database) {
+        let figures = bench(&database, &["history", "--count", "100", "--sizes", "50,500"]).await;
+        positive(&figures[0], "with_50_per_second");
+        positive(&figures[0], "with_500_per_second");
+    }
+}
+
+#[tokio::test]
+async fn what_is_missing_is_said() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pulsehook"));
+    let output = command.args(["bench", "drain", "--database", "postgres"]).output().await.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("--postgres postgres://"), "{said}");
+}
