@@ -92,12 +92,19 @@ impl ManualClock {
         self.0.moved.send_replace(target);
     }
 
-    /// Returns once somebody waits for exactly the moment `span` from now: then it is time to advance.
-    pub async fn somebody_waits(&self, span: Duration) {
+    /// Returns once one more than now waits for exactly the moment `span` from now: then it is time to advance. Others may
+    /// wait for that moment already, which says nothing about who is meant.
+    pub fn another_waits(&self, span: Duration) -> impl Future<Output = ()> + use<> {
         let moment = (self.now() + span).micros();
         let mut sleepers = self.0.sleepers.subscribe();
-        // The sender lives in `self`.
-        let _ = sleepers.wait_for(|sleepers| sleepers.contains_key(&moment)).await;
+        let count = move |sleepers: &BTreeMap<i64, usize>| sleepers.get(&moment).copied().unwrap_or(0);
+        let before = count(&sleepers.borrow());
+        let hands = Arc::clone(&self.0);
+        async move {
+            let _ = sleepers.wait_for(|sleepers| count(sleepers) > before).await;
+            // The sender lives in `hands`, so that waiting only ends when somebody came.
+            drop(hands);
+        }
     }
 
     async fn wait_until(&self, moment: Timestamp) {

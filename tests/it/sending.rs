@@ -19,9 +19,10 @@ async fn first_attempt(app: &TestApp, url: &str) -> Value {
 
 /// The same for an endpoint that keeps us waiting: `span` passes as soon as it was spoken to and somebody waits for it.
 async fn first_attempt_after(app: &TestApp, endpoint: &Endpoint, span: Duration) -> Value {
+    let waits = app.clock.another_waits(span);
     let time = async {
         endpoint.wait_for(1).await;
-        app.clock.somebody_waits(span).await;
+        waits.await;
         app.advance(span);
     };
     first_attempt_while(app, &endpoint.url(), time).await
@@ -162,9 +163,10 @@ on_both! {
 
         let silent = Endpoint::http([Behaviour::HangAtHello]).await;
         let url = silent.url().replace("http:", "https:");
+        let waits = app.clock.another_waits(TLS_BUDGET);
         let time = async {
             silent.wait_for(1).await;
-            app.clock.somebody_waits(TLS_BUDGET).await;
+            waits.await;
             app.advance(TLS_BUDGET);
         };
         let delivery = first_attempt_while(&app, &url, time).await;
