@@ -40,6 +40,13 @@ pub enum ToLeases {
     Renew(Answer),
 }
 
+/// What the keeper of failing endpoints is asked.
+#[derive(Debug)]
+pub enum ToKeeper {
+    /// Look now. For tests, whose clock stands still.
+    Look(Answer),
+}
+
 /// What the learner is asked.
 #[derive(Debug)]
 pub enum ToLearner {
@@ -55,6 +62,7 @@ pub struct Wake {
     pub dispatcher: Option<mpsc::Sender<ToDispatcher>>,
     pub learner: Option<mpsc::Sender<ToLearner>>,
     pub leases: Option<mpsc::Sender<ToLeases>>,
+    pub keeper: Option<mpsc::Sender<ToKeeper>>,
     /// To other nodes.
     pub notify: mpsc::Sender<i32>,
     /// How long another node may act on what it read before.
@@ -94,6 +102,8 @@ impl Wake {
         ask(self.leases.as_ref(), ToLeases::Renew).await;
         ask(self.learner.as_ref(), ToLearner::Learn).await;
         ask(self.evaluator.as_ref(), ToEvaluator::Look).await;
+        ask(self.dispatcher.as_ref(), ToDispatcher::Drain).await;
+        ask(self.keeper.as_ref(), ToKeeper::Look).await;
         ask(self.dispatcher.as_ref(), ToDispatcher::Drain).await;
     }
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use metrics::counter;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -18,7 +19,7 @@ use crate::store::health::{Ailing, Told};
 use crate::store::outbox::Fired;
 use crate::store::shards::shard_of;
 use crate::store::{Store, StoreError};
-use crate::wake::Wake;
+use crate::wake::{ToKeeper, Wake};
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
@@ -31,13 +32,19 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+    pub async fn run(self, mut calls: mpsc::Receiver<ToKeeper>, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut asked = None;
         loop {
             if let Err(error) = self.look().await {
                 warn!(%error, "Failing webhooks could not be looked at and will be later: {error}");
             }
+            if let Some(ToKeeper::Look(answer)) = asked.take() {
+                // Nobody waiting any more is no reason to stop.
+                let _ = answer.send(());
+            }
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
+                Some(call) = calls.recv() => asked = Some(call),
                 () = self.clock.sleep(LOOK_EVERY) => {}
             }
         }

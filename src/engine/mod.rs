@@ -84,6 +84,7 @@ impl Engine {
                 dispatcher: None,
                 learner: None,
                 leases: None,
+                keeper: None,
                 notify,
                 others_notice_within: target::BELIEVED_FOR,
             },
@@ -161,7 +162,8 @@ impl Engine {
             },
         };
         let stop = &running.stop;
-        let watching = keeper.run(stop.clone());
+        let (keeper_calls, to_keeper) = mpsc::channel(64);
+        let watching = keeper.run(to_keeper, stop.clone());
         running.duties.spawn(async move { ("keeper", watching.await) });
         let sending = dispatcher.run(to_dispatcher, stop.clone());
         running.duties.spawn(async move { ("dispatcher", sending.await) });
@@ -175,6 +177,7 @@ impl Engine {
         running.leases.spawn(async move { ("leases", keeping.await) });
         running.wake.dispatcher = Some(dispatcher_calls);
         running.wake.leases = Some(leases_calls);
+        running.wake.keeper = Some(keeper_calls);
     }
 
     fn notice(&self, running: &mut Running, held: &leases::Leases, hand_over: mpsc::Sender<Vec<Due>>) {
