@@ -219,24 +219,13 @@ impl Config {
             Some(url) => url.to_owned(),
             None => format!("sqlite://{}", data_dir.join("pulsehook.db").display()),
         };
-        let master_key = sources
-            .parsed(
-                "master_key",
-                None,
-                |text| Keyring::parse(text).ok().map(Some),
-                "32 bytes in base64, or several of them separated by commas",
-            )
-            // The value itself is a secret and stays out of the message.
-            .map_err(|_| {
-                ConfigError("master_key must be 32 bytes in base64, or several of them separated by commas".into())
-            })?;
         let config = Self {
             listen,
             base_url,
             analytics_path: analytics_path(sources, &data_dir)?,
             data_dir,
             database_url,
-            master_key,
+            master_key: master_key(sources)?,
             max_webhooks_per_account: sources.parsed(
                 "max_webhooks_per_account",
                 10,
@@ -258,11 +247,7 @@ impl Config {
                 |text| text.parse().ok(),
                 "one or more of api, ingest and engine, separated by commas",
             )?,
-            limits: Limits {
-                rate: Some(sources.parsed("endpoint_rate", 50, |text| text.parse().ok(), "a whole number")?)
-                    .filter(|rate| *rate > 0),
-                in_flight: sources.parsed("endpoint_in_flight", 16, at_least_one, "a whole number from 1")?,
-            },
+            limits: limits(sources)?,
             host_in_flight: sources.parsed("host_in_flight", 64, at_least_one, "a whole number from 1")?,
             in_flight: sources.parsed(
                 "in_flight",
@@ -339,6 +324,21 @@ fn analytics_path(sources: &Sources, data_dir: &Path) -> Result<PathBuf, ConfigE
             None => Err(ConfigError("analytics_url must start with sqlite:// in this version".to_owned())),
         },
     }
+}
+
+/// The value itself is a secret and stays out of the message.
+fn master_key(sources: &Sources) -> Result<Option<Keyring>, ConfigError> {
+    const EXPECTED: &str = "32 bytes in base64, or several of them separated by commas";
+    sources
+        .parsed("master_key", None, |text| Keyring::parse(text).ok().map(Some), EXPECTED)
+        .map_err(|_| ConfigError(format!("master_key must be {EXPECTED}")))
+}
+
+/// What one webhook may be asked at most, unless it says otherwise.
+fn limits(sources: &Sources) -> Result<Limits, ConfigError> {
+    let rate = sources.parsed("endpoint_rate", 50, |text| text.parse().ok(), "a whole number")?;
+    let in_flight = sources.parsed("endpoint_in_flight", 16, at_least_one, "a whole number from 1")?;
+    Ok(Limits { rate: Some(rate).filter(|rate| *rate > 0), in_flight })
 }
 
 fn at_least_one(text: &str) -> Option<u32> {

@@ -56,7 +56,7 @@ pub struct Dispatcher {
     pub backlog: Backlog,
     pub fresh: mpsc::Receiver<Vec<Due>>,
     pub settle: mpsc::Sender<Settled>,
-    pub written: mpsc::Receiver<Vec<Written>>,
+    pub written: mpsc::UnboundedReceiver<Vec<Written>>,
 }
 
 /// An attempt that is over.
@@ -64,7 +64,8 @@ struct Finished {
     due: Due,
     lease: Lease,
     target: Arc<Target>,
-    attempted: Attempted,
+    /// `None`: it was not made after all.
+    attempted: Option<Attempted>,
 }
 
 /// What happens while it runs.
@@ -74,6 +75,8 @@ struct Under {
     found: mpsc::UnboundedSender<Found>,
     /// Those who want to know when nothing is left to do.
     draining: Vec<Answer>,
+    /// The configuration cannot be read: nothing is sent until it can.
+    unsure: bool,
 }
 
 impl Dispatcher {
@@ -81,13 +84,17 @@ impl Dispatcher {
         // Not bounded: there are never more of them than attempts under way and looks at the queue.
         let (finish, mut finished) = mpsc::unbounded_channel::<Finished>();
         let (found_tx, mut found) = mpsc::unbounded_channel::<Found>();
-        let mut under = Under { tasks: TaskTracker::new(), finish, found: found_tx, draining: Vec::new() };
+        let mut under =
+            Under { tasks: TaskTracker::new(), finish, found: found_tx, draining: Vec::new(), unsure: false };
         let mut lease_changes = self.leases.changes();
         let mut sweep_at = self.clock.now();
         let mut over = Vec::new();
         let mut written = Vec::new();
         loop {
-            let moment = self.backlog.ready.next_moment().map_or(sweep_at, |moment| moment.min(sweep_at));
+            let moment = wakes_at(
+                Some(sweep_at).filter(|_| self.backlog.may_look()),
+                self.backlog.ready.next_moment().filter(|_| !under.unsure),
+            );
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(call) = calls.recv() => self.answer(call, &mut under, &mut sweep_at),
@@ -100,7 +107,7 @@ impl Dispatcher {
                     self.targets.forget_all();
                     sweep_at = self.clock.now();
                 }
-                () = self.clock.sleep_until(moment) => {}
+                () = self.clock.sleep_until(moment.unwrap_or_default()), if moment.is_some() => {}
             }
             for written in written.drain(..).flatten() {
                 self.leases.rest(written.shard);
@@ -114,7 +121,7 @@ impl Dispatcher {
                 self.backlog.grow_older(self.clock.now());
                 self.look(&under);
             }
-            self.start_what_can(&under).await;
+            under.unsure = !self.start_what_can(&under).await;
             self.read_on(&under);
             self.answer_drained(&mut under, &mut sweep_at);
         }
@@ -248,17 +255,17 @@ impl Dispatcher {
         }
     }
 
-    /// Hands out turns until nobody can take one.
-    async fn start_what_can(&mut self, under: &Under) {
+    /// Hands out turns until nobody can take one. `false`: nobody knows whether that would be right.
+    async fn start_what_can(&mut self, under: &Under) -> bool {
         if self.backlog.ready.is_resting() && self.backlog.ready.next_moment().is_none_or(|at| at > self.clock.now()) {
-            return;
+            return true;
         }
         match self.targets.confirm().await {
             Ok(moved) => moved.into_iter().for_each(|id| self.backlog.forget_webhook(id)),
             Err(error) if self.targets.is_confirmed() => debug!(%error, "The configuration was not confirmed: {error}"),
             Err(error) => {
                 warn!(%error, "Nothing is sent while the configuration cannot be read: {error}");
-                return;
+                return false;
             }
         }
         let now = self.clock.now();
@@ -269,6 +276,7 @@ impl Dispatcher {
             }
         }
         gauge!("pulsehook_in_flight").set(self.backlog.ready.in_flight() as f64);
+        true
     }
 
     fn start(&self, under: &Under, due: Due, lease: Lease, target: Arc<Target>) {
@@ -277,12 +285,14 @@ impl Dispatcher {
         under.tasks.spawn(async move {
             let now = clock.now();
             let attempted = match due.expires_at {
-                Some(expires_at) if expires_at <= now => Attempted::expired(now),
+                // The webhook was changed since the turn was handed out.
+                _ if target.is_revoked() => None,
+                Some(expires_at) if expires_at <= now => Some(Attempted::expired(now)),
                 _ => {
                     crate::failpoint::hit("dispatcher.before_send");
-                    let attempted = sender.attempt(&target.outgoing(&due, now)).await;
+                    let attempted = sender.attempt(&target.outgoing(&due, now), now).await;
                     crate::failpoint::hit("dispatcher.after_send");
-                    attempted
+                    Some(attempted)
                 }
             };
             // The receiver lives as long as the dispatcher, which waits for this task.
@@ -295,6 +305,11 @@ impl Dispatcher {
         let Finished { due, lease, target, attempted } = finished;
         let now = self.clock.now();
         let id = due.webhook_id;
+        let Some(attempted) = attempted else {
+            self.leases.rest(due.shard);
+            self.backlog.put_back(&due, now);
+            return;
+        };
         let turn = self.backlog.ready.done(id, told_by(&attempted), now);
         let standing = crate::domain::settle::Standing {
             attempt: u32::try_from(due.attempt + 1).unwrap_or(u32::MAX),
@@ -407,6 +422,12 @@ impl Dispatcher {
             }
         }
     }
+}
+
+/// When there is something to do although nobody says anything. What cannot be done is no reason to wake up, or the
+/// dispatcher would do nothing else: a second look while one is under way, a turn while nothing may be sent.
+fn wakes_at(look: Option<Timestamp>, turn: Option<Timestamp>) -> Option<Timestamp> {
+    look.into_iter().chain(turn).min()
 }
 
 /// What an attempt says about how much its endpoint can bear.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::analytics::sqlite::Analytics;
 use crate::chance::Chance;
@@ -93,7 +94,10 @@ impl Engine {
             leases: JoinSet::new(),
             release: CancellationToken::new(),
         };
-        self.store.operator_make_days(self.clock.now()).await?;
+        if let Err(error) = self.store.operator_make_days(self.clock.now()).await {
+            // Somebody reads for long; the janitor tries again, and meanwhile there is a place for what belongs to no day.
+            warn!(%error, "The partitions of the next days could not be made yet: {error}");
+        }
         let held = leases::Leases::new(self.node.clone(), self.clock.clone());
         let (hand_over, fresh) = mpsc::channel(256);
         if self.roles.engine {
@@ -116,7 +120,7 @@ impl Engine {
         let (dispatcher_calls, to_dispatcher) = mpsc::channel(64);
         let (leases_calls, to_leases) = mpsc::channel(64);
         let (settle, outcomes) = mpsc::channel(4_096);
-        let (written_tx, written) = mpsc::channel(256);
+        let (written_tx, written) = mpsc::unbounded_channel();
         let targets = target::Targets::new(
             self.store.clone(),
             self.keyring.clone(),

@@ -110,8 +110,8 @@ impl Sender {
         Self { client, clock }
     }
 
-    pub async fn attempt(&self, outgoing: &Outgoing) -> Attempted {
-        let started_at = self.clock.now();
+    /// Begins at `started_at`, which is now.
+    pub async fn attempt(&self, outgoing: &Outgoing, started_at: Timestamp) -> Attempted {
         let began = self.clock.monotonic();
         let (outcome, response) = match self.request(outgoing, started_at) {
             Ok(request) => within(&self.clock, ATTEMPT_BUDGET, self.exchange(request))

@@ -30,7 +30,9 @@ pub struct Settler {
     pub leases: Leases,
     pub clock: Clock,
     pub outcomes: mpsc::Receiver<Settled>,
-    pub written: mpsc::Sender<Vec<Written>>,
+    /// Not bounded: there are never more of them than outcomes that were passed on, and a settler that waits for the
+    /// dispatcher while that waits for the settler would wait for ever.
+    pub written: mpsc::UnboundedSender<Vec<Written>>,
 }
 
 impl Settler {
@@ -46,7 +48,7 @@ impl Settler {
             self.write(&mut batch).await;
             batch.clear();
             // The dispatcher may be gone already; nobody needs to know then.
-            let _ = self.written.send(written).await;
+            let _ = self.written.send(written);
         }
         Ok(())
     }

@@ -6,6 +6,7 @@
 //! state would have allowed.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -45,6 +46,8 @@ pub struct Target {
     previous_secret: Option<SigningSecret>,
     previous_valid_until: Option<Timestamp>,
     health: Mutex<Health>,
+    /// It is not what the webhook is any more: nothing is to begin with it.
+    revoked: AtomicBool,
 }
 
 /// All of them. The dispatcher's own.
@@ -89,16 +92,16 @@ impl Targets {
         let moved: Vec<_> =
             ids.into_iter().filter(|id| live.get(id) != self.known.get(id).map(|target| &target.version)).collect();
         for id in &moved {
-            self.known.remove(id);
+            self.forget(*id);
         }
         self.confirmed = Some((version, asked_at));
         Ok(moved)
     }
 
-    /// Whether what is known may still be believed.
+    /// Whether what is known may still be believed, with a little to spare for an attempt to begin.
     pub fn is_confirmed(&self) -> bool {
         let now = self.clock.monotonic();
-        self.confirmed.is_some_and(|(_, at)| now.saturating_sub(at) < BELIEVED_FOR)
+        self.confirmed.is_some_and(|(_, at)| now.saturating_sub(at) < BELIEVED_FOR * 4 / 5)
     }
 
     /// Reads those that are not known yet. Answers which of them nothing can be sent to: paused, disabled, suspended, gone
@@ -125,12 +128,17 @@ impl Targets {
         Ok(dead)
     }
 
+    /// Once this returns nothing begins that what was known would have allowed.
     pub fn forget(&mut self, id: WebhookId) {
-        self.known.remove(&id);
+        if let Some(target) = self.known.remove(&id) {
+            target.revoked.store(true, Ordering::SeqCst);
+        }
     }
 
     pub fn forget_all(&mut self) {
-        self.known.clear();
+        for (_, target) in self.known.drain() {
+            target.revoked.store(true, Ordering::SeqCst);
+        }
     }
 
     /// How fast the endpoint may be spoken to, as far as the database remembers.
@@ -176,11 +184,16 @@ impl Targets {
             previous_secret: secret(&webhook.previous_secret, "previous_secret")?,
             previous_valid_until: webhook.previous_valid_until,
             health: Mutex::new(webhook.health),
+            revoked: AtomicBool::new(false),
         })
     }
 }
 
 impl Target {
+    pub fn is_revoked(&self) -> bool {
+        self.revoked.load(Ordering::SeqCst)
+    }
+
     pub fn health(&self) -> Health {
         *self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -74,10 +74,10 @@ async fn send(world: &World, sender: &Arc<Sender>, sink: &Sink, count: usize) ->
             content_type: "application/json",
             body: Bytes::from(vec![b'x'; BODY_BYTES]),
         };
-        let (sender, next) = (Arc::clone(sender), Arc::clone(&next));
+        let (sender, clock, next) = (Arc::clone(sender), world.clock.clone(), Arc::clone(&next));
         tasks.spawn(async move {
             while next.fetch_add(1, Ordering::Relaxed) < count {
-                let outcome = sender.attempt(&outgoing).await.outcome;
+                let outcome = sender.attempt(&outgoing, clock.now()).await.outcome;
                 anyhow::ensure!(outcome.is_success(), "a request failed: {outcome:?}");
             }
             Ok(())
