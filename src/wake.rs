@@ -47,6 +47,13 @@ pub enum ToKeeper {
     Look(Answer),
 }
 
+/// What the one who feeds resends into the queue is asked.
+#[derive(Debug)]
+pub enum ToResender {
+    /// Somebody wants something sent once more: feed now.
+    Look(Answer),
+}
+
 /// What the learner is asked.
 #[derive(Debug)]
 pub enum ToLearner {
@@ -63,6 +70,7 @@ pub struct Wake {
     pub learner: Option<mpsc::Sender<ToLearner>>,
     pub leases: Option<mpsc::Sender<ToLeases>>,
     pub keeper: Option<mpsc::Sender<ToKeeper>>,
+    pub resender: Option<mpsc::Sender<ToResender>>,
     /// To other nodes.
     pub notify: mpsc::Sender<i32>,
     /// How long another node may act on what it read before.
@@ -97,6 +105,11 @@ impl Wake {
         }
     }
 
+    /// A range of deliveries is to be sent once more. Returns once its first part is in the queue, if this node does that.
+    pub async fn resend_wanted(&self) {
+        ask(self.resender.as_ref(), ToResender::Look).await;
+    }
+
     /// Returns once everything committed so far has been learned from and evaluated, and everything due was attempted.
     pub async fn drain(&self) {
         ask(self.leases.as_ref(), ToLeases::Renew).await;
@@ -104,6 +117,7 @@ impl Wake {
         ask(self.evaluator.as_ref(), ToEvaluator::Look).await;
         ask(self.dispatcher.as_ref(), ToDispatcher::Drain).await;
         ask(self.keeper.as_ref(), ToKeeper::Look).await;
+        ask(self.resender.as_ref(), ToResender::Look).await;
         ask(self.dispatcher.as_ref(), ToDispatcher::Drain).await;
     }
 }

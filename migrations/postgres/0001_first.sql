@@ -34,6 +34,7 @@ CREATE TABLE sessions (
     expires_at  BIGINT NOT NULL
 );
 CREATE INDEX sessions_user_idx ON sessions (user_id);
+CREATE INDEX sessions_age_idx ON sessions (expires_at);
 
 CREATE TABLE api_keys (
     id           UUID    NOT NULL PRIMARY KEY,
@@ -236,24 +237,29 @@ CREATE TABLE attempts (
 ) PARTITION BY RANGE (event_id);
 CREATE TABLE attempts_rest PARTITION OF attempts DEFAULT;
 
--- A range of deliveries somebody wants sent once more: fed into the queue a little at a time, up to `cursor` so far.
+-- A range of deliveries somebody wants sent once more: those between two ids that ended like that. They are put into the
+-- queue a little at a time; up to `cursor` so far.
 CREATE TABLE resends (
     id          UUID    NOT NULL PRIMARY KEY,
-    account_id  BIGINT NOT NULL REFERENCES accounts (id) ON DELETE CASCADE,
+    account_id  BIGINT  NOT NULL REFERENCES accounts (id) ON DELETE CASCADE,
     webhook_id  UUID    NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
     shard       INTEGER NOT NULL,
-    -- Which deliveries, as JSON.
-    filter      TEXT    NOT NULL,
+    ended       TEXT    NOT NULL,
+    event_type  TEXT,
+    from_at     BIGINT ,
+    to_at       BIGINT ,
     status      TEXT    NOT NULL CHECK (status IN ('running', 'paused', 'cancelled', 'done')),
     -- How many there were when it was asked for, and how many were put into the queue.
-    total       BIGINT NOT NULL,
-    queued      BIGINT NOT NULL,
-    cursor      UUID,
-    inserted_at BIGINT NOT NULL,
-    updated_at  BIGINT NOT NULL
+    total       BIGINT  NOT NULL,
+    queued      BIGINT  NOT NULL,
+    cursor      UUID    NOT NULL,
+    until       UUID    NOT NULL,
+    inserted_at BIGINT  NOT NULL,
+    updated_at  BIGINT  NOT NULL
 );
 CREATE INDEX resends_webhook_idx ON resends (webhook_id, id);
 CREATE INDEX resends_running_idx ON resends (shard) WHERE status = 'running';
+CREATE INDEX resends_age_idx ON resends (updated_at);
 
 -- Webhooks that were deleted and whose deliveries the janitor still has to remove.
 CREATE TABLE removals (

@@ -34,6 +34,7 @@ CREATE TABLE sessions (
     expires_at  INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX sessions_user_idx ON sessions (user_id);
+CREATE INDEX sessions_age_idx ON sessions (expires_at);
 
 CREATE TABLE api_keys (
     id           BLOB    NOT NULL PRIMARY KEY,
@@ -189,7 +190,7 @@ CREATE INDEX events_webhook_idx ON events (webhook_id, id);
 
 -- One narrow row per delivery still owed. Deleted when the delivery ends, so it stays small whatever the history.
 CREATE TABLE queue (
-    event_id       BLOB    NOT NULL PRIMARY KEY,
+    event_id       BLOB    NOT NULL UNIQUE,
     account_id     INTEGER NOT NULL,
     webhook_id     BLOB    NOT NULL,
     shard          INTEGER NOT NULL,
@@ -201,10 +202,10 @@ CREATE TABLE queue (
     other_attempts INTEGER NOT NULL,
     due_at         INTEGER NOT NULL,
     -- After this moment it is given up. A resend never is.
-    expires_at     INTEGER
+    expires_at     INTEGER,
+    -- The owner of a shard reads the due rows of each webhook in this order, and that is how they lie.
+    PRIMARY KEY (shard, webhook_id, lane, due_at, event_id)
 ) STRICT, WITHOUT ROWID;
--- The owner of a shard reads the due rows of each webhook from the front of this index.
-CREATE INDEX queue_due_idx ON queue (shard, webhook_id, lane, due_at, event_id);
 
 -- Append-only: one HTTP exchange, or the reason why a delivery ended without one.
 CREATE TABLE attempts (
@@ -226,24 +227,29 @@ CREATE TABLE attempts (
     PRIMARY KEY (event_id, number)
 ) STRICT, WITHOUT ROWID;
 
--- A range of deliveries somebody wants sent once more: fed into the queue a little at a time, up to `cursor` so far.
+-- A range of deliveries somebody wants sent once more: those between two ids that ended like that. They are put into the
+-- queue a little at a time; up to `cursor` so far.
 CREATE TABLE resends (
     id          BLOB    NOT NULL PRIMARY KEY,
     account_id  INTEGER NOT NULL REFERENCES accounts (id) ON DELETE CASCADE,
     webhook_id  BLOB    NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
     shard       INTEGER NOT NULL,
-    -- Which deliveries, as JSON.
-    filter      TEXT    NOT NULL,
+    ended       TEXT    NOT NULL,
+    event_type  TEXT,
+    from_at     INTEGER,
+    to_at       INTEGER,
     status      TEXT    NOT NULL CHECK (status IN ('running', 'paused', 'cancelled', 'done')),
     -- How many there were when it was asked for, and how many were put into the queue.
     total       INTEGER NOT NULL,
     queued      INTEGER NOT NULL,
-    cursor      BLOB,
+    cursor      BLOB    NOT NULL,
+    until       BLOB    NOT NULL,
     inserted_at INTEGER NOT NULL,
     updated_at  INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX resends_webhook_idx ON resends (webhook_id, id);
 CREATE INDEX resends_running_idx ON resends (shard) WHERE status = 'running';
+CREATE INDEX resends_age_idx ON resends (updated_at);
 
 -- Webhooks that were deleted and whose deliveries the janitor still has to remove.
 CREATE TABLE removals (

@@ -59,6 +59,9 @@ enum Action {
     /// Deliveries of a webhook
     #[command(subcommand)]
     Deliveries(resources::deliveries::Deliveries),
+    /// Ranges of deliveries that are sent once more
+    #[command(subcommand)]
+    Resends(resources::resends::Resends),
     /// API keys
     #[command(subcommand)]
     Keys(keys::Keys),
@@ -80,6 +83,7 @@ pub async fn main() -> ExitCode {
         Action::Webhooks(command) => command.run().await,
         Action::Triggers(command) => command.run().await,
         Action::Deliveries(command) => command.run().await,
+        Action::Resends(command) => command.run().await,
         Action::Keys(command) => command.run().await,
         Action::Bench(command) => command.run().await,
         Action::Migrate(command) => command.run().await,

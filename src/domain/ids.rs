@@ -3,9 +3,12 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
+
+use super::time::Timestamp;
 
 /// The text is not an identifier of this kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -82,6 +85,31 @@ id!(
     EventId(Uuid)
 );
 id!(
+    /// A range of deliveries that somebody wants sent once more.
+    ResendId(Uuid)
+);
+id!(
     /// A running process.
     NodeId(Uuid)
 );
+
+impl EventId {
+    /// When the event was recorded, in whole milliseconds: ids are UUIDs of version 7, which begin with it (RFC 9562,
+    /// section 5.7).
+    pub fn recorded_at(self) -> Timestamp {
+        let (secs, nanos) = self.0.get_timestamp().map_or((0, 0), |moment| moment.to_unix());
+        Timestamp::from_secs(i64::try_from(secs).unwrap_or(0)) + Duration::from_nanos(nanos.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_id_knows_when_it_was_made() {
+        let id = EventId(Uuid::from_u128(0x0189_2e12_1234_7abc_8def_0123_4567_89ab));
+        assert_eq!(id.recorded_at(), Timestamp::from_micros(0x0189_2e12_1234 * 1_000));
+        assert_eq!(EventId(Uuid::nil()).recorded_at(), Timestamp::EPOCH);
+    }
+}

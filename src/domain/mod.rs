@@ -21,6 +21,7 @@ pub mod life;
 pub mod node;
 pub mod outcome;
 pub mod pace;
+pub mod resend;
 pub mod retry;
 pub mod settle;
 pub mod signature;

@@ -22,6 +22,13 @@ pub struct Limits {
     pub rate: Option<u32>,
 }
 
+impl Limits {
+    /// Resends a second.
+    pub fn resends(&self) -> f64 {
+        self.rate.map_or(RESENDS_UNLIMITED, |rate| (f64::from(rate) * RESEND_SHARE).max(1.0))
+    }
+}
+
 /// What is known of an endpoint's stamina.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pace {
@@ -45,6 +52,11 @@ pub enum Repute {
     Proven,
     /// It did not.
     Failing,
+}
+
+impl Repute {
+    pub const ALL: [Self; 3] = [Self::Fresh, Self::Proven, Self::Failing];
+    pub const COUNT: usize = Self::ALL.len();
 }
 
 /// What an attempt told about the endpoint.
@@ -78,7 +90,7 @@ impl Pace {
             breaker: Breaker::new(parked),
             limit: FIRST_LIMIT.min(limits.in_flight),
             attempts: rate.map(|rate| Bucket::full(rate, now)),
-            resends: Bucket::full(rate.map_or(RESENDS_UNLIMITED, |rate| (rate * RESEND_SHARE).max(1.0)), now),
+            resends: Bucket::full(limits.resends(), now),
             held_until: None,
             repute,
         }

@@ -9,6 +9,27 @@ use super::time::Timestamp;
 /// After a failure of our own we try again this soon.
 const OUR_FAULT: Duration = Duration::from_secs(5);
 
+/// How a delivery ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::Type)]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum Ended {
+    Success,
+    Failed,
+    Cancelled,
+}
+
+impl Ended {
+    pub const ALL: [Self; 3] = [Self::Failed, Self::Success, Self::Cancelled];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
 /// Where a delivery stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {

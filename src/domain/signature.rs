@@ -17,10 +17,12 @@ pub const PREFIX: &str = "whsec_";
 pub const TOLERANCE_SECS: i64 = 300;
 
 /// A signing secret. Prints nothing.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct SigningSecret {
     text: String,
     key: Vec<u8>,
+    /// Has taken in the key: what comes before every message is computed once.
+    keyed: Hmac<Sha256>,
 }
 
 /// Why a text cannot be a secret, in words that continue "secret …".
@@ -57,12 +59,17 @@ impl SigningSecret {
             }
             None => text.as_bytes().to_vec(),
         };
-        Ok(Self { text: text.to_owned(), key })
+        Ok(Self::new(text.to_owned(), key))
     }
 
     /// A new one of 32 random bytes.
     pub fn generate(bytes: [u8; 32]) -> Self {
-        Self { text: format!("{PREFIX}{}", STANDARD.encode(bytes)), key: bytes.to_vec() }
+        Self::new(format!("{PREFIX}{}", STANDARD.encode(bytes)), bytes.to_vec())
+    }
+
+    fn new(text: String, key: Vec<u8>) -> Self {
+        let keyed = Hmac::new_from_slice(&key).expect("HMAC takes a key of any length");
+        Self { text, key, keyed }
     }
 
     /// As the user gave it, for storing it sealed.
@@ -87,11 +94,19 @@ impl SigningSecret {
     }
 
     fn mac(&self, parts: &[&[u8]]) -> [u8; 32] {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes a key of any length");
+        let mut mac = self.keyed.clone();
         parts.iter().for_each(|part| mac.update(part));
         mac.finalize().into_bytes().into()
     }
 }
+
+impl PartialEq for SigningSecret {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for SigningSecret {}
 
 impl fmt::Debug for SigningSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -100,8 +115,13 @@ impl fmt::Debug for SigningSecret {
 }
 
 /// The value of `webhook-signature`: one entry a secret, the newest first.
-pub fn standard_header(secrets: &[SigningSecret], id: &str, timestamp_secs: i64, body: &[u8]) -> String {
-    let entries: Vec<_> = secrets.iter().map(|secret| secret.sign_standard(id, timestamp_secs, body)).collect();
+pub fn standard_header<'a>(
+    secrets: impl IntoIterator<Item = &'a SigningSecret>,
+    id: &str,
+    timestamp_secs: i64,
+    body: &[u8],
+) -> String {
+    let entries: Vec<_> = secrets.into_iter().map(|secret| secret.sign_standard(id, timestamp_secs, body)).collect();
     entries.join(" ")
 }
 
@@ -185,7 +205,7 @@ mod tests {
     fn only_the_right_secret_body_and_time_verify() {
         let secret = SigningSecret::generate([7; 32]);
         let other = SigningSecret::generate([8; 32]);
-        let header = standard_header(&[other.clone(), secret.clone()], "id", 1_000, b"body");
+        let header = standard_header([&other, &secret], "id", 1_000, b"body");
         let verify = |secret, body: &[u8], now| verify_standard(secret, "id", "1000", &header, body, now);
         assert_eq!(verify(&secret, b"body", 1_000), Ok(()));
         assert_eq!(verify(&other, b"body", 1_300), Ok(()));

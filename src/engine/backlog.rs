@@ -1,12 +1,13 @@
 //! What this node holds of the queue: a part of each lane that is due, never so much that memory would notice, and how far
 //! each lane has been read. The database has all of it; nothing here is true that a look at the queue would not say.
 
-use std::collections::{HashMap, HashSet};
 use std::time::Duration;
+
+use foldhash::{HashMap, HashSet};
 
 use super::ready::{Ready, Room};
 use super::settler::Written;
-use crate::domain::ids::{EventId, WebhookId};
+use crate::domain::ids::{AccountId, EventId, WebhookId};
 use crate::domain::time::Timestamp;
 use crate::store::StoreError;
 use crate::store::queue::{Due, Lane, Position, Waiting, Wanted};
@@ -51,6 +52,7 @@ pub struct Backlog {
 #[derive(Debug, Clone, Copy)]
 struct Unread {
     shard: i32,
+    account_id: AccountId,
     after: Position,
 }
 
@@ -64,14 +66,14 @@ impl Backlog {
     pub fn new(room: Room) -> Self {
         Self {
             ready: Ready::new(room),
-            held: HashSet::new(),
-            lanes: HashMap::new(),
-            parked: HashMap::new(),
+            held: HashSet::default(),
+            lanes: HashMap::default(),
+            parked: HashMap::default(),
             settling: 0,
             reading: None,
             reads: 0,
-            changed: HashSet::new(),
-            overtaken: HashSet::new(),
+            changed: HashSet::default(),
+            overtaken: HashSet::default(),
             recent: Default::default(),
             aged_at: Timestamp::EPOCH,
             looking: false,
@@ -133,7 +135,8 @@ impl Backlog {
             due += 1;
             // From the front again: what came in behind our back may be due before what was read last.
             if self.ready.waiting_in(lane.webhook_id, lane.lane) <= self.share() / 2 {
-                self.lanes.insert((lane.webhook_id, lane.lane), Unread { shard: lane.shard, after: Position::START });
+                let unread = Unread { shard: lane.shard, account_id: lane.account_id, after: Position::START };
+                self.lanes.insert((lane.webhook_id, lane.lane), unread);
             }
         }
         self.crowd = due.max(1);
@@ -155,6 +158,7 @@ impl Backlog {
             .take(LANES_AT_ONCE)
             .map(|((webhook_id, lane), unread)| Wanted {
                 shard: unread.shard,
+                account_id: unread.account_id,
                 webhook_id: *webhook_id,
                 lane: *lane,
                 after: unread.after,
@@ -177,7 +181,7 @@ impl Backlog {
             return Vec::new();
         }
         self.reading = None;
-        let mut read: HashMap<(WebhookId, Lane), (i64, Position)> = HashMap::new();
+        let mut read: HashMap<(WebhookId, Lane), (i64, Position)> = HashMap::default();
         for due in &rows {
             let position = Position { due_at: due.due_at, event_id: due.event_id };
             let (count, last) = read.entry((due.webhook_id, due.lane)).or_insert((0, position));
@@ -188,7 +192,8 @@ impl Backlog {
             let key = (lane.webhook_id, lane.lane);
             match read.get(&key) {
                 Some((count, last)) if *count == lane.limit => {
-                    self.lanes.insert(key, Unread { shard: lane.shard, after: *last });
+                    let unread = Unread { shard: lane.shard, account_id: lane.account_id, after: *last };
+                    self.lanes.insert(key, unread);
                 }
                 _ => drop(self.lanes.remove(&key)),
             }

@@ -6,11 +6,11 @@
 //! way when the process died is due again when the next one starts. What it holds of the queue is in
 //! [`super::backlog`], whose turn it is in [`super::ready`], what is known of endpoints in [`super::target`].
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::{counter, gauge, histogram};
+use foldhash::HashSet;
+use metrics::gauge;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 
 use super::backlog::{Backlog, Found};
 use super::leases::Leases;
+use super::meters::Meters;
 use super::sender::Sender;
 use super::settler::Written;
 use super::target::{Target, Targets};
@@ -26,10 +27,10 @@ use crate::clock::Clock;
 use crate::domain::ids::WebhookId;
 use crate::domain::outcome::{Attempted, Outcome};
 use crate::domain::pace::Told;
-use crate::domain::settle::{GiveUpReason, Next, settle};
+use crate::domain::settle::{Ended, GiveUpReason, Next, settle};
 use crate::domain::time::Timestamp;
 use crate::store::Store;
-use crate::store::queue::{AttemptRow, Due, Ended, Life, Settled, Standing};
+use crate::store::queue::{AttemptRow, Due, Life, Settled, Standing};
 use crate::store::shards::Lease;
 use crate::wake::{Answer, ToDispatcher};
 
@@ -77,6 +78,7 @@ struct Under {
     draining: Vec<Answer>,
     /// The configuration cannot be read: nothing is sent until it can.
     unsure: bool,
+    meters: Meters,
 }
 
 impl Dispatcher {
@@ -84,8 +86,14 @@ impl Dispatcher {
         // Not bounded: there are never more of them than attempts under way and looks at the queue.
         let (finish, mut finished) = mpsc::unbounded_channel::<Finished>();
         let (found_tx, mut found) = mpsc::unbounded_channel::<Found>();
-        let mut under =
-            Under { tasks: TaskTracker::new(), finish, found: found_tx, draining: Vec::new(), unsure: false };
+        let mut under = Under {
+            tasks: TaskTracker::new(),
+            finish,
+            found: found_tx,
+            draining: Vec::new(),
+            unsure: false,
+            meters: Meters::default(),
+        };
         let mut lease_changes = self.leases.changes();
         let mut sweep_at = self.clock.now();
         let mut over = Vec::new();
@@ -114,7 +122,7 @@ impl Dispatcher {
                 self.backlog.written(&written);
             }
             for over in over.drain(..) {
-                self.finish(over).await;
+                self.finish(over, &mut under.meters).await;
             }
             if sweep_at <= self.clock.now() && self.backlog.may_look() {
                 sweep_at = self.clock.now() + SWEEP_EVERY;
@@ -301,7 +309,7 @@ impl Dispatcher {
     }
 
     /// Decides what an outcome means and passes it on to be written.
-    async fn finish(&mut self, finished: Finished) {
+    async fn finish(&mut self, finished: Finished, meters: &mut Meters) {
         let Finished { due, lease, target, attempted } = finished;
         let now = self.clock.now();
         let id = due.webhook_id;
@@ -316,7 +324,7 @@ impl Dispatcher {
             expires_at: due.expires_at,
         };
         let next = settle(&standing, &attempted, &target.schedule, self.chance.unit(), now);
-        self.report(&due, &attempted, &next, now);
+        report(meters, &due, &attempted, &next, now);
         let gone = matches!(next, Next::GiveUp { reason: GiveUpReason::EndpointGone });
         let life = match (&next, &attempted.outcome) {
             _ if gone => Life::Disable { reason: attempted.outcome.advice() },
@@ -352,36 +360,6 @@ impl Dispatcher {
         let _ = self.settle.send(settled).await;
     }
 
-    fn report(&self, due: &Due, attempted: &Attempted, next: &Next, now: Timestamp) {
-        let number = number_of(due);
-        let outcome = attempted.outcome.code();
-        counter!("pulsehook_attempts_total", "outcome" => outcome).increment(1);
-        match next {
-            Next::Delivered => {
-                counter!("pulsehook_deliveries_total", "result" => "delivered").increment(1);
-                histogram!("pulsehook_delivery_seconds").record(now.since(due.inserted_at).as_secs_f64());
-                debug!(
-                    delivery.id = %due.event_id, webhook.id = %due.webhook_id, attempt = number,
-                    "Delivered {} on attempt {number}", due.event_id
-                );
-            }
-            Next::Retry { due_at, .. } => {
-                counter!("pulsehook_deliveries_total", "result" => "retried").increment(1);
-                info!(
-                    delivery.id = %due.event_id, webhook.id = %due.webhook_id, attempt = number, outcome,
-                    "Attempt {number} of {} ended with {outcome}; the next one is at {due_at}", due.event_id
-                );
-            }
-            Next::GiveUp { reason } => {
-                counter!("pulsehook_deliveries_total", "result" => "failed").increment(1);
-                warn!(
-                    delivery.id = %due.event_id, webhook.id = %due.webhook_id, attempt = number, outcome,
-                    "Gave up {} after attempt {number} ended with {outcome}: {}", due.event_id, reason.code()
-                );
-            }
-        }
-    }
-
     /// Only a look that finds nothing, begun after everything was written, proves that nothing is left.
     fn answer_drained(&mut self, under: &mut Under, sweep_at: &mut Timestamp) {
         if under.draining.is_empty() || !self.backlog.is_idle() {
@@ -399,7 +377,7 @@ impl Dispatcher {
 
     /// Lets what is under way finish, within reason, and passes its outcomes on.
     async fn wind_down(mut self, under: Under, mut finished: mpsc::UnboundedReceiver<Finished>) {
-        let Under { tasks, finish, found, .. } = under;
+        let Under { tasks, finish, found, mut meters, .. } = under;
         drop((finish, found));
         tasks.close();
         let clock = self.clock.clone();
@@ -408,7 +386,7 @@ impl Dispatcher {
         loop {
             tokio::select! {
                 over = finished.recv() => match over {
-                    Some(over) => self.finish(over).await,
+                    Some(over) => self.finish(over, &mut meters).await,
                     None => break,
                 },
                 Some(written) = self.written.recv() => {
@@ -428,6 +406,36 @@ impl Dispatcher {
 /// dispatcher would do nothing else: a second look while one is under way, a turn while nothing may be sent.
 fn wakes_at(look: Option<Timestamp>, turn: Option<Timestamp>) -> Option<Timestamp> {
     look.into_iter().chain(turn).min()
+}
+
+/// Counts and logs what became of an attempt.
+fn report(meters: &mut Meters, due: &Due, attempted: &Attempted, next: &Next, now: Timestamp) {
+    let number = number_of(due);
+    let outcome = attempted.outcome.code();
+    meters.attempted(outcome);
+    match next {
+        Next::Delivered => {
+            meters.delivered(now.since(due.event_id.recorded_at()));
+            debug!(
+                delivery.id = %due.event_id, webhook.id = %due.webhook_id, attempt = number,
+                "Delivered {} on attempt {number}", due.event_id
+            );
+        }
+        Next::Retry { due_at, .. } => {
+            meters.retried();
+            info!(
+                delivery.id = %due.event_id, webhook.id = %due.webhook_id, attempt = number, outcome,
+                "Attempt {number} of {} ended with {outcome}; the next one is at {due_at}", due.event_id
+            );
+        }
+        Next::GiveUp { reason } => {
+            meters.failed();
+            warn!(
+                delivery.id = %due.event_id, webhook.id = %due.webhook_id, attempt = number, outcome,
+                "Gave up {} after attempt {number} ended with {outcome}: {}", due.event_id, reason.code()
+            );
+        }
+    }
 }
 
 /// What an attempt says about how much its endpoint can bear.
@@ -461,7 +469,8 @@ fn row(due: &Due, attempted: Attempted) -> AttemptRow {
     let advice = (!outcome.is_success()).then(|| outcome.advice());
     let (code, headers, body) = match response {
         Some(response) => {
-            let headers = (!response.headers.is_empty()).then(|| serde_json::json!(response.headers).to_string());
+            let headers = &response.headers;
+            let headers = (!headers.is_empty()).then(|| serde_json::to_string(headers).expect("texts serialise"));
             (Some(i32::from(response.status)), headers, Some(response.body))
         }
         None => (None, None, None),

@@ -1,7 +1,7 @@
 //! Notices: reads new hits, decides, and commits what fired together with how far it has read.
 //!
-//! One step, top to bottom, is [`Evaluator::step`]. A step runs when hits were committed, at the latest every evaluation
-//! interval, and never more often than every [`GAP`]. Whatever goes wrong with the database, the evaluator forgets what it
+//! One step, top to bottom, is [`Evaluator::step`]. A step runs when hits were committed, after the rest that [`Rhythm`]
+//! says, and at the latest every evaluation interval. Whatever goes wrong with the database, the evaluator forgets what it
 //! knows, reads it again from where the last commit left it, and looks again: hits are read in row order and a commit
 //! moves the watermark with the events, so nothing is missed and nothing is counted twice.
 
@@ -18,6 +18,7 @@ use super::catalog::{Catalog, Memory, WatchedSite};
 use super::leases::Leases;
 use super::live::{LiveWindow, SPAN};
 use super::profiles::Profiles;
+use super::rhythm::Rhythm;
 use crate::analytics::sqlite::{Analytics, Dimension, HitSeq};
 use crate::chance::Chance;
 use crate::clock::Clock;
@@ -32,8 +33,6 @@ use crate::store::queue::{Due, Lane};
 use crate::store::{Store, StoreError};
 use crate::wake::{Answer, ToEvaluator};
 
-/// Shortest time between two steps. Completions within it share an event.
-pub const GAP: Duration = Duration::from_millis(50);
 /// Hits read at once.
 const BATCH: usize = 5_000;
 /// How often a look is repeated at once when somebody was faster.
@@ -68,35 +67,26 @@ struct Knowledge {
     saved: HitSeq,
     /// Sites with new visits since their triggers were last looked at.
     touched: HashSet<SiteId>,
+    /// Triggers that fired in this look, once for each event.
+    fired: Vec<TriggerId>,
 }
 
 impl Evaluator {
     pub async fn run(self, mut calls: mpsc::Receiver<ToEvaluator>, stop: CancellationToken) -> anyhow::Result<()> {
         let mut committed = self.analytics.committed();
         let mut knowledge = self.learn_until_it_works(&stop).await;
-        let mut last_step = self.clock.now();
-        let mut last_housekeeping = last_step;
+        let mut rhythm = Rhythm::new(self.clock.now());
+        let mut last_look = self.clock.now();
+        let mut last_housekeeping = last_look;
         // Whatever came in before the first look is news.
         let mut news = true;
         let mut answers: Vec<Answer> = Vec::new();
         while !stop.is_cancelled() {
-            let wait = if news { GAP } else { self.interval };
+            let wait = if news { rhythm.rest() } else { self.interval };
             let look_now = tokio::select! {
                 () = stop.cancelled() => break,
                 call = calls.recv() => match call {
-                    Some(ToEvaluator::ConfigurationChanged(answer)) => {
-                        if let Err(error) = self.refresh_catalog(&mut knowledge).await {
-                            warn!(%error, "The configuration could not be read again: {error}");
-                            knowledge = self.learn_until_it_works(&stop).await;
-                        }
-                        // Nobody waiting any more is no reason to stop.
-                        let _ = answer.send(());
-                        false
-                    }
-                    Some(ToEvaluator::Look(answer)) => {
-                        answers.push(answer);
-                        true
-                    }
+                    Some(call) => self.answer(call, &mut calls, &mut knowledge, &mut answers, &stop).await,
                     None => break,
                 },
                 changed = committed.changed(), if !news => {
@@ -105,17 +95,17 @@ impl Evaluator {
                     }
                     news = true;
                     // The first hit after a pause is looked at right away.
-                    self.clock.now().since(last_step) >= GAP
+                    self.clock.now().since(last_look) >= rhythm.rest()
                 }
-                () = self.clock.sleep_until(last_step + wait) => true,
+                () = self.clock.sleep_until(last_look + wait) => true,
             };
             if !look_now {
                 continue;
             }
-            last_step = self.clock.now();
-            let housekeeping = last_step.since(last_housekeeping) >= HOUSEKEEPING;
+            let began = self.clock.now();
+            let housekeeping = began.since(last_housekeeping) >= HOUSEKEEPING;
             if housekeeping {
-                last_housekeeping = last_step;
+                last_housekeeping = began;
             }
             committed.mark_unchanged();
             news = false;
@@ -133,11 +123,43 @@ impl Evaluator {
                 knowledge = self.learn_until_it_works(&stop).await;
                 news = true;
             }
+            last_look = self.clock.now();
+            rhythm.looked(std::mem::take(&mut knowledge.fired).into_iter(), last_look, last_look.since(began));
             for answer in answers.drain(..) {
                 let _ = answer.send(());
             }
         }
         Ok(())
+    }
+
+    /// Whether somebody wants a look now; `answers` has those who do. The configuration is read once for all who wait for
+    /// that, however many changes they made.
+    async fn answer(
+        &self,
+        call: ToEvaluator,
+        calls: &mut mpsc::Receiver<ToEvaluator>,
+        knowledge: &mut Knowledge,
+        answers: &mut Vec<Answer>,
+        stop: &CancellationToken,
+    ) -> bool {
+        let mut changed = Vec::new();
+        for call in std::iter::once(call).chain(std::iter::from_fn(|| calls.try_recv().ok())) {
+            match call {
+                ToEvaluator::ConfigurationChanged(answer) => changed.push(answer),
+                ToEvaluator::Look(answer) => answers.push(answer),
+            }
+        }
+        if !changed.is_empty()
+            && let Err(error) = self.refresh_catalog(knowledge).await
+        {
+            warn!(%error, "The configuration could not be read again: {error}");
+            *knowledge = self.learn_until_it_works(stop).await;
+        }
+        for answer in changed {
+            // Nobody waiting any more is no reason to stop.
+            let _ = answer.send(());
+        }
+        !answers.is_empty()
     }
 
     /// Steps until every committed hit is read.
@@ -189,6 +211,7 @@ impl Evaluator {
             self.commit(&mut step, now).await?;
             knowledge.saved = last;
         }
+        knowledge.fired.extend(tallies.keys().map(|(trigger_id, _)| *trigger_id));
         knowledge.memories.extend(memories);
         knowledge.cursor = last;
         counter!("pulsehook_evaluations_total", "result" => "ok").increment(1);
@@ -503,6 +526,5 @@ fn due(event: Event, shard: i32) -> Due {
         event_type: event.event_type,
         format: event.format,
         payload: event.payload.into(),
-        inserted_at: event.inserted_at,
     }
 }

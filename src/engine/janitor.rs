@@ -13,8 +13,10 @@ use crate::domain::time::Timestamp;
 use crate::store::Store;
 
 const LOOK_EVERY: Duration = Duration::from_secs(60);
-/// How often the size of the queue is measured.
+/// How often the size of the queue is measured, unless it is so long that counting takes a while.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
+/// Part of the time that measuring may take.
+const MEASURE_SHARE: u32 = 100;
 const BATCH: i64 = 500;
 const IDEMPOTENCY: Duration = Duration::from_secs(86_400);
 /// Processes nobody has seen for so long are forgotten.
@@ -31,9 +33,11 @@ impl Janitor {
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut next_sweep = self.clock.now() + LOOK_EVERY;
         loop {
+            let began = self.clock.monotonic();
             if let Err(error) = self.measure().await {
                 debug!(%error, "The queue could not be measured: {error}");
             }
+            let pause = MEASURE_EVERY.max((self.clock.monotonic() - began) * MEASURE_SHARE);
             if self.clock.now() >= next_sweep {
                 if let Err(error) = self.sweep(&stop).await {
                     warn!(%error, "Old rows could not be removed and will be later: {error}");
@@ -42,7 +46,7 @@ impl Janitor {
             }
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                () = self.clock.sleep(MEASURE_EVERY) => {}
+                () = self.clock.sleep(pause) => {}
             }
         }
     }
@@ -76,6 +80,7 @@ impl Janitor {
         self.store.operator_forget_nodes(NODES).await?;
         self.store.operator_prune_idempotency_keys(now - IDEMPOTENCY).await?;
         self.store.operator_prune_sessions(now).await?;
+        self.store.operator_prune_resends(before).await?;
         // What is usual needs its history, whatever the retention of deliveries.
         self.analytics.prune(now - self.retention.max(HISTORY + LOOK_EVERY)).await?;
         Ok(())

@@ -34,9 +34,12 @@ pub mod janitor;
 pub mod keeper;
 pub mod leases;
 pub mod live;
+mod meters;
 pub mod notifier;
 pub mod profiles;
 pub mod ready;
+pub mod resender;
+mod rhythm;
 pub mod sender;
 pub mod settler;
 pub mod target;
@@ -86,6 +89,7 @@ impl Engine {
                 learner: None,
                 leases: None,
                 keeper: None,
+                resender: None,
                 notify,
                 others_notice_within: target::BELIEVED_FOR,
             },
@@ -154,21 +158,32 @@ impl Engine {
             clock: self.clock.clone(),
             retention: self.retention,
         };
+        let wake = Wake {
+            dispatcher: Some(dispatcher_calls.clone()),
+            leases: Some(leases_calls.clone()),
+            ..running.wake.clone()
+        };
+        let resender = resender::Resender {
+            store: self.store.clone(),
+            leases: held.clone(),
+            clock: self.clock.clone(),
+            limits: self.limits,
+            wake: wake.clone(),
+        };
         let keeper = keeper::Keeper {
             store: self.store.clone(),
             leases: held.clone(),
             clock: self.clock.clone(),
             chance: self.chance.clone(),
-            wake: Wake {
-                dispatcher: Some(dispatcher_calls.clone()),
-                leases: Some(leases_calls.clone()),
-                ..running.wake.clone()
-            },
+            wake,
         };
         let stop = &running.stop;
         let (keeper_calls, to_keeper) = mpsc::channel(64);
         let watching = keeper.run(to_keeper, stop.clone());
         running.duties.spawn(async move { ("keeper", watching.await) });
+        let (resender_calls, to_resender) = mpsc::channel(64);
+        let feeding = resender.run(to_resender, stop.clone());
+        running.duties.spawn(async move { ("resender", feeding.await) });
         let sending = dispatcher.run(to_dispatcher, stop.clone());
         running.duties.spawn(async move { ("dispatcher", sending.await) });
         running.duties.spawn(async move { ("settler", settler.run().await) });
@@ -182,6 +197,7 @@ impl Engine {
         running.wake.dispatcher = Some(dispatcher_calls);
         running.wake.leases = Some(leases_calls);
         running.wake.keeper = Some(keeper_calls);
+        running.wake.resender = Some(resender_calls);
     }
 
     fn notice(&self, running: &mut Running, held: &leases::Leases, hand_over: mpsc::Sender<Vec<Due>>) {

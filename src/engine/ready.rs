@@ -4,8 +4,10 @@
 //! before resends. An endpoint that may not be spoken to now is not in the round at all, so it costs nothing: it waits for
 //! a moment, for an attempt of its own to end, for room at its host, or for room among those of its repute.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+
+use foldhash::HashMap;
 
 use crate::domain::breaker::Turn;
 use crate::domain::ids::{AccountId, EventId, WebhookId};
@@ -43,7 +45,8 @@ pub struct Ready {
     rounds: HashMap<AccountId, VecDeque<WebhookId>>,
     endpoints: HashMap<WebhookId, Endpoint>,
     hosts: HashMap<Arc<str>, Crowd>,
-    reputes: HashMap<Repute, Crowd>,
+    /// One for each repute.
+    reputes: [Crowd; Repute::COUNT],
     /// Endpoints that wait for a moment.
     timers: BTreeSet<(Timestamp, WebhookId)>,
     waiting: usize,
@@ -64,7 +67,7 @@ struct Endpoint {
     lanes: [VecDeque<Due>; 3],
     in_flight: u32,
     /// How many of those were started under each repute.
-    started_as: HashMap<Repute, usize>,
+    started_as: [usize; Repute::COUNT],
     place: Place,
     /// When it was last spoken to, or met.
     used_at: Timestamp,
@@ -86,10 +89,10 @@ impl Ready {
             room,
             in_flight: 0,
             accounts: VecDeque::new(),
-            rounds: HashMap::new(),
-            endpoints: HashMap::new(),
-            hosts: HashMap::new(),
-            reputes: HashMap::new(),
+            rounds: HashMap::default(),
+            endpoints: HashMap::default(),
+            hosts: HashMap::default(),
+            reputes: Default::default(),
             timers: BTreeSet::new(),
             waiting: 0,
         }
@@ -113,7 +116,7 @@ impl Ready {
                     pace,
                     lanes: Default::default(),
                     in_flight: 0,
-                    started_as: HashMap::new(),
+                    started_as: Default::default(),
                     place: Place::Nowhere,
                     used_at: now,
                 };
@@ -156,7 +159,7 @@ impl Ready {
             match place {
                 Place::ForAMoment(moment) => drop(self.timers.insert((moment, id))),
                 Place::AtItsHost => self.hosts.entry(Arc::clone(&host)).or_default().waiting.push_back(id),
-                Place::AmongItsLike(repute) => self.reputes.entry(repute).or_default().waiting.push_back(id),
+                Place::AmongItsLike(repute) => self.reputes[repute as usize].waiting.push_back(id),
                 Place::Nowhere | Place::InTheRound => {}
             }
             // It may have been let in where it does not take the room now: the next one may.
@@ -170,7 +173,7 @@ impl Ready {
     }
 
     fn has_room_among(&self, repute: Repute) -> bool {
-        self.reputes.get(&repute).is_none_or(|crowd| crowd.in_flight < self.room.of(repute))
+        self.reputes[repute as usize].in_flight < self.room.of(repute)
     }
 
     /// Lets the next one into room that has become free.
@@ -182,7 +185,7 @@ impl Ready {
         // Who has come to another repute meanwhile takes no room here: the one behind may come too.
         let mut room = self.has_room_among(repute);
         while room {
-            let Some(next) = self.reputes.get_mut(&repute).and_then(|crowd| crowd.waiting.pop_front()) else { return };
+            let Some(next) = self.reputes[repute as usize].waiting.pop_front() else { return };
             room = self.endpoints.get(&next).is_none_or(|endpoint| endpoint.pace.repute() != repute);
             self.leave_place(Some(next), Place::AmongItsLike(repute));
         }
@@ -194,9 +197,9 @@ impl Ready {
         endpoint.pace.start(lane == Lane::Resend, now);
         endpoint.in_flight += 1;
         endpoint.used_at = now;
-        *endpoint.started_as.entry(repute).or_default() += 1;
+        endpoint.started_as[repute as usize] += 1;
         self.hosts.entry(Arc::clone(&endpoint.host)).or_default().in_flight += 1;
-        self.reputes.entry(repute).or_default().in_flight += 1;
+        self.reputes[repute as usize].in_flight += 1;
         self.in_flight += 1;
         self.waiting -= 1;
         self.enter_round(id);
@@ -209,19 +212,17 @@ impl Ready {
         let turn = endpoint.pace.finish(told, now);
         endpoint.in_flight -= 1;
         self.in_flight -= 1;
-        let (repute, count) =
-            endpoint.started_as.iter_mut().find(|(_, count)| **count > 0).expect("it was started under some repute");
-        *count -= 1;
-        let (host, repute) = (Arc::clone(&endpoint.host), *repute);
+        let repute = Repute::ALL.into_iter().find(|repute| endpoint.started_as[*repute as usize] > 0);
+        let repute = repute.expect("it was started under some repute");
+        endpoint.started_as[repute as usize] -= 1;
+        let host = Arc::clone(&endpoint.host);
         if let Some(crowd) = self.hosts.get_mut(&host) {
             crowd.in_flight -= 1;
             if crowd.in_flight == 0 && crowd.waiting.is_empty() {
                 self.hosts.remove(&host);
             }
         }
-        if let Some(crowd) = self.reputes.get_mut(&repute) {
-            crowd.in_flight -= 1;
-        }
+        self.reputes[repute as usize].in_flight -= 1;
         self.let_in(&host, repute);
         self.enter_round(id);
         turn
@@ -352,9 +353,7 @@ impl Ready {
                 }
             }
             Place::AmongItsLike(repute) => {
-                if let Some(crowd) = self.reputes.get_mut(&repute) {
-                    crowd.waiting.retain(|waiting| *waiting != id);
-                }
+                self.reputes[repute as usize].waiting.retain(|waiting| *waiting != id);
             }
             Place::InTheRound => {
                 let account_id = endpoint.account_id;
@@ -406,7 +405,6 @@ mod tests {
             event_type: "test".into(),
             format: Format::Json,
             payload: bytes::Bytes::new(),
-            inserted_at: Timestamp::EPOCH,
         }
     }
 

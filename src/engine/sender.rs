@@ -1,10 +1,9 @@
 //! One attempt: sign, POST, read a little of the answer. The result is a value; nothing here can fail.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER, USER_AGENT};
+use http::header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER, USER_AGENT};
 use http::{HeaderValue, Method, Request, Uri};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -28,6 +27,12 @@ const MOST_HEADERS: usize = 64;
 const HEADER_BYTES: usize = 16 * 1_024;
 /// Once the head of the answer is there the rest is only for the curious.
 const BODY_BUDGET: Duration = Duration::from_secs(3);
+const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
+const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+const BODY_SIGNATURE: HeaderName = HeaderName::from_static("x-webhook-signature");
+const EVENT_ID: HeaderName = HeaderName::from_static("x-webhook-event-id");
+const EVENT_TYPE: HeaderName = HeaderName::from_static("x-webhook-event-type");
 const USER_AGENT_TEXT: &str = concat!("Pulsehook/", env!("CARGO_PKG_VERSION"));
 
 /// Headers of an answer that help finding out what happened.
@@ -80,16 +85,18 @@ impl Address {
 }
 
 /// What is to be sent where.
-#[derive(Debug, Clone)]
-pub struct Outgoing {
-    pub address: Arc<Address>,
-    /// The current one first; none means unsigned.
-    pub secrets: Vec<SigningSecret>,
+#[derive(Debug, Clone, Copy)]
+pub struct Outgoing<'a> {
+    pub address: &'a Address,
+    /// None means unsigned.
+    pub secret: Option<&'a SigningSecret>,
+    /// The one before, while receivers may still go by it.
+    pub previous_secret: Option<&'a SigningSecret>,
     pub event_id: EventId,
-    pub event_type: String,
+    pub event_type: &'a str,
     pub content_type: &'static str,
     /// Signed and sent as they are.
-    pub body: Bytes,
+    pub body: &'a Bytes,
 }
 
 pub struct Sender {
@@ -111,7 +118,7 @@ impl Sender {
     }
 
     /// Begins at `started_at`, which is now.
-    pub async fn attempt(&self, outgoing: &Outgoing, started_at: Timestamp) -> Attempted {
+    pub async fn attempt(&self, outgoing: &Outgoing<'_>, started_at: Timestamp) -> Attempted {
         let began = self.clock.monotonic();
         let (outcome, response) = match self.request(outgoing, started_at) {
             Ok(request) => within(&self.clock, ATTEMPT_BUDGET, self.exchange(request))
@@ -123,7 +130,7 @@ impl Sender {
         Attempted { outcome, started_at, duration, response }
     }
 
-    fn request(&self, outgoing: &Outgoing, now: Timestamp) -> Result<Request<Full<Bytes>>, Outcome> {
+    fn request(&self, outgoing: &Outgoing<'_>, now: Timestamp) -> Result<Request<Full<Bytes>>, Outcome> {
         let uri = match &outgoing.address.uri {
             Ok(uri) => uri.clone(),
             Err(problem) => return Err(Outcome::ForbiddenUrl { problem: problem.clone() }),
@@ -136,14 +143,15 @@ impl Sender {
         let id = outgoing.event_id.to_string();
         let secs = now.secs();
         head.insert(CONTENT_TYPE, HeaderValue::from_static(outgoing.content_type));
-        set(head, "webhook-id", &id)?;
-        set(head, "webhook-timestamp", &secs.to_string())?;
-        set(head, "x-webhook-event-id", &id)?;
-        set(head, "x-webhook-event-type", &outgoing.event_type)?;
-        if let Some(current) = outgoing.secrets.first() {
-            set(head, "webhook-signature", &standard_header(&outgoing.secrets, &id, secs, &outgoing.body))?;
-            set(head, "x-webhook-signature", &current.sign_body(&outgoing.body))?;
+        set(head, WEBHOOK_TIMESTAMP, secs.to_string())?;
+        set(head, EVENT_TYPE, outgoing.event_type.to_owned())?;
+        if let Some(current) = outgoing.secret {
+            let secrets = std::iter::once(current).chain(outgoing.previous_secret);
+            set(head, WEBHOOK_SIGNATURE, standard_header(secrets, &id, secs, outgoing.body))?;
+            set(head, BODY_SIGNATURE, current.sign_body(outgoing.body))?;
         }
+        set(head, EVENT_ID, id.clone())?;
+        set(head, WEBHOOK_ID, id)?;
         Ok(request)
     }
 
@@ -155,9 +163,9 @@ impl Sender {
         };
         let (head, body) = answer.into_parts();
         let status = head.status.as_u16();
-        let location = text_of(&head.headers, LOCATION.as_str());
-        let retry_after =
-            text_of(&head.headers, RETRY_AFTER.as_str()).and_then(|text| parse_retry_after(&text, self.clock.now()));
+        let location = head.headers.get(LOCATION).map(text_of);
+        let retry_after = head.headers.get(RETRY_AFTER).map(text_of);
+        let retry_after = retry_after.and_then(|text| parse_retry_after(&text, self.clock.now()));
         let body = self.beginning_of(body).await;
         let response = Response { status, headers: kept(&head.headers), body, retry_after };
         (Outcome::Responded { status, location }, Some(response))
@@ -182,21 +190,22 @@ impl Sender {
     }
 }
 
-fn set(head: &mut HeaderMap, name: &'static str, value: &str) -> Result<(), Outcome> {
+fn set(head: &mut HeaderMap, name: HeaderName, value: String) -> Result<(), Outcome> {
     let value =
-        HeaderValue::from_str(value).map_err(|_| Outcome::Internal { what: "a header value that is not text" })?;
+        HeaderValue::try_from(value).map_err(|_| Outcome::Internal { what: "a header value that is not text" })?;
     head.insert(name, value);
     Ok(())
 }
 
-fn text_of(head: &HeaderMap, name: &str) -> Option<String> {
-    let value = head.get(name)?;
+fn text_of(value: &HeaderValue) -> String {
     let bytes = &value.as_bytes()[..value.len().min(KEPT_HEADER_BYTES)];
-    Some(String::from_utf8_lossy(bytes).chars().filter(|c| !c.is_control()).collect())
+    String::from_utf8_lossy(bytes).chars().filter(|c| !c.is_control()).collect()
 }
 
+/// The first of each name.
 fn kept(head: &HeaderMap) -> Vec<(String, String)> {
-    KEPT_HEADERS.iter().filter_map(|name| Some(((*name).to_owned(), text_of(head, name)?))).collect()
+    let wanted = head.keys().filter(|name| KEPT_HEADERS.contains(&name.as_str()));
+    wanted.filter_map(|name| Some((name.as_str().to_owned(), text_of(head.get(name)?)))).collect()
 }
 
 fn outcome_of(error: &hyper_util::client::legacy::Error) -> Outcome {

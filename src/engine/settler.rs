@@ -14,7 +14,10 @@ use crate::store::shards::Lease;
 use crate::store::{Store, StoreError};
 
 /// Most outcomes one commit takes.
-const BATCH: usize = 500;
+const BATCH: usize = 2_000;
+/// When so many came in during a commit, the next one waits a little for more: half as many commits cost a tenth less.
+const MANY: usize = 64;
+const GATHER: Duration = Duration::from_millis(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -40,6 +43,14 @@ impl Settler {
     pub async fn run(mut self) -> anyhow::Result<()> {
         let mut batch = Vec::with_capacity(BATCH);
         while self.outcomes.recv_many(&mut batch, BATCH).await > 0 {
+            if batch.len() >= MANY {
+                self.clock.sleep(GATHER).await;
+                while batch.len() < BATCH
+                    && let Ok(settled) = self.outcomes.try_recv()
+                {
+                    batch.push(settled);
+                }
+            }
             let written = batch
                 .iter()
                 .map(|settled: &Settled| Written { event_id: settled.event_id, shard: settled.lease.shard })

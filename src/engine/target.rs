@@ -5,11 +5,11 @@
 //! changes a webhook of another node waits that long before he answers, so that no attempt starts afterwards that the old
 //! state would have allowed.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use foldhash::{HashMap, HashSet};
 use tracing::error;
 
 use super::sender::{Address, Outgoing};
@@ -41,7 +41,7 @@ pub struct Target {
     pub host: Arc<str>,
     version: i64,
     rate_limit: Option<u32>,
-    address: Arc<Address>,
+    address: Address,
     secret: Option<SigningSecret>,
     previous_secret: Option<SigningSecret>,
     previous_valid_until: Option<Timestamp>,
@@ -64,7 +64,7 @@ pub struct Targets {
 
 impl Targets {
     pub fn new(store: Store, keyring: Keyring, policy: AddressPolicy, clock: Clock, limits: Limits) -> Self {
-        Self { store, keyring, policy, clock, limits, known: HashMap::new(), confirmed: None }
+        Self { store, keyring, policy, clock, limits, known: HashMap::default(), confirmed: None }
     }
 
     /// The endpoint, if it may be spoken to and is known.
@@ -109,7 +109,7 @@ impl Targets {
     pub async fn load(&mut self, ids: &HashSet<WebhookId>) -> Result<HashSet<WebhookId>> {
         let missing: Vec<_> = ids.iter().copied().filter(|id| !self.known.contains_key(id)).collect();
         if missing.is_empty() {
-            return Ok(HashSet::new());
+            return Ok(HashSet::default());
         }
         let mut dead: HashSet<_> = missing.iter().copied().collect();
         for webhook in self.store.operator_webhooks(&missing).await? {
@@ -179,7 +179,7 @@ impl Targets {
             host: host.into(),
             version: webhook.version,
             rate_limit: webhook.rate_limit,
-            address: Arc::new(Address::new(url, &headers)),
+            address: Address::new(url, &headers),
             secret: secret(&webhook.secret, "secret")?,
             previous_secret: secret(&webhook.previous_secret, "previous_secret")?,
             previous_valid_until: webhook.previous_valid_until,
@@ -219,15 +219,16 @@ impl Target {
     }
 
     /// The request for a delivery, to be signed at `now`.
-    pub fn outgoing(&self, due: &Due, now: Timestamp) -> Outgoing {
+    pub fn outgoing<'a>(&'a self, due: &'a Due, now: Timestamp) -> Outgoing<'a> {
         let overlap = self.previous_valid_until.is_some_and(|until| now < until);
         Outgoing {
-            address: Arc::clone(&self.address),
-            secrets: self.secret.iter().chain(self.previous_secret.iter().filter(|_| overlap)).cloned().collect(),
+            address: &self.address,
+            secret: self.secret.as_ref(),
+            previous_secret: self.previous_secret.as_ref().filter(|_| overlap),
             event_id: due.event_id,
-            event_type: due.event_type.clone(),
+            event_type: &due.event_type,
             content_type: due.format.content_type(),
-            body: due.payload.clone(),
+            body: &due.payload,
         }
     }
 }

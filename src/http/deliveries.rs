@@ -11,7 +11,6 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
 use super::auth::Asking;
-use super::body::{Fields, JsonObject};
 use super::error::{ApiError, Problem, Result};
 use super::sites::find;
 use super::webhooks::find_webhook;
@@ -27,8 +26,7 @@ use crate::store::shards::shard_of;
 const DEFAULT_LIMIT: u32 = 20;
 const MAX_LIMIT: u32 = 100;
 const STATUSES: [&str; 6] = ["pending", "sending", "retrying", "success", "failed", "cancelled"];
-const ENDED: [&str; 3] = ["success", "failed", "cancelled"];
-const TYPES: [&str; 4] = ["visitor_spike", "goal_completion", "webhook_health", TEST];
+pub(super) const TYPES: [&str; 4] = ["visitor_spike", "goal_completion", "webhook_health", TEST];
 
 /// A delivery as the API shows it. Its id is the event's: one name from the trigger to the receiver's log.
 #[derive(Serialize, ToSchema)]
@@ -104,25 +102,6 @@ pub struct Pagination {
     /// For the next page of a deep list: `cursor=` it.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_cursor: Option<String>,
-}
-
-#[derive(Serialize, ToSchema)]
-pub struct ResendAnswer {
-    /// Deliveries put back into the queue.
-    count: u64,
-}
-
-/// What is resent: every ended delivery that passes.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "describes what is read field by field")]
-pub struct ResendBody {
-    /// `failed` (when absent), `success` or `cancelled`.
-    status: Option<String>,
-    trigger_type: Option<String>,
-    #[schema(format = DateTime)]
-    from: Option<String>,
-    #[schema(format = DateTime)]
-    to: Option<String>,
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -256,50 +235,11 @@ pub async fn resend_delivery(
     Ok((StatusCode::ACCEPTED, Json(DeliveryAnswer { delivery: delivery.into() })))
 }
 
-/// Send a range of ended deliveries once more
-#[utoipa::path(post, path = "/api/sites/{site}/webhooks/{id}/resend", tag = "deliveries",
-    security(("key" = []), ("session" = [])),
-    params(("site" = String, Path, description = "Id or domain"), ("id" = String, Path)), request_body = ResendBody,
-    responses((status = 202, body = ResendAnswer), (status = 400, body = Problem), (status = 401, body = Problem),
-        (status = 403, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem),
-        (status = 413, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
-pub async fn resend_range(
-    State(api): State<Api>,
-    asking: Asking,
-    Path((site, id)): Path<(String, String)>,
-    JsonObject(body): JsonObject,
-) -> Result<(StatusCode, Json<ResendAnswer>)> {
-    let actor = asking.at_least(Role::Editor)?;
-    let webhook = find_webhook(&api, &actor, &site, &id).await?;
-    let mut fields = Fields::of(&body, &[]);
-    let status = fields.text("status").unwrap_or("failed");
-    if !ENDED.contains(&status) {
-        fields.invalid.add("status", format!("must be one of {}", ENDED.join(", ")));
-    }
-    let event_type = fields.text("trigger_type");
-    if event_type.is_some_and(|name| !TYPES.contains(&name)) {
-        fields.invalid.add("trigger_type", format!("must be one of {}", TYPES.join(", ")));
-    }
-    let filter = Filter {
-        status: Some(status.to_owned()),
-        event_type: event_type.map(str::to_owned),
-        from: fields.parsed("from"),
-        to: fields.parsed("to"),
-        before: None,
-    };
-    let filter = fields.finish(filter)?;
-    refuse_unless_live(&webhook)?;
-    let shard = shard_of(webhook.site_id);
-    let count = api.store.resend_range(&api.change(&actor), webhook.id, &filter, shard).await?;
-    api.wake.queue_changed(shard).await;
-    Ok((StatusCode::ACCEPTED, Json(ResendAnswer { count })))
-}
-
 async fn find_delivery(api: &Api, webhook: &Webhook, id: EventId) -> Result<Delivery> {
     api.store.delivery(webhook.account_id, webhook.id, id).await?.ok_or_else(ApiError::not_found)
 }
 
-fn refuse_unless_live(webhook: &Webhook) -> Result<()> {
+pub(super) fn refuse_unless_live(webhook: &Webhook) -> Result<()> {
     match webhook.status() {
         Status::Paused => Err(ApiError::conflict("webhook_paused", "The webhook is paused; resume it first.")),
         Status::Disabled => Err(ApiError::conflict(

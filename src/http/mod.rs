@@ -46,6 +46,7 @@ pub mod health;
 pub mod idempotency;
 pub mod keys;
 pub mod pages;
+pub mod resends;
 pub mod schemas;
 pub mod setup;
 pub mod sites;
@@ -200,7 +201,9 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(triggers::create_trigger))
         .routes(routes!(triggers::update_trigger, triggers::delete_trigger))
         .routes(routes!(deliveries::send_test))
-        .routes(routes!(deliveries::resend_range))
+        .routes(routes!(resends::resend_range))
+        .routes(routes!(resends::list_resends))
+        .routes(routes!(resends::show_resend, resends::update_resend))
         .routes(routes!(deliveries::list_deliveries))
         .routes(routes!(deliveries::show_delivery))
         .routes(routes!(deliveries::resend_delivery))

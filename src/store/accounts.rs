@@ -60,7 +60,9 @@ impl Store {
 
     /// Whether anybody could use this installation yet: a user or a key exists.
     pub async fn operator_is_set_up(&self) -> Result<bool> {
-        const SQL: &str = "SELECT count(*) FROM (SELECT 1 FROM users UNION ALL SELECT 1 FROM api_keys) AS credentials";
+        const SQL: &str = "
+            SELECT count(*)
+            FROM (SELECT 1 AS one FROM users UNION ALL SELECT 1 FROM api_keys LIMIT 1) AS credentials";
         let count: i64 = on!(self.reader(), pool => sqlx::query_scalar(SQL).fetch_one(pool).await)?;
         Ok(count > 0)
     }

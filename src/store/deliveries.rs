@@ -8,9 +8,6 @@ use super::{Result, Store, on};
 use crate::domain::ids::{AccountId, EventId, TriggerId, WebhookId};
 use crate::domain::time::Timestamp;
 
-/// Most deliveries one request may put back into the queue.
-pub const RESEND_LIMIT: i64 = 10_000;
-
 #[derive(Debug, Clone, PartialEq, FromRow)]
 pub struct Delivery {
     pub id: EventId,
@@ -199,50 +196,5 @@ impl Store {
         tx.audit(change, "delivery.resend", &id.to_string()).await?;
         tx.commit().await?;
         Ok(true)
-    }
-
-    /// Owes every ended delivery of a webhook that passes `filter` once more, oldest first, at most [`RESEND_LIMIT`].
-    /// Answers how many.
-    pub async fn resend_range(
-        &self,
-        change: &Change,
-        webhook_id: WebhookId,
-        filter: &Filter,
-        shard: i32,
-    ) -> Result<u64> {
-        const SQL: &str = "
-            INSERT INTO queue (event_id, account_id, webhook_id, shard, lane, attempt, other_attempts, due_at,
-                expires_at)
-            SELECT events.id, events.account_id, events.webhook_id, $7, 2, 0, last.number, $8, NULL
-            FROM events
-            JOIN attempts AS last ON last.event_id = events.id
-                AND last.number = (SELECT max(number) FROM attempts WHERE attempts.event_id = events.id)
-            WHERE events.account_id = $1
-                AND events.webhook_id = $2
-                AND last.ended = coalesce($3, last.ended)
-                AND ($4 IS NULL OR events.type = $4)
-                AND ($5 IS NULL OR events.inserted_at >= $5)
-                AND ($6 IS NULL OR events.inserted_at <= $6)
-                AND NOT EXISTS (SELECT 1 FROM queue WHERE queue.event_id = events.id)
-            ORDER BY events.id
-            LIMIT $9
-            ON CONFLICT (event_id) DO NOTHING";
-        let mut tx = self.begin().await?;
-        let queued = on!(&mut tx.0, tx => sqlx::query(SQL)
-            .bind(change.account_id)
-            .bind(webhook_id)
-            .bind(&filter.status)
-            .bind(&filter.event_type)
-            .bind(filter.from)
-            .bind(filter.to)
-            .bind(shard)
-            .bind(change.now)
-            .bind(RESEND_LIMIT)
-            .execute(&mut **tx)
-            .await
-            .map(|done| done.rows_affected()))?;
-        tx.audit(change, "webhook.resend", &format!("{webhook_id}: {queued} deliveries")).await?;
-        tx.commit().await?;
-        Ok(queued)
     }
 }

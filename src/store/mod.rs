@@ -26,6 +26,7 @@ pub mod notices;
 pub mod outbox;
 pub mod profiles;
 pub mod queue;
+pub mod resends;
 pub mod retention;
 mod rows;
 pub mod shards;
@@ -187,7 +188,11 @@ impl Store {
             // Rows come from a thread of the driver's: a whole read fits, so that it never waits for us.
             .row_buffer_size(1_024)
             // In KiB, when negative: the part of the queue that is worked on.
-            .pragma("cache_size", "-16384");
+            .pragma("cache_size", "-16384")
+            // A page holds ten payloads.
+            .page_size(8_192)
+            // Pages: one that many commits change is written to the database once, not every few commits.
+            .pragma("wal_autocheckpoint", "2000");
         let write = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
         let (version,): (String,) = sqlx::query_as("SELECT sqlite_version()").fetch_one(&write).await?;
         if parse_version(&version) < Some(OLDEST_SQLITE) {

@@ -1,13 +1,16 @@
 //! The queue: deliveries still owed. The owner of a shard reads it without writing, and writes once per outcome.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
-use sqlx::FromRow;
+use sqlx::{FromRow, Row as _};
 
 use super::rows::{MOST_ROWS, Query, Rows};
 use super::shards::Lease;
 use super::{Backend, Result, Store, StoreError, Tx, on};
 use crate::domain::breaker::Turn;
 use crate::domain::ids::{AccountId, EventId, NodeId, WebhookId};
+use crate::domain::settle::Ended;
 use crate::domain::time::Timestamp;
 use crate::domain::webhook::Format;
 
@@ -35,6 +38,7 @@ pub struct Waiting {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wanted {
     pub shard: i32,
+    pub account_id: AccountId,
     pub webhook_id: WebhookId,
     pub lane: Lane,
     pub after: Position,
@@ -48,12 +52,32 @@ pub struct Position {
     pub event_id: EventId,
 }
 
+impl Wanted {
+    fn due(&self, row: DueRow) -> Due {
+        let (event_id, attempt, other_attempts, due_at, expires_at, event_type, format, payload) = row;
+        Due {
+            event_id,
+            account_id: self.account_id,
+            webhook_id: self.webhook_id,
+            shard: self.shard,
+            lane: self.lane,
+            attempt,
+            other_attempts,
+            due_at,
+            expires_at,
+            event_type,
+            format,
+            payload: payload.into(),
+        }
+    }
+}
+
 impl Position {
     pub const START: Self = Self { due_at: Timestamp::from_micros(i64::MIN), event_id: EventId(uuid::Uuid::nil()) };
 }
 
 /// A delivery that is due, with everything its attempt needs but the endpoint.
-#[derive(Debug, Clone, PartialEq, FromRow)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Due {
     pub event_id: EventId,
     pub account_id: AccountId,
@@ -68,11 +92,12 @@ pub struct Due {
     pub expires_at: Option<Timestamp>,
     pub event_type: String,
     pub format: Format,
-    #[sqlx(try_from = "Vec<u8>")]
     pub payload: Bytes,
-    /// When the event was recorded.
-    pub inserted_at: Timestamp,
 }
+
+/// What is read of a delivery, by position: at tens of thousands a second a look-up by name shows, and so does every value
+/// that is known before.
+type DueRow = (EventId, i32, i32, Timestamp, Option<Timestamp>, String, Format, Vec<u8>);
 
 /// An attempt to be appended.
 #[derive(Debug, Clone, PartialEq)]
@@ -87,24 +112,6 @@ pub struct AttemptRow {
     /// JSON array of pairs.
     pub response_headers: Option<String>,
     pub response_body: Option<Vec<u8>>,
-}
-
-/// How a delivery ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    Success,
-    Failed,
-    Cancelled,
-}
-
-impl Ended {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Success => "success",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
 }
 
 /// Where a delivery stands after an attempt.
@@ -203,9 +210,8 @@ impl Store {
     /// Deliveries that are due by `now`, those of each lane oldest first.
     pub async fn due(&self, wanted: &[Wanted], now: Timestamp) -> Result<Vec<Due>> {
         const SQLITE: &str = "
-            SELECT queue.event_id, queue.account_id, queue.webhook_id, queue.shard, queue.lane, queue.attempt,
-                queue.other_attempts, queue.due_at, queue.expires_at, events.type AS event_type, events.format,
-                events.payload, events.inserted_at
+            SELECT queue.event_id, queue.attempt, queue.other_attempts, queue.due_at, queue.expires_at, events.type,
+                events.format, events.payload
             FROM queue
             JOIN events ON events.id = queue.event_id
             WHERE queue.shard = $1
@@ -216,11 +222,11 @@ impl Store {
             ORDER BY queue.due_at, queue.event_id
             LIMIT $7";
         const POSTGRES: &str = "
-            SELECT due.event_id, due.account_id, due.webhook_id, due.shard, due.lane, due.attempt,
-                due.other_attempts, due.due_at, due.expires_at, events.type AS event_type, events.format,
-                events.payload, events.inserted_at
+            SELECT wanted.position, due.event_id, due.attempt, due.other_attempts, due.due_at, due.expires_at,
+                events.type, events.format, events.payload
             FROM unnest($1::integer[], $2::uuid[], $3::integer[], $4::bigint[], $5::uuid[], $6::bigint[])
-                AS wanted (shard, webhook_id, lane, after_due_at, after_event_id, most)
+                WITH ORDINALITY
+                AS wanted (shard, webhook_id, lane, after_due_at, after_event_id, most, position)
             CROSS JOIN LATERAL (
                 SELECT *
                 FROM queue
@@ -233,11 +239,14 @@ impl Store {
                 LIMIT wanted.most
             ) AS due
             JOIN events ON events.id = due.event_id";
+        let mut due = Vec::new();
         match self.hot() {
             Backend::Sqlite(pool) => {
-                let mut due = Vec::new();
+                // In one transaction: events of several webhooks are neighbours, and a new one would begin without the
+                // pages that the one before has read.
+                let mut tx = pool.begin().await?;
                 for lane in wanted {
-                    let rows: Vec<Due> = sqlx::query_as(SQLITE)
+                    let rows: Vec<DueRow> = sqlx::query_as(SQLITE)
                         .bind(lane.shard)
                         .bind(lane.webhook_id)
                         .bind(lane.lane)
@@ -245,23 +254,42 @@ impl Store {
                         .bind(lane.after.due_at)
                         .bind(lane.after.event_id)
                         .bind(lane.limit)
-                        .fetch_all(pool)
+                        .fetch_all(&mut *tx)
                         .await?;
-                    due.extend(rows);
+                    due.extend(rows.into_iter().map(|row| lane.due(row)));
                 }
-                Ok(due)
+                tx.commit().await?;
             }
-            Backend::Postgres(pool) => Ok(sqlx::query_as(POSTGRES)
-                .bind(wanted.iter().map(|lane| lane.shard).collect::<Vec<_>>())
-                .bind(wanted.iter().map(|lane| lane.webhook_id.0).collect::<Vec<_>>())
-                .bind(wanted.iter().map(|lane| lane.lane as i32).collect::<Vec<_>>())
-                .bind(wanted.iter().map(|lane| lane.after.due_at.micros()).collect::<Vec<_>>())
-                .bind(wanted.iter().map(|lane| lane.after.event_id.0).collect::<Vec<_>>())
-                .bind(wanted.iter().map(|lane| lane.limit).collect::<Vec<_>>())
-                .bind(now)
-                .fetch_all(pool)
-                .await?),
+            Backend::Postgres(pool) => {
+                let rows = sqlx::query(POSTGRES)
+                    .bind(wanted.iter().map(|lane| lane.shard).collect::<Vec<_>>())
+                    .bind(wanted.iter().map(|lane| lane.webhook_id.0).collect::<Vec<_>>())
+                    .bind(wanted.iter().map(|lane| lane.lane as i32).collect::<Vec<_>>())
+                    .bind(wanted.iter().map(|lane| lane.after.due_at.micros()).collect::<Vec<_>>())
+                    .bind(wanted.iter().map(|lane| lane.after.event_id.0).collect::<Vec<_>>())
+                    .bind(wanted.iter().map(|lane| lane.limit).collect::<Vec<_>>())
+                    .bind(now)
+                    .fetch_all(pool)
+                    .await?;
+                for row in rows {
+                    // Counted from 1.
+                    let position: i64 = row.try_get(0)?;
+                    let lane = usize::try_from(position - 1).ok().and_then(|position| wanted.get(position));
+                    let lane = lane.ok_or_else(|| sqlx::Error::Protocol("a row nobody asked for".to_owned()))?;
+                    due.push(lane.due((
+                        row.try_get(1)?,
+                        row.try_get(2)?,
+                        row.try_get(3)?,
+                        row.try_get(4)?,
+                        row.try_get(5)?,
+                        row.try_get(6)?,
+                        row.try_get(7)?,
+                        row.try_get(8)?,
+                    )));
+                }
+            }
         }
+        Ok(due)
     }
 
     /// Writes outcomes, all or none, under the leases of their shards. The outcome of a delivery that is not owed any
@@ -280,7 +308,10 @@ impl Store {
             match &mut tx.0 {
                 Backend::Sqlite(_) => {
                     tx.hold(node, leases).await?;
-                    tx.settle_in_parts(settled).await?;
+                    if !tx.settle_in_parts(settled).await? {
+                        drop(tx);
+                        return self.settle_what_is_owed(node, leases, settled, now).await;
+                    }
                 }
                 Backend::Postgres(tx) => settle_at_once(&mut **tx, node, leases, settled).await?,
             }
@@ -289,6 +320,25 @@ impl Store {
         }
         crate::failpoint::hit("settle.after_commit");
         Ok(())
+    }
+
+    /// Some of the deliveries are not owed any more, which is rare enough to be found out afterwards.
+    async fn settle_what_is_owed(
+        &self,
+        node: NodeId,
+        leases: &[Lease],
+        settled: &[Settled],
+        now: Timestamp,
+    ) -> Result<()> {
+        let mut tx = self.begin_hot().await?;
+        tx.hold(node, leases).await?;
+        let owed = tx.owed(settled).await?;
+        let settled: Vec<_> = settled.iter().filter(|row| owed.contains(&row.event_id)).cloned().collect();
+        if !tx.settle_in_parts(&settled).await? {
+            return Err(StoreError::Refused("deliveries that are owed cannot be found".to_owned()));
+        }
+        tx.spread_the_news(&settled, now).await?;
+        tx.commit().await
     }
 
     /// Which of these attempts are written already: for finding out what became of a commit nobody heard of.
@@ -339,7 +389,7 @@ async fn settle_at_once(
             DELETE FROM queue
             USING made
             WHERE queue.event_id = made.event_id AND made.ended IS NOT NULL
-            RETURNING queue.event_id
+            RETURNING made.*
         ),
         again AS (
             UPDATE queue
@@ -347,15 +397,14 @@ async fn settle_at_once(
                 lane = CASE WHEN queue.lane = 0 AND made.next_attempt > 0 THEN 1 ELSE queue.lane END
             FROM made
             WHERE queue.event_id = made.event_id AND made.ended IS NULL
-            RETURNING queue.event_id
+            RETURNING made.*
         ),
         written AS (
             INSERT INTO attempts (event_id, number, account_id, webhook_id, started_at, duration_ms, outcome, advice,
                 response_code, response_headers, response_body, ended, reason)
             SELECT event_id, number, account_id, webhook_id, started_at, duration_ms, outcome, advice, response_code,
                 response_headers, response_body, ended, reason
-            FROM made
-            JOIN (SELECT event_id FROM over UNION ALL SELECT event_id FROM again) AS moved USING (event_id)
+            FROM (SELECT * FROM over UNION ALL SELECT * FROM again) AS moved
         )
         SELECT count(*) FROM held";
     fn column<'a, T>(settled: &'a [Settled], get: impl Fn(&'a Settled) -> T) -> Vec<T> {
@@ -387,14 +436,15 @@ async fn settle_at_once(
 }
 
 impl Tx {
-    /// In process it is the rows that cost: attempts, endings and retries, a few hundred rows a statement.
-    async fn settle_in_parts(&mut self, settled: &[Settled]) -> Result<()> {
+    /// In process it is the rows that cost: endings, retries and attempts, a few hundred rows a statement. `false`: not
+    /// all of them were owed, and nothing of this is to be committed.
+    async fn settle_in_parts(&mut self, settled: &[Settled]) -> Result<bool> {
         static ATTEMPTS: Rows = Rows::new(
             "INSERT INTO attempts (event_id, number, account_id, webhook_id, started_at, duration_ms, outcome, advice,
                 response_code, response_headers, response_body, ended, reason)
             SELECT * FROM",
             13,
-            "WHERE EXISTS (SELECT 1 FROM queue WHERE event_id = column1)",
+            "WHERE column1 IS NOT NULL",
         );
         static OVER: Rows = Rows::new("DELETE FROM queue WHERE event_id IN", 1, "");
         static AGAIN: Rows = Rows::new(
@@ -406,21 +456,39 @@ impl Tx {
             "AS next WHERE queue.event_id = next.column1",
         );
         let Backend::Sqlite(tx) = &mut self.0 else { unreachable!("the caller looked") };
-        for rows in settled.chunks(MOST_ROWS) {
-            ATTEMPTS.query(rows, bind_attempt).execute(&mut **tx).await?;
-        }
+        let mut moved = 0;
         let over: Vec<_> = settled.iter().filter(|row| row.standing.again().is_none()).collect();
         for rows in over.chunks(MOST_ROWS) {
-            OVER.query(rows, |query, row| query.bind(row.event_id)).execute(&mut **tx).await?;
+            let over = OVER.query(rows, |query, row| query.bind(row.event_id));
+            moved += over.execute(&mut **tx).await?.rows_affected();
         }
         let again: Vec<_> = settled.iter().filter_map(|row| Some((row.event_id, row.standing.again()?))).collect();
         for rows in again.chunks(MOST_ROWS) {
             let again = AGAIN.query(rows, |query, (event_id, (attempt, others, due_at))| {
                 query.bind(*event_id).bind(*attempt).bind(*others).bind(*due_at)
             });
-            again.execute(&mut **tx).await?;
+            moved += again.execute(&mut **tx).await?.rows_affected();
         }
-        Ok(())
+        if moved != settled.len() as u64 {
+            return Ok(false);
+        }
+        for rows in settled.chunks(MOST_ROWS) {
+            ATTEMPTS.query(rows, bind_attempt).execute(&mut **tx).await?;
+        }
+        Ok(true)
+    }
+
+    /// Which of these deliveries are in the queue.
+    async fn owed(&mut self, settled: &[Settled]) -> Result<HashSet<EventId>> {
+        static OWED: Rows = Rows::new("SELECT event_id FROM queue WHERE event_id IN", 1, "");
+        let Backend::Sqlite(tx) = &mut self.0 else { unreachable!("on PostgreSQL the statement itself finds out") };
+        let mut owed = HashSet::new();
+        for rows in settled.chunks(MOST_ROWS) {
+            for row in OWED.query(rows, |query, row| query.bind(row.event_id)).fetch_all(&mut **tx).await? {
+                owed.insert(row.try_get(0)?);
+            }
+        }
+        Ok(owed)
     }
 
     /// What the outcomes told of their endpoints. Rare: most attempts tell what is known already.

@@ -13,6 +13,8 @@ mod flow;
 mod interop;
 mod life;
 mod nodes;
+mod plans;
+mod resends;
 mod rooms;
 mod sending;
 mod store;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use pulsehook::domain::event::{Addressee, Data, Event};
 use pulsehook::domain::ids::{AccountId, EventId, NodeId, WebhookId};
+use pulsehook::domain::settle::Ended;
 use pulsehook::domain::time::Timestamp;
 use pulsehook::engine::leases::TTL;
 use pulsehook::store::accounts::FirstOwner;
@@ -14,7 +15,7 @@ use pulsehook::store::facts::SETUP_TOKEN;
 use pulsehook::store::health::Told;
 use pulsehook::store::idempotency::Repeated;
 use pulsehook::store::outbox::{Fired, StateChange, Step, Watermark};
-use pulsehook::store::queue::{AttemptRow, Ended, Life, Settled, Standing};
+use pulsehook::store::queue::{AttemptRow, Life, Settled, Standing};
 use pulsehook::store::shards::{Lease, SHARDS, shard_of};
 use pulsehook::store::sites::Site;
 use pulsehook::store::{Store, StoreError};
@@ -23,6 +24,7 @@ use sqlx::{Connection as _, Row as _};
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use uuid::Uuid;
 
+use crate::plans;
 use crate::support::Database;
 use crate::support::app::{SITE, TestApp, text};
 use crate::support::on_both;
@@ -72,7 +74,7 @@ fn plain(text: &str) -> String {
 /// Every text constant of the store that is a statement, with the parts it is made of and the databases it is for.
 fn statements() -> Vec<(String, Vec<String>, Vec<Kind>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store");
-    let constant = regex::Regex::new(r#"(?s)const (\w+): &str =\s*(delivery_sql!\()?\s*(".*?")\s*\)?;"#).unwrap();
+    let constant = regex::Regex::new(r#"(?s)const (\w+): &str =\s*(\w+!\()?\s*(".*?")\s*\)?;"#).unwrap();
     let literal = regex::Regex::new(r#"(?s)"(.*?)""#).unwrap();
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -98,9 +100,9 @@ fn statements() -> Vec<(String, Vec<String>, Vec<Kind>)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_statement_runs_on_both_databases() {
     LazyLock::force(&EXECUTED);
-    crate::support::in_time(async {
-        use_everything(Database::sqlite()).await;
-        use_everything(Database::postgres().await).await;
+    let databases = crate::support::in_time(async {
+        let sqlite = use_everything(Database::sqlite()).await;
+        (sqlite, use_everything(Database::postgres().await).await)
     })
     .await;
     let executed = EXECUTED.lock().unwrap().clone();
@@ -116,10 +118,17 @@ async fn every_statement_runs_on_both_databases() {
         }
     }
     assert!(missing.is_empty(), "never ran: {missing:#?}");
+    let mut astray = plans::astray_on_sqlite(&databases.0, of(&executed, Kind::Sqlite)).await;
+    astray.extend(plans::astray_on_postgres(&databases.1, of(&executed, Kind::Postgres)).await);
+    assert!(astray.is_empty(), "read more than they need: {astray:#?}");
+}
+
+fn of(executed: &HashSet<(Kind, String)>, kind: Kind) -> BTreeSet<String> {
+    executed.iter().filter(|(on, _)| *on == kind).map(|(_, text)| text.clone()).collect()
 }
 
 /// Everything somebody can do, and what the engine does by itself.
-async fn use_everything(database: Database) {
+async fn use_everything(database: Database) -> Database {
     let endpoint = Endpoint::http([500, 200, 410, 200].map(Behaviour::status)).await;
     let app = TestApp::start(database).await;
     let site = app.site().await;
@@ -163,7 +172,12 @@ async fn use_everything(database: Database) {
     let delivery = format!("{path}/deliveries/{}", text(&deliveries[0]["id"]));
     app.get(&delivery).await.expect(200);
     app.post(&format!("{delivery}/resend"), json!({})).await.expect(202);
-    app.post(&format!("{path}/resend"), json!({})).await.expect(202);
+    let range = json!({"status": "success", "to": app.now().to_string()});
+    let started = app.post(&format!("{path}/resend"), range).await.expect(202);
+    let resend = format!("{path}/resends/{}", text(&started["resend"]["id"]));
+    app.patch(&resend, json!({"status": "paused"})).await.expect(409);
+    app.get(&resend).await.expect(200);
+    app.get(&format!("{path}/resends")).await.expect(200);
     app.drain().await;
     app.get("/api/members").await.expect(200);
     app.get("/api/audit").await.expect(200);
@@ -181,9 +195,10 @@ async fn use_everything(database: Database) {
     app.delete(&format!("/api/sites/{SITE}")).await.expect(204);
     while app.store.operator_remove_deleted(10).await.unwrap() > 0 {}
     let later = app.now() + Duration::from_secs(10 * 86_400);
+    app.store.operator_prune_resends(later).await.unwrap();
     app.store.operator_drop_days(later).await.unwrap();
     app.store.operator_make_days(later).await.unwrap();
-    app.stop().await;
+    app.stop().await
 }
 
 /// An endpoint that fails until its breaker opens.

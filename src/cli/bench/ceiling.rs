@@ -66,16 +66,20 @@ async fn send(world: &World, sender: &Arc<Sender>, sink: &Sink, count: usize) ->
     let next = Arc::new(AtomicUsize::new(0));
     let mut tasks = JoinSet::new();
     for _ in 0..IN_FLIGHT {
-        let outgoing = Outgoing {
-            address: Arc::clone(&address),
-            secrets: vec![SigningSecret::generate(world.chance.bytes())],
-            event_id: EventId(world.chance.uuid_v7(world.clock.now())),
-            event_type: "goal_completion".to_owned(),
-            content_type: "application/json",
-            body: Bytes::from(vec![b'x'; BODY_BYTES]),
-        };
         let (sender, clock, next) = (Arc::clone(sender), world.clock.clone(), Arc::clone(&next));
+        let (address, secret) = (Arc::clone(&address), SigningSecret::generate(world.chance.bytes()));
+        let event_id = EventId(world.chance.uuid_v7(world.clock.now()));
+        let body = Bytes::from(vec![b'x'; BODY_BYTES]);
         tasks.spawn(async move {
+            let outgoing = Outgoing {
+                address: &address,
+                secret: Some(&secret),
+                previous_secret: None,
+                event_id,
+                event_type: "goal_completion",
+                content_type: "application/json",
+                body: &body,
+            };
             while next.fetch_add(1, Ordering::Relaxed) < count {
                 let outcome = sender.attempt(&outgoing, clock.now()).await.outcome;
                 anyhow::ensure!(outcome.is_success(), "a request failed: {outcome:?}");

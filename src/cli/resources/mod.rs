@@ -8,6 +8,7 @@ use super::output::{self, plain};
 
 pub mod deliveries;
 pub mod goals;
+pub mod resends;
 pub mod sites;
 pub mod triggers;
 pub mod webhooks;

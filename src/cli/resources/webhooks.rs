@@ -75,6 +75,9 @@ pub enum Webhooks {
         /// Latest moment
         #[arg(long)]
         to: Option<String>,
+        /// Only say how many there are
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Delete a webhook with its triggers and deliveries
     Delete {
@@ -174,17 +177,23 @@ impl Webhooks {
                     ));
                 }
             }
-            Self::Resend { webhook, status, from, to } => {
+            Self::Resend { webhook, status, from, to, dry_run } => {
                 let body = object([
                     ("status", Some(status.into())),
                     ("from", from.map(Value::from)),
                     ("to", to.map(Value::from)),
+                    ("dry_run", dry_run.then_some(true.into())),
                 ]);
                 let answer = webhook.connection.client()?.post(&format!("{}/resend", webhook.path()), body).await?;
                 if webhook.connection.json {
                     output::json(&answer);
+                } else if dry_run {
+                    output::say(&format!("{} deliveries would be sent once more.", answer["count"]));
                 } else {
                     output::say(&format!("{} deliveries are on their way once more.", answer["count"]));
+                    if let Some(id) = answer["resend"]["id"].as_str() {
+                        output::hint(&format!("`pulsehook resends` shows, pauses and cancels it: {id}"));
+                    }
                 }
             }
             Self::Delete { webhook, yes } => {

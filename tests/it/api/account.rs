@@ -70,6 +70,8 @@ on_both! {
         let trigger = hook.show().await["triggers"][0]["id"].clone();
         let webhook = hook.path.rsplit('/').next().unwrap().to_owned();
         let (goal, trigger) = (text(&goal["id"]).to_owned(), text(&trigger).to_owned());
+        let started = app.post(&format!("{}/resend", hook.path), json!({"status": "success"})).await.expect(202);
+        let resend = text(&started["resend"]["id"]).to_owned();
         let (_, stranger) = app.account("Strangers", Role::Owner).await;
         app.post_as(&stranger, "/api/sites", json!({"domain": "strange.example"})).await.expect(201);
         let nothing = "0192aaaa-0000-7000-8000-000000000000";
@@ -89,6 +91,9 @@ on_both! {
             (Method::DELETE, "/api/sites/S/webhooks/W".to_owned()),
             (Method::POST, "/api/sites/S/webhooks/W/test".to_owned()),
             (Method::POST, "/api/sites/S/webhooks/W/resend".to_owned()),
+            (Method::GET, "/api/sites/S/webhooks/W/resends".to_owned()),
+            (Method::GET, "/api/sites/S/webhooks/W/resends/R".to_owned()),
+            (Method::PATCH, "/api/sites/S/webhooks/W/resends/R".to_owned()),
             (Method::POST, "/api/sites/S/webhooks/W/secret/rotate".to_owned()),
             (Method::POST, "/api/sites/S/webhooks/W/triggers".to_owned()),
             (Method::PATCH, "/api/sites/S/webhooks/W/triggers/T".to_owned()),
@@ -100,7 +105,9 @@ on_both! {
         .into_iter()
         .flat_map(|(method, path)| {
             let fill = |site: &str, webhook: &str, trigger: &str, delivery: &str, goal: &str| {
-                path.replace("/S", &format!("/{site}"))
+                let resend = if goal == "999999" { nothing } else { &resend };
+                path.replace("/R", &format!("/{resend}"))
+                    .replace("/S", &format!("/{site}"))
                     .replace("/W", &format!("/{webhook}"))
                     .replace("/T", &format!("/{trigger}"))
                     .replace("/D", &format!("/{delivery}"))

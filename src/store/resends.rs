@@ -1,0 +1,296 @@
+//! Ranges of deliveries that somebody wants sent once more. A range may be long and its endpoint slow, so it is put into the
+//! queue a little at a time, by the node that owns the shard, and can be paused and cancelled until it is through.
+
+use sqlx::{FromRow, Row as _};
+
+use super::audit::Change;
+use super::queue::Lane;
+use super::retention::first_id_of;
+use super::{Result, Store, StoreError, on};
+use crate::domain::ids::{AccountId, EventId, ResendId, WebhookId};
+use crate::domain::resend::{Range, Status};
+use crate::domain::time::Timestamp;
+
+/// A range and how far it has come.
+#[derive(Debug, Clone, PartialEq, FromRow)]
+pub struct Resend {
+    pub id: ResendId,
+    pub account_id: AccountId,
+    pub webhook_id: WebhookId,
+    pub shard: i32,
+    #[sqlx(flatten)]
+    pub range: Range,
+    pub status: Status,
+    /// How many deliveries there were when it was asked for.
+    pub total: i64,
+    /// How many of them were put into the queue so far.
+    pub queued: i64,
+    /// Deliveries up to this one were dealt with.
+    pub cursor: EventId,
+    pub until: EventId,
+    pub inserted_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+/// Deliveries of a range: `$1` account, `$2` webhook, ids between `$3` and `$4`, `$5` to `$8` the range. What is in the
+/// queue is on its way anyway.
+macro_rules! in_range_sql {
+    ($select:literal, $rest:literal) => {
+        concat!(
+            $select,
+            " FROM events
+            JOIN attempts AS last ON last.event_id = events.id
+                AND last.number = (SELECT max(number) FROM attempts WHERE attempts.event_id = events.id)
+            WHERE events.account_id = $1
+                AND events.webhook_id = $2
+                AND events.id > $3
+                AND events.id < $4
+                AND last.ended = $5
+                AND ($6 IS NULL OR events.type = $6)
+                AND ($7 IS NULL OR events.inserted_at >= $7)
+                AND ($8 IS NULL OR events.inserted_at <= $8)
+                AND NOT EXISTS (SELECT 1 FROM queue WHERE queue.event_id = events.id) ",
+            $rest
+        )
+    };
+}
+
+macro_rules! resend_sql {
+    ($rest:literal) => {
+        concat!(
+            "SELECT resends.id, resends.account_id, resends.webhook_id, resends.shard, resends.ended, resends.event_type,
+                resends.from_at, resends.to_at, resends.status, resends.total, resends.queued, resends.cursor,
+                resends.until, resends.inserted_at, resends.updated_at
+            FROM resends ",
+            $rest
+        )
+    };
+}
+
+impl Store {
+    /// How many deliveries a range has now.
+    pub async fn count_range(
+        &self,
+        account_id: AccountId,
+        webhook_id: WebhookId,
+        range: &Range,
+        now: Timestamp,
+    ) -> Result<i64> {
+        const SQL: &str = in_range_sql!("SELECT count(*)", "");
+        let (after, until) = bounds(range, now);
+        Ok(on!(self.reader(), pool => sqlx::query_scalar(SQL)
+            .bind(account_id)
+            .bind(webhook_id)
+            .bind(after)
+            .bind(until)
+            .bind(range.ended.as_str())
+            .bind(&range.event_type)
+            .bind(range.from_at)
+            .bind(range.to_at)
+            .fetch_one(pool)
+            .await)?)
+    }
+
+    /// Has a range sent once more that [`Store::count_range`] has just counted.
+    pub async fn start_resend(
+        &self,
+        change: &Change,
+        id: ResendId,
+        webhook_id: WebhookId,
+        shard: i32,
+        range: Range,
+        total: i64,
+    ) -> Result<Resend> {
+        const SQL: &str = "
+            INSERT INTO resends (id, account_id, webhook_id, shard, ended, event_type, from_at, to_at, status, total,
+                queued, cursor, until, inserted_at, updated_at)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'running', $9, 0, $10, $11, $12, $12)";
+        let (cursor, until) = bounds(&range, change.now);
+        let mut tx = self.begin().await?;
+        on!(&mut tx.0, tx => sqlx::query(SQL)
+            .bind(id)
+            .bind(change.account_id)
+            .bind(webhook_id)
+            .bind(shard)
+            .bind(range.ended.as_str())
+            .bind(&range.event_type)
+            .bind(range.from_at)
+            .bind(range.to_at)
+            .bind(total)
+            .bind(cursor)
+            .bind(until)
+            .bind(change.now)
+            .execute(&mut **tx)
+            .await
+            .map(drop))?;
+        tx.audit(change, "webhook.resend", &format!("{webhook_id}: {total} deliveries")).await?;
+        tx.commit().await?;
+        Ok(Resend {
+            id,
+            account_id: change.account_id,
+            webhook_id,
+            shard,
+            range,
+            status: Status::Running,
+            total,
+            queued: 0,
+            cursor,
+            until,
+            inserted_at: change.now,
+            updated_at: change.now,
+        })
+    }
+
+    /// The newest `limit`, newest first.
+    pub async fn resends(&self, account_id: AccountId, webhook_id: WebhookId, limit: i64) -> Result<Vec<Resend>> {
+        const SQL: &str = resend_sql!("WHERE account_id = $1 AND webhook_id = $2 ORDER BY id DESC LIMIT $3");
+        Ok(on!(self.reader(), pool => sqlx::query_as(SQL)
+            .bind(account_id).bind(webhook_id).bind(limit).fetch_all(pool).await)?)
+    }
+
+    pub async fn find_resend(
+        &self,
+        account_id: AccountId,
+        webhook_id: WebhookId,
+        id: ResendId,
+    ) -> Result<Option<Resend>> {
+        const SQL: &str = resend_sql!("WHERE account_id = $1 AND webhook_id = $2 AND id = $3");
+        Ok(on!(self.writer(), pool => sqlx::query_as(SQL)
+            .bind(account_id).bind(webhook_id).bind(id).fetch_optional(pool).await)?)
+    }
+
+    /// Pauses, resumes or cancels a range. `false`: it is over already.
+    pub async fn set_resend_status(&self, change: &Change, id: ResendId, status: Status) -> Result<bool> {
+        const SQL: &str = "
+            UPDATE resends
+            SET status = $3, updated_at = $4
+            WHERE account_id = $1 AND id = $2 AND status IN ('running', 'paused')";
+        let mut tx = self.begin().await?;
+        let changed = on!(&mut tx.0, tx => sqlx::query(SQL)
+            .bind(change.account_id)
+            .bind(id)
+            .bind(status.as_str())
+            .bind(change.now)
+            .execute(&mut **tx)
+            .await
+            .map(|done| done.rows_affected()))?;
+        if changed == 0 {
+            return Ok(false);
+        }
+        tx.audit(change, "webhook.resend", &format!("{id}: {}", status.as_str())).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// Every range that waits to be put into the queue, with its webhook's own rate, if it has one. Those of webhooks that
+    /// are paused or disabled wait.
+    pub async fn operator_running_resends(&self) -> Result<Vec<(Resend, Option<u32>)>> {
+        const SQL: &str = "
+            SELECT resends.id, resends.account_id, resends.webhook_id, resends.shard, resends.ended, resends.event_type,
+                resends.from_at, resends.to_at, resends.status, resends.total, resends.queued, resends.cursor,
+                resends.until, resends.inserted_at, resends.updated_at, webhooks.rate_limit
+            FROM resends
+            JOIN webhooks ON webhooks.id = resends.webhook_id
+            WHERE resends.status = 'running' AND webhooks.active AND webhooks.disabled_at IS NULL";
+        on!(self.reader(), pool => {
+            let rows = sqlx::query(SQL).fetch_all(pool).await?;
+            rows.iter().map(|row| {
+                let rate: Option<i32> = row.try_get("rate_limit")?;
+                Ok((Resend::from_row(row)?, rate.and_then(|rate| u32::try_from(rate).ok())))
+            }).collect()
+        })
+    }
+
+    /// Puts the next deliveries of a range into the queue, oldest first, until `most` resends of its webhook wait there.
+    /// Answers how many. One that fails again is not met a second time: the range only goes forward.
+    ///
+    /// # Errors
+    /// [`StoreError::Overtaken`] when somebody paused, cancelled or fed it meanwhile; nothing was put into the queue then.
+    pub async fn feed_resend(&self, resend: &Resend, most: u32, now: Timestamp) -> Result<u64> {
+        const WAITING: &str = "
+            SELECT count(*)
+            FROM (SELECT 1 AS one FROM queue WHERE shard = $1 AND webhook_id = $2 AND lane = $3 LIMIT $4) AS waiting";
+        const NEXT: &str = in_range_sql!("SELECT events.id, last.number", "ORDER BY events.id LIMIT $9");
+        const ENQUEUE: &str = "
+            INSERT INTO queue (event_id, account_id, webhook_id, shard, lane, attempt, other_attempts, due_at,
+                expires_at)
+            VALUES ($1, $2, $3, $4, $5, 0, $6, $7, NULL)
+            ON CONFLICT (event_id) DO NOTHING";
+        const ADVANCE: &str = "
+            UPDATE resends
+            SET cursor = $3, queued = queued + $4, status = $5, updated_at = $6
+            WHERE id = $1 AND cursor = $2 AND status = 'running'";
+        let mut tx = self.begin().await?;
+        let waiting: i64 = on!(&mut tx.0, tx => sqlx::query_scalar(WAITING)
+            .bind(resend.shard)
+            .bind(resend.webhook_id)
+            .bind(Lane::Resend)
+            .bind(i64::from(most))
+            .fetch_one(&mut **tx)
+            .await)?;
+        let room = i64::from(most) - waiting;
+        if room <= 0 {
+            return Ok(0);
+        }
+        let next: Vec<(EventId, i32)> = on!(&mut tx.0, tx => sqlx::query_as(NEXT)
+            .bind(resend.account_id)
+            .bind(resend.webhook_id)
+            .bind(resend.cursor)
+            .bind(resend.until)
+            .bind(resend.range.ended.as_str())
+            .bind(&resend.range.event_type)
+            .bind(resend.range.from_at)
+            .bind(resend.range.to_at)
+            .bind(room)
+            .fetch_all(&mut **tx)
+            .await)?;
+        let mut queued = 0;
+        for (event_id, attempts) in &next {
+            queued += on!(&mut tx.0, tx => sqlx::query(ENQUEUE)
+                .bind(event_id)
+                .bind(resend.account_id)
+                .bind(resend.webhook_id)
+                .bind(resend.shard)
+                .bind(Lane::Resend)
+                .bind(attempts)
+                .bind(now)
+                .execute(&mut **tx)
+                .await
+                .map(|done| done.rows_affected()))?;
+        }
+        let through = i64::try_from(next.len()).unwrap_or(i64::MAX) < room;
+        let (cursor, status) = match next.last() {
+            Some((last, _)) if !through => (*last, Status::Running),
+            _ => (resend.until, Status::Done),
+        };
+        let advanced = on!(&mut tx.0, tx => sqlx::query(ADVANCE)
+            .bind(resend.id)
+            .bind(resend.cursor)
+            .bind(cursor)
+            .bind(i64::try_from(queued).unwrap_or(i64::MAX))
+            .bind(status.as_str())
+            .bind(now)
+            .execute(&mut **tx)
+            .await
+            .map(|done| done.rows_affected()))?;
+        if advanced == 0 {
+            return Err(StoreError::Overtaken);
+        }
+        tx.commit().await?;
+        Ok(queued)
+    }
+
+    /// Forgets ranges that were through, or cancelled, before a moment.
+    pub async fn operator_prune_resends(&self, before: Timestamp) -> Result<u64> {
+        const SQL: &str = "DELETE FROM resends WHERE updated_at < $1 AND status IN ('done', 'cancelled')";
+        Ok(on!(self.writer(), pool => sqlx::query(SQL)
+            .bind(before).execute(pool).await.map(|done| done.rows_affected()))?)
+    }
+}
+
+/// The ids between which a range lies, both exclusive: ids begin with their time, to the millisecond. What is fired after
+/// it was asked for is no part of it.
+fn bounds(range: &Range, now: Timestamp) -> (EventId, EventId) {
+    let last = range.to_at.map_or(now, |to_at| to_at.min(now));
+    (first_id_of(range.from_at.unwrap_or_default()), first_id_of(last + std::time::Duration::from_millis(1)))
+}

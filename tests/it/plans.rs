@@ -1,0 +1,150 @@
+//! How the databases go about our statements: by an index, from the front, whatever the tables come to hold.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{Connection as _, PgConnection, Row as _, SqliteConnection};
+
+use crate::support::Database;
+
+/// Tables that do not grow with use, and rows that come from the statement itself.
+const SMALL: [&str; 16] = [
+    "(subquery-1)",
+    "facts",
+    "nodes",
+    "removals",
+    "salts",
+    "shards",
+    "source",
+    "watermarks",
+    "CONSTANT",
+    "credentials",
+    "delivery",
+    "held",
+    "json_each",
+    "next",
+    "numbers",
+    "waiting",
+];
+/// Indexes of a few rows of a table, which is what they are read for.
+const PARTIAL: [&str; 2] = ["resends_running_idx", "webhooks_failing_idx"];
+
+/// Statements that are meant to read everything, by their beginnings.
+const MEANT: &[&str] = &[
+    // What is watched, read once and again when the configuration changed; what is remembered of it; whose hits are whose.
+    "SELECT id, account_id, domain, timezone, inserted_at, updated_at FROM sites WHERE id IN (SELECT site_id FROM triggers)",
+    "SELECT id, account_id, site_id, webhook_id, settings, version, inserted_at, updated_at FROM triggers ORDER BY id",
+    "SELECT id, site_id, event_name, page_path, scroll_threshold, display_name, custom_props, currency, inserted_at FROM goals \
+     WHERE site_id IN (SELECT site_id FROM triggers)",
+    "SELECT webhooks.id, webhooks.format, webhooks.live_since FROM webhooks JOIN accounts",
+    "SELECT trigger_id, fired, state FROM trigger_states",
+    "SELECT site_id, profile FROM site_profiles",
+    "SELECT sites.id, sites.domain FROM sites JOIN accounts",
+    // The queue's depth: the longer it takes, the less often it is asked for.
+    "SELECT count(*) AS deliveries, min(due_at) AS oldest_due_at FROM queue",
+    // Its first row; the rest goes by keys.
+    "WITH RECURSIVE waiting",
+    // Events of no day, which only a clock that is far off makes.
+    "SELECT id FROM events_rest AS events",
+    // SQLite says how it would look for children that came before their parent, which is never.
+    "INSERT INTO accounts",
+    // The first row of either.
+    "SELECT count(*) FROM (SELECT 1 AS one FROM users",
+];
+
+/// Ours, one at a time, and not meant to read everything.
+fn is_to_be_checked(statement: &str) -> bool {
+    let plain = ["SELECT", "INSERT", "UPDATE", "DELETE", "WITH"].iter().any(|verb| statement.starts_with(verb));
+    plain
+        && !["pg_", "sqlite_", "_sqlx_migrations", ";"].iter().any(|text| statement.contains(text))
+        && !MEANT.iter().any(|beginning| statement.starts_with(beginning))
+}
+
+/// Those of the statements that read a table, or an index, from one end to the other.
+pub async fn astray_on_sqlite(database: &Database, statements: BTreeSet<String>) -> Vec<String> {
+    let mut astray = Vec::new();
+    for (name, tables) in [("pulsehook.db", "queue"), ("analytics.db", "hits")] {
+        let options = SqliteConnectOptions::new().filename(database.folder.path().join(name));
+        let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+        let ours: i64 = sqlx::query_scalar("SELECT count(*) FROM sqlite_master WHERE name = $1")
+            .bind(tables)
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        assert_eq!(ours, 1, "{name} has no {tables}");
+        for statement in statements.iter().filter(|statement| is_to_be_checked(statement)) {
+            let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
+            // A statement of the other file knows no such table here.
+            let Ok(steps) = sqlx::query(explain).fetch_all(&mut connection).await else { continue };
+            let scans = steps.iter().map(|step| step.get::<String, _>("detail")).filter(|step| {
+                let rest = step.strip_prefix("SCAN ").filter(|rest| !rest.contains("-ROW VALUES"));
+                let table = rest.map(|rest| rest.split(' ').next().unwrap_or_default());
+                table.is_some_and(|table| !SMALL.contains(&table) && !PARTIAL.iter().any(|index| step.contains(index)))
+            });
+            astray.extend(scans.map(|scan| format!("SQLite: {scan}: {statement}")));
+        }
+    }
+    astray
+}
+
+/// The same. Plans are made for any values, as the engine's are, and a table is read from end to end only where there is
+/// no other way.
+pub async fn astray_on_postgres(database: &Database, statements: BTreeSet<String>) -> Vec<String> {
+    let mut connection = PgConnection::connect(&database.url).await.unwrap();
+    sqlx::raw_sql("SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET jit = off")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let mut astray = Vec::new();
+    for statement in statements.iter().filter(|statement| is_to_be_checked(statement)) {
+        let parameters = (1..).take_while(|number| statement.contains(&format!("${number}"))).count();
+        prepare(&mut connection, statement, &mut vec!["unknown"; parameters]).await;
+        let values = vec!["NULL"; parameters];
+        let call = if values.is_empty() { String::new() } else { format!("({})", values.join(", ")) };
+        let explain = sqlx::AssertSqlSafe(format!("EXPLAIN (FORMAT JSON) EXECUTE one{call}"));
+        let plan: Value = sqlx::raw_sql(explain).fetch_one(&mut connection).await.unwrap().get(0);
+        sqlx::raw_sql("DEALLOCATE one").execute(&mut connection).await.unwrap();
+        let mut scans = Vec::new();
+        full_scans(&plan[0]["Plan"], &mut scans);
+        astray.extend(scans.into_iter().map(|scan| format!("PostgreSQL: {scan}: {statement}")));
+    }
+    astray
+}
+
+/// What is only compared with NULL, or with itself, has a type because our driver says so; here it is found by trying.
+async fn prepare(connection: &mut PgConnection, statement: &str, types: &mut Vec<&str>) {
+    let try_it = async |connection: &mut PgConnection, types: &[&str]| {
+        let types = if types.is_empty() { String::new() } else { format!("({})", types.join(", ")) };
+        let text = sqlx::AssertSqlSafe(format!("PREPARE one{types} AS {statement}"));
+        sqlx::raw_sql(text).execute(connection).await.err().map(|error| error.to_string())
+    };
+    let untyped = |error: &Option<String>| {
+        let number = error.as_ref()?.split_once("data type of parameter $")?.1.split(' ').next()?;
+        number.parse::<usize>().ok()
+    };
+    let mut error = try_it(connection, types).await;
+    while let Some(number) = untyped(&error) {
+        for candidate in ["text", "bigint", "uuid"] {
+            types[number - 1] = candidate;
+            error = try_it(connection, types).await;
+            if error.is_none() || untyped(&error).is_some_and(|next| next != number) {
+                break;
+            }
+        }
+    }
+    assert_eq!(error, None, "{statement}");
+}
+
+fn full_scans(node: &Value, found: &mut Vec<String>) {
+    let kind = node["Node Type"].as_str().unwrap_or_default();
+    let table = node["Relation Name"].as_str().or(node["Index Name"].as_str()).unwrap_or_default();
+    let index = node["Index Name"].as_str().unwrap_or_default();
+    let whole = kind == "Seq Scan" || (kind.contains("Index") && node["Index Cond"].is_null());
+    if whole && !table.is_empty() && !SMALL.contains(&table) && !PARTIAL.contains(&index) {
+        found.push(format!("{kind} of {table}"));
+    }
+    for child in node["Plans"].as_array().into_iter().flatten() {
+        full_scans(child, found);
+    }
+}
