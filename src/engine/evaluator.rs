@@ -67,8 +67,8 @@ struct Knowledge {
     saved: HitSeq,
     /// Sites with new visits since their triggers were last looked at.
     touched: HashSet<SiteId>,
-    /// Triggers that fired in this look, once for each event.
-    fired: Vec<TriggerId>,
+    /// What was completed in this look, once for each event.
+    fired: Vec<(TriggerId, GoalId)>,
 }
 
 impl Evaluator {
@@ -211,7 +211,7 @@ impl Evaluator {
             self.commit(&mut step, now).await?;
             knowledge.saved = last;
         }
-        knowledge.fired.extend(tallies.keys().map(|(trigger_id, _)| *trigger_id));
+        knowledge.fired.extend(tallies.keys());
         knowledge.memories.extend(memories);
         knowledge.cursor = last;
         counter!("pulsehook_evaluations_total", "result" => "ok").increment(1);

@@ -1,19 +1,19 @@
 //! How long the evaluator rests between two looks at new hits.
 //!
-//! Every look is a commit, so looking costs; not looking makes everybody wait. A short rest is right unless something is
+//! Every look is a commit, so looking costs; not looking makes everybody wait. A short rest is right unless one goal is
 //! completed again and again: then those of a longer one share an event, and no endpoint is owed more than it takes.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::domain::ids::TriggerId;
+use crate::domain::ids::{GoalId, TriggerId};
 use crate::domain::time::Timestamp;
 
 /// The shortest rest.
-const SHORT: Duration = Duration::from_millis(5);
+const SHORT: Duration = Duration::from_millis(3);
 /// The longest, and the one while something is completed often.
 const LONG: Duration = Duration::from_millis(50);
-/// How many events of one trigger within a [`WINDOW`] are often. Twice that and the 20 a second of long rests stay below the
+/// How many events of one trigger and goal within a [`WINDOW`] are often. Twice that and the 20 a second of long rests stay below the
 /// 50 a second that an endpoint is sent by default.
 const OFTEN: u32 = 15;
 const WINDOW: Duration = Duration::from_secs(1);
@@ -21,8 +21,8 @@ const WINDOW: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Rhythm {
     rest: Duration,
-    /// Events of each trigger since the window began.
-    fired: HashMap<TriggerId, u32>,
+    /// Events of each trigger and goal since the window began.
+    fired: HashMap<(TriggerId, GoalId), u32>,
     began_at: Timestamp,
 }
 
@@ -36,17 +36,17 @@ impl Rhythm {
         self.rest
     }
 
-    /// A look is over that took so long. It rests for as long, so that half of a core is the most it ever takes.
-    pub fn looked(&mut self, fired: impl Iterator<Item = TriggerId>, now: Timestamp, took: Duration) {
+    /// A look is over that took so long. It rests for a third of that, so that there is time for others to write.
+    pub fn looked(&mut self, fired: impl Iterator<Item = (TriggerId, GoalId)>, now: Timestamp, took: Duration) {
         if now.since(self.began_at) >= WINDOW {
             self.began_at = now;
             self.fired.clear();
         }
-        for trigger_id in fired {
-            *self.fired.entry(trigger_id).or_default() += 1;
+        for what in fired {
+            *self.fired.entry(what).or_default() += 1;
         }
         let often = self.fired.values().any(|count| *count >= OFTEN);
-        self.rest = if often { LONG } else { took.clamp(SHORT, LONG) };
+        self.rest = if often { LONG } else { (took / 3).clamp(SHORT, LONG) };
     }
 }
 
@@ -59,17 +59,17 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_secs(1_000);
 
-    fn trigger(number: u128) -> TriggerId {
-        TriggerId(Uuid::from_u128(number))
+    fn completion(trigger: u128) -> (TriggerId, GoalId) {
+        (TriggerId(Uuid::from_u128(trigger)), GoalId(1))
     }
 
     #[test]
     fn many_triggers_do_not_make_it_slow_and_one_that_fires_often_does() {
         let mut rhythm = Rhythm::new(NOW);
-        rhythm.looked((0..1_000).map(trigger), NOW, Duration::ZERO);
+        rhythm.looked((0..1_000).map(completion), NOW, Duration::ZERO);
         assert_eq!(rhythm.rest(), SHORT);
         for _ in 0..OFTEN {
-            rhythm.looked([trigger(1)].into_iter(), NOW, Duration::ZERO);
+            rhythm.looked([completion(1)].into_iter(), NOW, Duration::ZERO);
         }
         assert_eq!(rhythm.rest(), LONG);
         rhythm.looked(std::iter::empty(), NOW + WINDOW, Duration::ZERO);
@@ -77,9 +77,9 @@ mod tests {
     }
 
     #[test]
-    fn it_rests_as_long_as_it_worked_within_bounds() {
+    fn it_rests_longer_when_it_works_longer_within_bounds() {
         let mut rhythm = Rhythm::new(NOW);
-        for (took, rest) in [(0, 5), (20, 20), (5_000, 50)] {
+        for (took, rest) in [(0, 3), (30, 10), (5_000, 50)] {
             rhythm.looked(std::iter::empty(), NOW, Duration::from_millis(took));
             assert_eq!(rhythm.rest(), Duration::from_millis(rest));
         }
@@ -96,7 +96,7 @@ mod tests {
                 moments.push(now);
                 let took = Duration::from_millis(took);
                 now = now + took;
-                rhythm.looked([trigger(1)].into_iter(), now, took);
+                rhythm.looked([completion(1)].into_iter(), now, took);
             }
             for (index, moment) in moments.iter().enumerate() {
                 let within = moments[index..].iter().take_while(|later| later.since(*moment) < WINDOW).count();
