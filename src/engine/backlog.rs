@@ -19,6 +19,9 @@ const KEPT_PER_LANE: usize = 1_024;
 const KEPT_AT_LEAST: usize = 8;
 /// The news that something was fired is at most this late.
 const RECENT: Duration = Duration::from_secs(2);
+/// First attempts come by memory: while the first of them is known and the lane was read to its end no longer ago than this,
+/// so are the others, unless somebody says that they are not.
+const TRUSTED_FOR: Duration = Duration::from_secs(5);
 /// Lanes read with one statement.
 const LANES_AT_ONCE: usize = 256;
 
@@ -28,6 +31,10 @@ pub struct Backlog {
     held: HashSet<EventId>,
     /// Lanes that have more than is held, and how far they were read.
     lanes: HashMap<(WebhookId, Lane), Unread>,
+    /// Webhooks whose first attempts were read to the end, and when.
+    read: HashMap<WebhookId, Timestamp>,
+    /// Shards that somebody put something into behind our back.
+    doubted: HashSet<i32>,
     /// Webhooks that nothing is sent to, and until when nobody asks again.
     parked: HashMap<WebhookId, Timestamp>,
     /// Being written.
@@ -68,6 +75,8 @@ impl Backlog {
             ready: Ready::new(room),
             held: HashSet::default(),
             lanes: HashMap::default(),
+            read: HashMap::default(),
+            doubted: HashSet::default(),
             parked: HashMap::default(),
             settling: 0,
             reading: None,
@@ -92,6 +101,12 @@ impl Backlog {
     pub fn stir(&mut self) {
         self.clean = false;
         self.stirred = true;
+    }
+
+    /// Somebody put something into the queue of a shard, or may have.
+    pub fn doubt(&mut self, shard: i32) {
+        self.doubted.insert(shard);
+        self.stir();
     }
 
     pub fn may_look(&self) -> bool {
@@ -120,6 +135,8 @@ impl Backlog {
     pub fn waiting(&mut self, waiting: Vec<Waiting>, now: Timestamp, ours: impl Fn(i32) -> bool) -> Option<Timestamp> {
         self.looking = false;
         self.parked.retain(|_, until| *until > now);
+        self.read.retain(|_, at| now.since(*at) < TRUSTED_FOR);
+        let doubted = std::mem::take(&mut self.doubted);
         let mut next_due_at: Option<Timestamp> = None;
         let mut due = 0;
         for lane in waiting {
@@ -133,16 +150,23 @@ impl Backlog {
                 continue;
             }
             due += 1;
+            let known = lane.lane == Lane::First
+                && self.held.contains(&lane.event_id)
+                && self.read.contains_key(&lane.webhook_id)
+                && !doubted.contains(&lane.shard);
             // From the front again: what came in behind our back may be due before what was read last.
-            if self.ready.waiting_in(lane.webhook_id, lane.lane) <= self.share() / 2 {
-                let unread = Unread { shard: lane.shard, account_id: lane.account_id, after: Position::START };
-                self.lanes.insert((lane.webhook_id, lane.lane), unread);
+            if !known && self.ready.waiting_in(lane.webhook_id, lane.lane) <= self.share() / 2 {
+                self.read_from_the_front(lane.shard, lane.account_id, lane.webhook_id, lane.lane);
             }
         }
         self.crowd = due.max(1);
         // What waits in memory for its moment is no reason to look again.
         self.clean = self.lanes.is_empty() && !self.stirred;
         next_due_at
+    }
+
+    fn read_from_the_front(&mut self, shard: i32, account_id: AccountId, webhook_id: WebhookId, lane: Lane) {
+        self.lanes.insert((webhook_id, lane), Unread { shard, account_id, after: Position::START });
     }
 
     /// The next read: lanes that run low. It is under way until [`Backlog::due`] or [`Backlog::read_in_vain`].
@@ -176,7 +200,7 @@ impl Backlog {
     }
 
     /// What a read found: those that are new.
-    pub fn due(&mut self, reading: u64, wanted: &[Wanted], rows: Vec<Due>) -> Vec<Due> {
+    pub fn due(&mut self, reading: u64, wanted: &[Wanted], rows: Vec<Due>, now: Timestamp) -> Vec<Due> {
         if self.reading != Some(reading) {
             return Vec::new();
         }
@@ -195,7 +219,12 @@ impl Backlog {
                     let unread = Unread { shard: lane.shard, account_id: lane.account_id, after: *last };
                     self.lanes.insert(key, unread);
                 }
-                _ => drop(self.lanes.remove(&key)),
+                _ => {
+                    self.lanes.remove(&key);
+                    if lane.lane == Lane::First {
+                        self.read.insert(lane.webhook_id, now);
+                    }
+                }
             }
         }
         let mut rows = rows;
@@ -213,6 +242,7 @@ impl Backlog {
             self.reading = None;
             // Everything is looked at again then.
             self.lanes.clear();
+            self.read.clear();
         }
     }
 
@@ -222,6 +252,14 @@ impl Backlog {
             && self.ready.waiting() < KEPT
             && self.ready.waiting_in(due.webhook_id, due.lane) < self.share()
             && !self.is_parked(due.webhook_id, now)
+    }
+
+    /// A delivery that was just fired and has no room: it is read when its turn comes.
+    pub fn leave(&mut self, due: &Due, now: Timestamp) {
+        if !self.is_parked(due.webhook_id, now) && !self.lanes.contains_key(&(due.webhook_id, due.lane)) {
+            self.read_from_the_front(due.shard, due.account_id, due.webhook_id, due.lane);
+        }
+        self.stir();
     }
 
     /// Keeps a delivery until its turn, unless it is kept already or nothing may be sent to its webhook.
@@ -279,6 +317,7 @@ impl Backlog {
             self.held.remove(&dropped);
         }
         self.lanes.retain(|(webhook_id, _), _| *webhook_id != id);
+        self.read.remove(&id);
         self.changed.insert(id);
         self.stir();
     }
@@ -289,6 +328,7 @@ impl Backlog {
             self.held.remove(&dropped);
         }
         self.lanes.clear();
+        self.read.clear();
         self.parked.clear();
         self.reading = None;
         self.stir();

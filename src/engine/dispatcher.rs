@@ -146,15 +146,15 @@ impl Dispatcher {
                 *sweep_at = self.clock.now();
             }
             ToDispatcher::QueueChanged(shard) => {
-                self.backlog.stir();
+                self.backlog.doubt(shard);
                 *sweep_at = self.clock.now();
                 if self.leases.lease(shard).is_none() {
                     self.tell(shard);
                 }
             }
             ToDispatcher::Heard(shards) => {
-                if shards.iter().any(|shard| self.leases.lease(*shard).is_some()) {
-                    self.backlog.stir();
+                for shard in shards.into_iter().filter(|shard| self.leases.lease(*shard).is_some()) {
+                    self.backlog.doubt(shard);
                     *sweep_at = self.clock.now();
                 }
             }
@@ -206,7 +206,7 @@ impl Dispatcher {
                 warn!(%error, "The queue could not be read: {error}");
             }
             Found::Due { reading, wanted, rows: Ok(rows) } => {
-                let rows = self.backlog.due(reading, &wanted, rows);
+                let rows = self.backlog.due(reading, &wanted, rows, self.clock.now());
                 self.take(rows).await;
             }
             Found::Due { reading, rows: Err(error), .. } => {
@@ -225,7 +225,7 @@ impl Dispatcher {
             } else if self.backlog.has_room_for(&due, self.clock.now()) {
                 ours.push(due);
             } else {
-                self.backlog.stir();
+                self.backlog.leave(&due, self.clock.now());
             }
         }
         self.take(ours).await;

@@ -243,8 +243,8 @@ impl Evaluator {
                 handed_over.push(due(event, fired.shard));
             }
         }
-        // A full channel is no loss: the dispatcher's sweep finds what it was not told.
-        if let Err(mpsc::error::TrySendError::Closed(elsewhere)) = self.hand_over.try_send(handed_over) {
+        // A dispatcher that cannot keep up is waited for.
+        if let Err(mpsc::error::SendError(elsewhere)) = self.hand_over.send(handed_over).await {
             // This process does not send.
             for due in elsewhere {
                 let _ = self.notify.try_send(due.shard);

@@ -32,6 +32,8 @@ pub struct Waiting {
     pub webhook_id: WebhookId,
     pub lane: Lane,
     pub next_due_at: Timestamp,
+    /// The one that is due first.
+    pub event_id: EventId,
 }
 
 /// Deliveries somebody wants to read: those of a lane after a position, oldest first.
@@ -179,20 +181,20 @@ impl Store {
                     LIMIT 1
                 )
             )
-            SELECT shard, account_id, webhook_id, lane, next_due_at FROM waiting";
+            SELECT shard, account_id, webhook_id, lane, next_due_at, event_id FROM waiting";
         const POSTGRES: &str = "
             WITH RECURSIVE waiting AS (
                 (
-                    SELECT shard, account_id, webhook_id, lane, due_at AS next_due_at
+                    SELECT shard, account_id, webhook_id, lane, due_at AS next_due_at, event_id
                     FROM queue
                     ORDER BY shard, webhook_id, lane, due_at, event_id
                     LIMIT 1
                 )
                 UNION ALL
-                SELECT later.shard, later.account_id, later.webhook_id, later.lane, later.due_at
+                SELECT later.shard, later.account_id, later.webhook_id, later.lane, later.due_at, later.event_id
                 FROM waiting
                 CROSS JOIN LATERAL (
-                    SELECT shard, account_id, webhook_id, lane, due_at
+                    SELECT shard, account_id, webhook_id, lane, due_at, event_id
                     FROM queue
                     WHERE (queue.shard, queue.webhook_id, queue.lane)
                         > (waiting.shard, waiting.webhook_id, waiting.lane)
@@ -200,7 +202,7 @@ impl Store {
                     LIMIT 1
                 ) AS later
             )
-            SELECT shard, account_id, webhook_id, lane, next_due_at FROM waiting";
+            SELECT shard, account_id, webhook_id, lane, next_due_at, event_id FROM waiting";
         Ok(match self.hot() {
             Backend::Sqlite(pool) => sqlx::query_as(SQLITE).fetch_all(pool).await?,
             Backend::Postgres(pool) => sqlx::query_as(POSTGRES).fetch_all(pool).await?,
