@@ -12,7 +12,8 @@ use crate::domain::time::Timestamp;
 use crate::store::StoreError;
 use crate::store::queue::{Due, Lane, Position, Waiting, Wanted};
 
-/// Deliveries kept in memory, over all lanes; the rest waits in the database.
+/// Deliveries kept in memory, over all lanes; the rest waits in the database. Beyond it only lanes with next to none are read:
+/// nobody waits for room that others take up.
 const KEPT: usize = 16_384;
 const KEPT_PER_LANE: usize = 1_024;
 /// Even with very many lanes each may keep so many.
@@ -94,6 +95,9 @@ impl Backlog {
 
     /// Deliveries a lane may keep.
     fn share(&self) -> usize {
+        if self.ready.waiting() >= KEPT {
+            return KEPT_AT_LEAST;
+        }
         (KEPT / self.crowd.max(1)).clamp(KEPT_AT_LEAST, KEPT_PER_LANE)
     }
 
@@ -171,7 +175,7 @@ impl Backlog {
 
     /// The next read: lanes that run low. It is under way until [`Backlog::due`] or [`Backlog::read_in_vain`].
     pub fn wants(&mut self) -> Option<(u64, Vec<Wanted>)> {
-        if self.reading.is_some() || self.lanes.is_empty() || self.ready.waiting() >= KEPT {
+        if self.reading.is_some() || self.lanes.is_empty() {
             return None;
         }
         let share = self.share();
@@ -249,7 +253,6 @@ impl Backlog {
     /// Whether a delivery that was just fired may be kept, or is better read when its turn comes.
     pub fn has_room_for(&self, due: &Due, now: Timestamp) -> bool {
         !self.recent.iter().any(|recent| recent.contains(&due.event_id))
-            && self.ready.waiting() < KEPT
             && self.ready.waiting_in(due.webhook_id, due.lane) < self.share()
             && !self.is_parked(due.webhook_id, now)
     }
@@ -346,5 +349,109 @@ impl Backlog {
     /// The last look found nothing that is not held, and nothing came since.
     pub fn is_clean(&self) -> bool {
         self.clean && !self.looking
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::pace::{Limits, Pace, Repute};
+    use crate::domain::webhook::Format;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_000);
+
+    fn webhook(number: u128) -> WebhookId {
+        WebhookId(Uuid::from_u128(number))
+    }
+
+    fn due(webhook_number: u128, event: u128) -> Due {
+        Due {
+            event_id: EventId(Uuid::from_u128(event)),
+            account_id: AccountId(1),
+            webhook_id: webhook(webhook_number),
+            shard: 0,
+            lane: Lane::First,
+            attempt: 0,
+            other_attempts: 0,
+            due_at: NOW,
+            expires_at: None,
+            event_type: "test".into(),
+            format: Format::Json,
+            payload: bytes::Bytes::new(),
+        }
+    }
+
+    fn waiting(webhook_number: u128, event: u128) -> Waiting {
+        let due = due(webhook_number, event);
+        Waiting {
+            shard: due.shard,
+            account_id: due.account_id,
+            webhook_id: due.webhook_id,
+            lane: due.lane,
+            next_due_at: due.due_at,
+            event_id: due.event_id,
+        }
+    }
+
+    fn backlog_of(webhooks: u128) -> Backlog {
+        let mut backlog = Backlog::new(Room { total: 10, per_host: 10 });
+        for number in 0..webhooks {
+            let pace = Pace::new(Limits { in_flight: 1, rate: None }, None, Repute::Fresh, NOW);
+            backlog.ready.meet(webhook(number), AccountId(1), Arc::from("host"), pace, NOW);
+        }
+        backlog
+    }
+
+    fn look(backlog: &mut Backlog, lanes: Vec<Waiting>) {
+        backlog.looks();
+        backlog.waiting(lanes, NOW, |_| true);
+    }
+
+    #[test]
+    fn who_has_nothing_in_memory_is_read_although_others_fill_it() {
+        let mut backlog = backlog_of(2);
+        for event in 0..KEPT as u128 {
+            backlog.take(due(0, event), NOW);
+        }
+        let last = KEPT as u128;
+        look(&mut backlog, vec![waiting(0, 0), waiting(1, last)]);
+        let (_, wanted) = backlog.wants().expect("somebody has nothing");
+        let wanted: Vec<_> = wanted.iter().map(|lane| (lane.webhook_id, lane.limit)).collect();
+        assert_eq!(wanted, [(webhook(1), KEPT_AT_LEAST as i64)]);
+        assert!(backlog.has_room_for(&due(1, last + 1), NOW));
+        assert!(!backlog.has_room_for(&due(0, last + 2), NOW));
+    }
+
+    #[test]
+    fn what_is_known_is_not_read_again_until_somebody_doubts_it() {
+        let mut backlog = backlog_of(1);
+        look(&mut backlog, vec![waiting(0, 1)]);
+        let (reading, wanted) = backlog.wants().expect("nobody has read it yet");
+        for row in backlog.due(reading, &wanted, vec![due(0, 1)], NOW) {
+            backlog.take(row, NOW);
+        }
+        look(&mut backlog, vec![waiting(0, 1)]);
+        assert!(backlog.wants().is_none(), "its front is known");
+        backlog.doubt(0);
+        look(&mut backlog, vec![waiting(0, 1)]);
+        assert!(backlog.wants().is_some(), "somebody put something there");
+
+        let mut backlog = backlog_of(1);
+        look(&mut backlog, vec![waiting(0, 1)]);
+        let (reading, wanted) = backlog.wants().expect("nobody has read it yet");
+        backlog.due(reading, &wanted, Vec::new(), NOW);
+        look(&mut backlog, vec![waiting(0, 2)]);
+        assert!(backlog.wants().is_some(), "its front is not known");
+    }
+
+    #[test]
+    fn what_finds_no_room_is_read_without_waiting_for_a_look() {
+        let mut backlog = backlog_of(1);
+        backlog.leave(&due(0, 1), NOW);
+        assert!(backlog.wants().is_some());
     }
 }
