@@ -64,19 +64,10 @@ impl Janitor {
         let now = self.clock.now();
         let before = now - self.retention;
         self.store.operator_make_days(now).await?;
+        self.remove(stop, Removes::Unwanted(before)).await?;
         counter!("pulsehook_days_dropped_total").increment(self.store.operator_drop_days(before).await?);
-        for removes in [Removes::Old(before), Removes::Deleted] {
-            while !stop.is_cancelled() {
-                let removed = match removes {
-                    Removes::Old(before) => self.store.operator_prune_events(before, BATCH).await?,
-                    Removes::Deleted => self.store.operator_remove_deleted(BATCH).await?,
-                };
-                counter!("pulsehook_pruned_total").increment(removed);
-                if removed < BATCH.cast_unsigned() {
-                    break;
-                }
-            }
-        }
+        self.remove(stop, Removes::Old(before)).await?;
+        self.remove(stop, Removes::Deleted).await?;
         self.store.operator_forget_nodes(NODES).await?;
         self.store.operator_prune_idempotency_keys(now - IDEMPOTENCY).await?;
         self.store.operator_prune_sessions(now).await?;
@@ -85,11 +76,28 @@ impl Janitor {
         self.analytics.prune(now - self.retention.max(HISTORY + LOOK_EVERY)).await?;
         Ok(())
     }
+
+    async fn remove(&self, stop: &CancellationToken, removes: Removes) -> anyhow::Result<()> {
+        while !stop.is_cancelled() {
+            let removed = match removes {
+                Removes::Unwanted(before) => self.store.operator_give_up_old(before, BATCH).await?,
+                Removes::Old(before) => self.store.operator_prune_events(before, BATCH).await?,
+                Removes::Deleted => self.store.operator_remove_deleted(BATCH).await?,
+            };
+            counter!("pulsehook_pruned_total").increment(removed);
+            if removed < BATCH.cast_unsigned() {
+                break;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What goes, a little at a time.
 #[derive(Clone, Copy)]
 enum Removes {
+    /// Deliveries that wait for a webhook nothing is sent to.
+    Unwanted(Timestamp),
     Old(Timestamp),
     /// Deliveries of webhooks that were deleted.
     Deleted,

@@ -52,6 +52,25 @@ impl Store {
         Ok(dropped)
     }
 
+    /// Gives up deliveries of events older than `before` that wait for a webhook which is paused, disabled or gone, at most
+    /// `limit`: their events have outlived their retention, and nobody would be sent them any more. Answers how many.
+    pub async fn operator_give_up_old(&self, before: Timestamp, limit: i64) -> Result<u64> {
+        const SQL: &str = "
+            DELETE FROM queue
+            WHERE event_id IN (
+                SELECT event_id
+                FROM queue
+                WHERE event_id < $1
+                    AND NOT coalesce(
+                        (SELECT active AND disabled_at IS NULL FROM webhooks WHERE webhooks.id = queue.webhook_id), FALSE
+                    )
+                ORDER BY event_id
+                LIMIT $2
+            )";
+        Ok(on!(self.writer(), pool => sqlx::query(SQL)
+            .bind(first_id_of(before)).bind(limit).execute(pool).await.map(|done| done.rows_affected()))?)
+    }
+
     /// Removes events older than `before` with their attempts, at most `limit`, none that is still owed. Answers how
     /// many. On PostgreSQL it is for those that belong to no day.
     pub async fn operator_prune_events(&self, before: Timestamp, limit: i64) -> Result<u64> {

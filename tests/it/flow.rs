@@ -547,6 +547,34 @@ on_both! {
         app.get(&format!("{}/deliveries/{old}", hook.path)).await.expect(404);
         app.stop().await;
     }
+
+    async fn what_waits_for_a_paused_webhook_goes_when_its_time_is_over(database: Database) {
+        let endpoint = always(500).await;
+        let setup = Setup { settings: vec![("retention", "1d".to_owned())], ..Setup::default() };
+        let app = TestApp::start_with(database, setup).await;
+        let paused = app.webhook_at(&endpoint).await;
+        let live = app.webhook(&endpoint.url(), json!([{"type": "goal_completion"}])).await;
+        let live = format!("/api/sites/{SITE}/webhooks/{}", text(&live["id"]));
+        let old = paused.send_test().await;
+        let tried = app.post(&format!("{live}/test"), json!({})).await.expect(202)["delivery"]["id"].clone();
+        app.drain().await;
+        app.patch(&paused.path, json!({"active": false})).await.expect(200);
+        let remove = async |before| {
+            // The janitor may have been faster.
+            app.store.operator_give_up_old(before, 100).await.unwrap();
+            app.store.operator_prune_events(before, 100).await.unwrap();
+            app.store.operator_drop_days(before).await.unwrap();
+        };
+        remove(app.now() - 24 * HOUR).await;
+        assert_eq!(paused.delivery(&old).await["status"], "retrying", "it may be resumed yet");
+        remove(app.now() + 24 * HOUR).await;
+        // PostgreSQL keeps the day of what is still owed, but nothing of this one is.
+        let gone = app.get(&format!("{}/deliveries/{old}", paused.path)).await;
+        assert!(gone.status == 404 || gone.json()["delivery"]["status"] == "cancelled", "{}", gone.text());
+        let owed = app.get(&format!("{live}/deliveries/{}", text(&tried))).await.expect(200);
+        assert_eq!(owed["delivery"]["status"], "retrying", "it is still owed");
+        app.stop().await;
+    }
 }
 
 /// Twenty visitors in every five minutes, for ten days that end now.

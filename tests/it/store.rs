@@ -255,6 +255,7 @@ async fn bookkeeping(app: &TestApp) {
     let store = &app.store;
     store.ping().await.unwrap();
     assert!(store.operator_depth().await.unwrap().deliveries >= 0);
+    store.operator_give_up_old(app.now() - Duration::from_secs(40 * 86_400), 10).await.unwrap();
     store.operator_prune_events(app.now(), 10).await.unwrap();
     store.operator_remove_deleted(10).await.unwrap();
     store.operator_make_days(app.now()).await.unwrap();
