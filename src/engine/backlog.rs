@@ -62,6 +62,8 @@ struct Unread {
     shard: i32,
     account_id: AccountId,
     after: Position,
+    /// Reads begun before somebody wanted it: the last of them proves nothing if it is still under way.
+    wanted_at: u64,
 }
 
 /// What came of asking the database.
@@ -154,10 +156,12 @@ impl Backlog {
                 continue;
             }
             due += 1;
+            if doubted.contains(&lane.shard) {
+                self.read.remove(&lane.webhook_id);
+            }
             let known = lane.lane == Lane::First
                 && self.held.contains(&lane.event_id)
-                && self.read.contains_key(&lane.webhook_id)
-                && !doubted.contains(&lane.shard);
+                && self.read.contains_key(&lane.webhook_id);
             // From the front again: what came in behind our back may be due before what was read last.
             if !known && self.ready.waiting_in(lane.webhook_id, lane.lane) <= self.share() / 2 {
                 self.read_from_the_front(lane.shard, lane.account_id, lane.webhook_id, lane.lane);
@@ -170,7 +174,8 @@ impl Backlog {
     }
 
     fn read_from_the_front(&mut self, shard: i32, account_id: AccountId, webhook_id: WebhookId, lane: Lane) {
-        self.lanes.insert((webhook_id, lane), Unread { shard, account_id, after: Position::START });
+        let unread = Unread { shard, account_id, after: Position::START, wanted_at: self.reads };
+        self.lanes.insert((webhook_id, lane), unread);
     }
 
     /// The next read: lanes that run low. It is under way until [`Backlog::due`] or [`Backlog::read_in_vain`].
@@ -218,11 +223,9 @@ impl Backlog {
         }
         for lane in wanted.iter().filter(|lane| !self.changed.contains(&lane.webhook_id)) {
             let key = (lane.webhook_id, lane.lane);
+            let Some(unread) = self.lanes.get_mut(&key).filter(|unread| unread.wanted_at < reading) else { continue };
             match read.get(&key) {
-                Some((count, last)) if *count == lane.limit => {
-                    let unread = Unread { shard: lane.shard, account_id: lane.account_id, after: *last };
-                    self.lanes.insert(key, unread);
-                }
+                Some((count, last)) if *count == lane.limit => unread.after = *last,
                 _ => {
                     self.lanes.remove(&key);
                     if lane.lane == Lane::First {
@@ -259,7 +262,8 @@ impl Backlog {
 
     /// A delivery that was just fired and has no room: it is read when its turn comes.
     pub fn leave(&mut self, due: &Due, now: Timestamp) {
-        if !self.is_parked(due.webhook_id, now) && !self.lanes.contains_key(&(due.webhook_id, due.lane)) {
+        let is_to_be_read = self.reading.is_none() && self.lanes.contains_key(&(due.webhook_id, due.lane));
+        if !self.is_parked(due.webhook_id, now) && !is_to_be_read {
             self.read_from_the_front(due.shard, due.account_id, due.webhook_id, due.lane);
         }
         self.stir();
@@ -446,6 +450,43 @@ mod tests {
         backlog.due(reading, &wanted, Vec::new(), NOW);
         look(&mut backlog, vec![waiting(0, 2)]);
         assert!(backlog.wants().is_some(), "its front is not known");
+    }
+
+    /// The row came after the read that was under way had begun.
+    #[test]
+    fn a_read_that_began_before_does_not_prove_that_nothing_came_since() {
+        let mut backlog = backlog_of(1);
+        look(&mut backlog, vec![waiting(0, 1)]);
+        let (reading, wanted) = backlog.wants().expect("nobody has read it yet");
+        backlog.doubt(0);
+        look(&mut backlog, vec![waiting(0, 1)]);
+        backlog.due(reading, &wanted, vec![due(0, 1)], NOW);
+        assert!(backlog.wants().is_some(), "somebody put something there");
+
+        let mut backlog = backlog_of(1);
+        look(&mut backlog, vec![waiting(0, 1)]);
+        let (reading, wanted) = backlog.wants().expect("nobody has read it yet");
+        backlog.leave(&due(0, 2), NOW);
+        backlog.due(reading, &wanted, vec![due(0, 1)], NOW);
+        assert!(backlog.wants().is_some(), "one had no room");
+    }
+
+    #[test]
+    fn a_doubt_is_kept_while_there_is_enough_to_do() {
+        let mut backlog = backlog_of(1);
+        look(&mut backlog, vec![waiting(0, 0)]);
+        let (reading, wanted) = backlog.wants().expect("nobody has read it yet");
+        let many = (0..KEPT_PER_LANE as u128 - 1).map(|event| due(0, event)).collect();
+        for row in backlog.due(reading, &wanted, many, NOW) {
+            backlog.take(row, NOW);
+        }
+        backlog.doubt(0);
+        look(&mut backlog, vec![waiting(0, 0)]);
+        assert!(backlog.wants().is_none(), "there is enough to do");
+        // It runs low, and nobody doubts it once more.
+        backlog.ready.reset(webhook(0));
+        look(&mut backlog, vec![waiting(0, 0)]);
+        assert!(backlog.wants().is_some(), "what was put there has not been read");
     }
 
     #[test]
