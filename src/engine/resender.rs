@@ -6,12 +6,13 @@ use std::time::Duration;
 use metrics::counter;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 use super::leases::Leases;
 use crate::clock::Clock;
 use crate::domain::pace::Limits;
 use crate::domain::resend::kept_waiting;
+use crate::store::resends::Resend;
 use crate::store::{Store, StoreError};
 use crate::wake::{ToResender, Wake};
 
@@ -33,8 +34,8 @@ impl Resender {
     pub async fn run(self, mut calls: mpsc::Receiver<ToResender>, stop: CancellationToken) -> anyhow::Result<()> {
         let mut asked = None;
         loop {
-            let fed = self.feed().await.unwrap_or_else(|error| {
-                warn!(%error, "Deliveries to be resent could not be put into the queue and will be later: {error}");
+            let fed = self.feed(&stop).await.unwrap_or_else(|error| {
+                warn!(%error, "What is to be resent could not be read and will be later: {error}");
                 true
             });
             if let Some(ToResender::Look(answer)) = asked.take() {
@@ -49,8 +50,8 @@ impl Resender {
         }
     }
 
-    /// Whether there is a range under way.
-    async fn feed(&self) -> Result<bool, StoreError> {
+    /// Whether there is a range under way. One that cannot be fed does not keep the others from it.
+    async fn feed(&self, stop: &CancellationToken) -> Result<bool, StoreError> {
         let mut fed = false;
         for (resend, rate) in self.store.operator_running_resends().await? {
             if self.leases.lease(resend.shard).is_none() {
@@ -59,18 +60,26 @@ impl Resender {
             fed = true;
             let limits = Limits { rate: rate.or(self.limits.rate), ..self.limits };
             let most = kept_waiting(limits.resends(), FEED_EVERY);
-            match self.store.feed_resend(&resend, most, self.clock.now()).await {
-                Ok(0) => {}
-                Ok(queued) => {
-                    counter!("pulsehook_resends_total").increment(queued);
-                    self.wake.queue_changed(resend.shard).await;
-                }
-                Err(StoreError::Overtaken) => {
-                    info!(webhook.id = %resend.webhook_id, "Resend {} was changed and goes on or not as it says now", resend.id);
-                }
-                Err(error) => return Err(error),
+            match self.feed_one(resend, most, stop).await {
+                Ok(()) => {}
+                Err(StoreError::Overtaken) => debug!("A range of resends was changed; it goes on as it says now"),
+                Err(error) => warn!(%error, "A range could not be put into the queue and will be later: {error}"),
             }
         }
         Ok(fed)
+    }
+
+    async fn feed_one(&self, mut resend: Resend, most: u32, stop: &CancellationToken) -> Result<(), StoreError> {
+        loop {
+            let fed = self.store.feed_resend(&resend, most, self.clock.now()).await?;
+            if fed.queued > 0 {
+                counter!("pulsehook_resends_total").increment(fed.queued.unsigned_abs());
+                self.wake.queue_changed(resend.shard).await;
+            }
+            if !fed.is_hungry || stop.is_cancelled() {
+                return Ok(());
+            }
+            resend.cursor = fed.cursor;
+        }
     }
 }

@@ -6,10 +6,24 @@ use sqlx::{FromRow, Row as _};
 use super::audit::Change;
 use super::queue::Lane;
 use super::retention::first_id_of;
-use super::{Result, Store, StoreError, on};
+use super::{Result, Store, StoreError, Tx, on};
 use crate::domain::ids::{AccountId, EventId, ResendId, WebhookId};
 use crate::domain::resend::{Range, Status};
 use crate::domain::time::Timestamp;
+
+/// Deliveries looked at in one transaction, so that a range of which few are meant holds nobody up.
+const LOOKED_AT: usize = 1_000;
+
+/// What came of feeding a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fed {
+    /// Deliveries that were put into the queue.
+    pub queued: i64,
+    /// There is room for more, and more to look at.
+    pub is_hungry: bool,
+    /// How far the range has come.
+    pub cursor: EventId,
+}
 
 /// A range and how far it has come.
 #[derive(Debug, Clone, PartialEq, FromRow)]
@@ -30,29 +44,6 @@ pub struct Resend {
     pub until: EventId,
     pub inserted_at: Timestamp,
     pub updated_at: Timestamp,
-}
-
-/// Deliveries of a range: `$1` account, `$2` webhook, ids between `$3` and `$4`, `$5` to `$8` the range. What is in the
-/// queue is on its way anyway.
-macro_rules! in_range_sql {
-    ($select:literal, $rest:literal) => {
-        concat!(
-            $select,
-            " FROM events
-            JOIN attempts AS last ON last.event_id = events.id
-                AND last.number = (SELECT max(number) FROM attempts WHERE attempts.event_id = events.id)
-            WHERE events.account_id = $1
-                AND events.webhook_id = $2
-                AND events.id > $3
-                AND events.id < $4
-                AND last.ended = $5
-                AND ($6 IS NULL OR events.type = $6)
-                AND ($7 IS NULL OR events.inserted_at >= $7)
-                AND ($8 IS NULL OR events.inserted_at <= $8)
-                AND NOT EXISTS (SELECT 1 FROM queue WHERE queue.event_id = events.id) ",
-            $rest
-        )
-    };
 }
 
 macro_rules! resend_sql {
@@ -76,7 +67,20 @@ impl Store {
         range: &Range,
         now: Timestamp,
     ) -> Result<i64> {
-        const SQL: &str = in_range_sql!("SELECT count(*)", "");
+        const SQL: &str = "
+            SELECT count(*)
+            FROM events
+            JOIN attempts AS last ON last.event_id = events.id
+                AND last.number = (SELECT max(number) FROM attempts WHERE attempts.event_id = events.id)
+            WHERE events.account_id = $1
+                AND events.webhook_id = $2
+                AND events.id > $3
+                AND events.id < $4
+                AND last.ended = $5
+                AND ($6 IS NULL OR events.type = $6)
+                AND ($7 IS NULL OR events.inserted_at >= $7)
+                AND ($8 IS NULL OR events.inserted_at <= $8)
+                AND NOT EXISTS (SELECT 1 FROM queue WHERE queue.event_id = events.id)";
         let (after, until) = bounds(range, now);
         Ok(on!(self.reader(), pool => sqlx::query_scalar(SQL)
             .bind(account_id)
@@ -201,38 +205,78 @@ impl Store {
         })
     }
 
-    /// Puts the next deliveries of a range into the queue, oldest first, until `most` resends of its webhook wait there.
-    /// Answers how many. One that fails again is not met a second time: the range only goes forward.
+    /// Puts the next deliveries of a range into the queue, oldest first, until `most` resends of its webhook wait there or
+    /// [`LOOKED_AT`] deliveries were looked at. What is in the queue is on its way anyway. One that fails again is not met a
+    /// second time: the range only goes forward.
     ///
     /// # Errors
     /// [`StoreError::Overtaken`] when somebody paused, cancelled or fed it meanwhile; nothing was put into the queue then.
-    pub async fn feed_resend(&self, resend: &Resend, most: u32, now: Timestamp) -> Result<u64> {
-        const WAITING: &str = "
+    pub async fn feed_resend(&self, resend: &Resend, most: u32, now: Timestamp) -> Result<Fed> {
+        let mut tx = self.begin().await?;
+        let mut fed = Fed { queued: 0, is_hungry: false, cursor: resend.cursor };
+        let room = i64::from(most) - tx.resends_waiting(resend, most).await?;
+        if room <= 0 {
+            return Ok(fed);
+        }
+        let looked_at = tx.next_of_range(resend).await?;
+        let is_last = looked_at.len() < LOOKED_AT;
+        let mut is_full = false;
+        for (event_id, attempts, is_meant) in looked_at {
+            if is_meant == Some(true) {
+                is_full = fed.queued == room;
+                if is_full {
+                    break;
+                }
+                fed.queued += tx.queue_resend(resend, event_id, attempts, now).await?;
+            }
+            fed.cursor = event_id;
+        }
+        let status = if is_last && !is_full { Status::Done } else { Status::Running };
+        fed.is_hungry = status == Status::Running && !is_full;
+        tx.advance_resend(resend, &fed, status, now).await?;
+        tx.commit().await?;
+        Ok(fed)
+    }
+
+    /// Forgets ranges that were through, or cancelled, before a moment.
+    pub async fn operator_prune_resends(&self, before: Timestamp) -> Result<u64> {
+        const SQL: &str = "DELETE FROM resends WHERE updated_at < $1 AND status IN ('done', 'cancelled')";
+        Ok(on!(self.writer(), pool => sqlx::query(SQL)
+            .bind(before).execute(pool).await.map(|done| done.rows_affected()))?)
+    }
+}
+
+impl Tx {
+    /// How many resends of the webhook are in the queue, counted up to `most`.
+    async fn resends_waiting(&mut self, resend: &Resend, most: u32) -> Result<i64> {
+        const SQL: &str = "
             SELECT count(*)
             FROM (SELECT 1 AS one FROM queue WHERE shard = $1 AND webhook_id = $2 AND lane = $3 LIMIT $4) AS waiting";
-        const NEXT: &str = in_range_sql!("SELECT events.id, last.number", "ORDER BY events.id LIMIT $9");
-        const ENQUEUE: &str = "
-            INSERT INTO queue (event_id, account_id, webhook_id, shard, lane, attempt, other_attempts, due_at,
-                expires_at)
-            VALUES ($1, $2, $3, $4, $5, 0, $6, $7, NULL)
-            ON CONFLICT (event_id) DO NOTHING";
-        const ADVANCE: &str = "
-            UPDATE resends
-            SET cursor = $3, queued = queued + $4, status = $5, updated_at = $6
-            WHERE id = $1 AND cursor = $2 AND status = 'running'";
-        let mut tx = self.begin().await?;
-        let waiting: i64 = on!(&mut tx.0, tx => sqlx::query_scalar(WAITING)
+        Ok(on!(&mut self.0, tx => sqlx::query_scalar(SQL)
             .bind(resend.shard)
             .bind(resend.webhook_id)
             .bind(Lane::Resend)
             .bind(i64::from(most))
             .fetch_one(&mut **tx)
-            .await)?;
-        let room = i64::from(most) - waiting;
-        if room <= 0 {
-            return Ok(0);
-        }
-        let next: Vec<(EventId, i32)> = on!(&mut tx.0, tx => sqlx::query_as(NEXT)
+            .await)?)
+    }
+
+    /// The next deliveries of the webhook, the attempts made of each, and whether it is in the range.
+    async fn next_of_range(&mut self, resend: &Resend) -> Result<Vec<(EventId, Option<i32>, Option<bool>)>> {
+        const SQL: &str = "
+            SELECT events.id, last.number,
+                last.ended = $5
+                    AND ($6 IS NULL OR events.type = $6)
+                    AND ($7 IS NULL OR events.inserted_at >= $7)
+                    AND ($8 IS NULL OR events.inserted_at <= $8)
+                    AND (SELECT queue.event_id FROM queue WHERE queue.event_id = events.id) IS NULL
+            FROM events
+            LEFT JOIN attempts AS last ON last.event_id = events.id
+                AND last.number = (SELECT max(number) FROM attempts WHERE attempts.event_id = events.id)
+            WHERE events.account_id = $1 AND events.webhook_id = $2 AND events.id > $3 AND events.id < $4
+            ORDER BY events.id
+            LIMIT $9";
+        Ok(on!(&mut self.0, tx => sqlx::query_as(SQL)
             .bind(resend.account_id)
             .bind(resend.webhook_id)
             .bind(resend.cursor)
@@ -241,50 +285,53 @@ impl Store {
             .bind(&resend.range.event_type)
             .bind(resend.range.from_at)
             .bind(resend.range.to_at)
-            .bind(room)
+            .bind(i64::try_from(LOOKED_AT).unwrap_or(i64::MAX))
             .fetch_all(&mut **tx)
-            .await)?;
-        let mut queued = 0;
-        for (event_id, attempts) in &next {
-            queued += on!(&mut tx.0, tx => sqlx::query(ENQUEUE)
-                .bind(event_id)
-                .bind(resend.account_id)
-                .bind(resend.webhook_id)
-                .bind(resend.shard)
-                .bind(Lane::Resend)
-                .bind(attempts)
-                .bind(now)
-                .execute(&mut **tx)
-                .await
-                .map(|done| done.rows_affected()))?;
-        }
-        let through = i64::try_from(next.len()).unwrap_or(i64::MAX) < room;
-        let (cursor, status) = match next.last() {
-            Some((last, _)) if !through => (*last, Status::Running),
-            _ => (resend.until, Status::Done),
-        };
-        let advanced = on!(&mut tx.0, tx => sqlx::query(ADVANCE)
+            .await)?)
+    }
+
+    async fn queue_resend(
+        &mut self,
+        resend: &Resend,
+        event_id: EventId,
+        attempts: Option<i32>,
+        now: Timestamp,
+    ) -> Result<i64> {
+        const SQL: &str = "
+            INSERT INTO queue (event_id, account_id, webhook_id, shard, lane, attempt, other_attempts, due_at,
+                expires_at)
+            VALUES ($1, $2, $3, $4, $5, 0, $6, $7, NULL)
+            ON CONFLICT (event_id) DO NOTHING";
+        let queued = on!(&mut self.0, tx => sqlx::query(SQL)
+            .bind(event_id)
+            .bind(resend.account_id)
+            .bind(resend.webhook_id)
+            .bind(resend.shard)
+            .bind(Lane::Resend)
+            .bind(attempts.unwrap_or(0))
+            .bind(now)
+            .execute(&mut **tx)
+            .await
+            .map(|done| done.rows_affected()))?;
+        Ok(i64::try_from(queued).unwrap_or(i64::MAX))
+    }
+
+    async fn advance_resend(&mut self, resend: &Resend, fed: &Fed, status: Status, now: Timestamp) -> Result<()> {
+        const SQL: &str = "
+            UPDATE resends
+            SET cursor = $3, queued = queued + $4, status = $5, updated_at = $6
+            WHERE id = $1 AND cursor = $2 AND status = 'running'";
+        let advanced = on!(&mut self.0, tx => sqlx::query(SQL)
             .bind(resend.id)
             .bind(resend.cursor)
-            .bind(cursor)
-            .bind(i64::try_from(queued).unwrap_or(i64::MAX))
+            .bind(fed.cursor)
+            .bind(fed.queued)
             .bind(status.as_str())
             .bind(now)
             .execute(&mut **tx)
             .await
             .map(|done| done.rows_affected()))?;
-        if advanced == 0 {
-            return Err(StoreError::Overtaken);
-        }
-        tx.commit().await?;
-        Ok(queued)
-    }
-
-    /// Forgets ranges that were through, or cancelled, before a moment.
-    pub async fn operator_prune_resends(&self, before: Timestamp) -> Result<u64> {
-        const SQL: &str = "DELETE FROM resends WHERE updated_at < $1 AND status IN ('done', 'cancelled')";
-        Ok(on!(self.writer(), pool => sqlx::query(SQL)
-            .bind(before).execute(pool).await.map(|done| done.rows_affected()))?)
+        if advanced == 1 { Ok(()) } else { Err(StoreError::Overtaken) }
     }
 }
 

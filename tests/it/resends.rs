@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+use pulsehook::chance::Chance;
+use pulsehook::domain::event::{Addressee, Data, Event};
+use pulsehook::domain::ids::EventId;
+use pulsehook::store::outbox::{Fired, Step};
+use pulsehook::store::shards::shard_of;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -35,6 +40,20 @@ fn delivered() -> Value {
 
 fn number(value: &Value) -> u64 {
     value.as_u64().unwrap_or_else(|| panic!("{value} is not a number"))
+}
+
+/// Starts a range and answers its path.
+async fn start(app: &TestApp, hook: &Hook<'_>) -> String {
+    let started = app.post(&format!("{}/resend", hook.path), delivered()).await.expect(202);
+    format!("{}/resends/{}", hook.path, text(&started["resend"]["id"]))
+}
+
+/// Lets so many seconds pass, one after the other.
+async fn live_through(app: &TestApp, seconds: u32) {
+    for _ in 0..seconds {
+        app.advance(Duration::from_secs(1));
+        app.drain().await;
+    }
 }
 
 async fn show(app: &TestApp, path: &str) -> Value {
@@ -75,10 +94,7 @@ on_both! {
         assert_eq!((number(&first["queued"]), text(&first["status"])), (WAITING, "running"));
 
         app.patch(&resend, json!({"status": "paused"})).await.expect(200);
-        for _ in 0..10 {
-            app.advance(Duration::from_secs(1));
-            app.drain().await;
-        }
+        live_through(&app, 10).await;
         let held = show(&app, &resend).await;
         assert_eq!((number(&held["queued"]), text(&held["status"])), (WAITING, "paused"));
         assert_eq!(endpoint.arrived().len() - before, 10, "what was in the queue went out, and nothing else");
@@ -87,16 +103,12 @@ on_both! {
         let resumed = endpoint.arrived().len();
         let mut seconds = 0;
         while text(&show(&app, &resend).await["status"]) == "running" {
-            app.advance(Duration::from_secs(1));
-            app.drain().await;
+            live_through(&app, 1).await;
             seconds += 1;
             let sent = endpoint.arrived().len() - resumed;
             assert!(sent <= 5 * (seconds + 1), "{sent} in {seconds} s");
         }
-        for _ in 0..10 {
-            app.advance(Duration::from_secs(1));
-            app.drain().await;
-        }
+        live_through(&app, 10).await;
         assert_eq!(number(&show(&app, &resend).await["queued"]), MISSED as u64);
         assert_eq!(endpoint.arrived().len() - before, MISSED, "each once, and no more");
                 app.stop().await;
@@ -107,13 +119,9 @@ on_both! {
         let endpoint = well().await;
         let hook = after_an_accident(&app, &endpoint, MISSED).await;
         let before = endpoint.arrived().len();
-        let started = app.post(&format!("{}/resend", hook.path), delivered()).await.expect(202);
-        let resend = format!("{}/resends/{}", hook.path, text(&started["resend"]["id"]));
+        let resend = start(&app, &hook).await;
         app.patch(&resend, json!({"status": "cancelled"})).await.expect(200);
-        for _ in 0..20 {
-            app.advance(Duration::from_secs(1));
-            app.drain().await;
-        }
+        live_through(&app, 20).await;
         assert_eq!(endpoint.arrived().len() - before, 10);
         for status in ["running", "paused", "cancelled"] {
             let refused = app.patch(&resend, json!({"status": status})).await.expect(409);
@@ -130,25 +138,52 @@ on_both! {
         let endpoint = well().await;
         let hook = after_an_accident(&app, &endpoint, MISSED).await;
         let before = endpoint.arrived().len();
-        let started = app.post(&format!("{}/resend", hook.path), delivered()).await.expect(202);
-        let resend = format!("{}/resends/{}", hook.path, text(&started["resend"]["id"]));
+        let resend = start(&app, &hook).await;
         app.patch(&hook.path, json!({"active": false})).await.expect(200);
         let sent = endpoint.arrived().len();
-        for _ in 0..10 {
-            app.advance(Duration::from_secs(1));
-            app.drain().await;
-        }
+        live_through(&app, 10).await;
         assert_eq!(endpoint.arrived().len(), sent);
         assert_eq!(number(&show(&app, &resend).await["queued"]), WAITING);
         app.patch(&hook.path, json!({"active": true})).await.expect(200);
         let clock = app.clock.clone();
         let app = TestApp::start_at(app.stop().await, crate::support::app::Setup::default(), clock).await;
-        for _ in 0..40 {
-            app.advance(Duration::from_secs(1));
-            app.drain().await;
-        }
+        live_through(&app, 40).await;
         assert_eq!(show(&app, &resend).await["status"], "done");
         assert_eq!(endpoint.arrived().len() - before, MISSED);
+        app.stop().await;
+    }
+
+    async fn what_is_not_meant_is_passed_over_however_much_it_is(database: Database) {
+        let endpoint = well().await;
+        let app = TestApp::start(database).await;
+        let hook = after_an_accident(&app, &endpoint, 1).await;
+        let site = app.store.site(app.account_id, SITE).await.unwrap().unwrap();
+        let addressee = Addressee {
+            account_id: app.account_id,
+            site_id: site.id,
+            site_domain: SITE,
+            webhook_id: text(&hook.show().await["id"]).parse().unwrap(),
+            format: "json".parse().unwrap(),
+            trigger: None,
+        };
+        // Of a shadow trigger: recorded and never sent, twice as many as are looked at in one go.
+        let chance = Chance::seeded(2_500);
+        let shadow = |number: u32| {
+            let id = EventId(chance.uuid_v7(app.now()));
+            let event = Event::new(id, &addressee, format!("shadow:{number}"), Data::test(), app.now());
+            Fired { event, shard: shard_of(site.id), trigger_version: None, state: None, shadow: true }
+        };
+        app.advance(Duration::from_secs(1));
+        let step = Step { fired: (0..2_500).map(shadow).collect(), ..Step::default() };
+        app.store.record(&step, app.now()).await.unwrap();
+        app.advance(Duration::from_secs(1));
+        hook.send_test().await;
+        app.drain().await;
+        let resend = start(&app, &hook).await;
+        app.drain().await;
+        let shown = show(&app, &resend).await;
+        assert_eq!((number(&shown["queued"]), text(&shown["status"])), (2, "done"));
+        assert_eq!(endpoint.arrived().len(), 4);
         app.stop().await;
     }
 

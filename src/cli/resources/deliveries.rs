@@ -5,26 +5,20 @@ use serde_json::{Map, Value};
 
 use super::super::client::{Connection, id_of};
 use super::super::output::{self, plain};
-use super::{show_list, site_path};
+use super::{OfWebhook, show_list};
 
 #[derive(Debug, Subcommand)]
 pub enum Deliveries {
     /// List deliveries, newest first
     List {
-        /// Id of the webhook
-        #[arg(long)]
-        webhook: String,
-        /// Id or domain
-        #[arg(long)]
-        site: String,
+        #[command(flatten)]
+        of: OfWebhook,
         /// pending, retrying, success, failed or cancelled
         #[arg(long)]
         status: Option<String>,
         /// How many, at most 100
         #[arg(long, default_value_t = 20)]
         limit: u32,
-        #[command(flatten)]
-        connection: Connection,
     },
     /// Show a delivery with its attempts
     Show(OneDelivery),
@@ -36,46 +30,39 @@ pub enum Deliveries {
 pub struct OneDelivery {
     /// Id of the delivery
     id: String,
-    /// Id of the webhook
-    #[arg(long)]
-    webhook: String,
-    /// Id or domain
-    #[arg(long)]
-    site: String,
     #[command(flatten)]
-    connection: Connection,
+    of: OfWebhook,
 }
 
 impl OneDelivery {
     fn path(&self) -> String {
-        format!("{}/webhooks/{}/deliveries/{}", site_path(&self.site), id_of(&self.webhook), id_of(&self.id))
+        self.of.path_of("deliveries", &self.id)
     }
 }
 
 impl Deliveries {
     pub async fn run(self) -> anyhow::Result<()> {
         match self {
-            Self::List { webhook, site, status, limit, connection } => {
+            Self::List { of, status, limit } => {
                 let status = status.map_or_else(String::new, |status| format!("&status={}", id_of(&status)));
-                let path =
-                    format!("{}/webhooks/{}/deliveries?limit={limit}{status}", site_path(&site), id_of(&webhook));
-                let answer = connection.client()?.get(&path).await?;
+                let path = format!("{}?limit={limit}{status}", of.path("deliveries"));
+                let answer = of.connection.client()?.get(&path).await?;
                 let columns =
                     ["id", "event_type", "status", "attempt", "response_code", "inserted_at", "error_message"];
-                show_list(&connection, &answer, "deliveries", &columns);
+                show_list(&of.connection, &answer, "deliveries", &columns);
                 let total = answer["pagination"]["total_count"].as_u64().unwrap_or(0);
-                if !connection.json && total > u64::from(limit) {
+                if !of.connection.json && total > u64::from(limit) {
                     output::hint(&format!("{total} in all; the newest {limit} are shown."));
                 }
             }
             Self::Show(delivery) => {
-                let answer = delivery.connection.client()?.get(&delivery.path()).await?;
-                show_delivery(&delivery.connection, &answer);
+                let answer = delivery.of.connection.client()?.get(&delivery.path()).await?;
+                show_delivery(&delivery.of.connection, &answer);
             }
             Self::Resend(delivery) => {
                 let path = format!("{}/resend", delivery.path());
-                let answer = delivery.connection.client()?.post(&path, Map::new()).await?;
-                show_delivery(&delivery.connection, &answer);
+                let answer = delivery.of.connection.client()?.post(&path, Map::new()).await?;
+                show_delivery(&delivery.of.connection, &answer);
             }
         }
         Ok(())

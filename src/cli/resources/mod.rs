@@ -13,6 +13,31 @@ pub mod sites;
 pub mod triggers;
 pub mod webhooks;
 
+/// Something of a webhook.
+#[derive(Debug, clap::Args)]
+pub struct OfWebhook {
+    /// Id of the webhook
+    #[arg(long)]
+    webhook: String,
+    /// Id or domain
+    #[arg(long)]
+    site: String,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+impl OfWebhook {
+    /// Where the API has the webhook's `what`, such as `deliveries`.
+    fn path(&self, what: &str) -> String {
+        format!("{}/webhooks/{}/{what}", site_path(&self.site), id_of(&self.webhook))
+    }
+
+    /// The one with this id.
+    fn path_of(&self, what: &str, id: &str) -> String {
+        format!("{}/{}", self.path(what), id_of(id))
+    }
+}
+
 fn site_path(site: &str) -> String {
     format!("/api/sites/{}", id_of(site))
 }

@@ -3,22 +3,12 @@
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::super::client::{Connection, id_of};
-use super::{object, show_list, show_one, site_path};
+use super::{OfWebhook, object, show_list, show_one};
 
 #[derive(Debug, Subcommand)]
 pub enum Resends {
     /// List the ranges of a webhook, newest first
-    List {
-        /// Id of the webhook
-        #[arg(long)]
-        webhook: String,
-        /// Id or domain
-        #[arg(long)]
-        site: String,
-        #[command(flatten)]
-        connection: Connection,
-    },
+    List(OfWebhook),
     /// Show how far a range has come
     Show(OneResend),
     /// Hold a range; what is in the queue already goes out
@@ -33,34 +23,27 @@ pub enum Resends {
 pub struct OneResend {
     /// Id of the range
     id: String,
-    /// Id of the webhook
-    #[arg(long)]
-    webhook: String,
-    /// Id or domain
-    #[arg(long)]
-    site: String,
     #[command(flatten)]
-    connection: Connection,
+    of: OfWebhook,
 }
 
 impl OneResend {
     fn path(&self) -> String {
-        format!("{}/webhooks/{}/resends/{}", site_path(&self.site), id_of(&self.webhook), id_of(&self.id))
+        self.of.path_of("resends", &self.id)
     }
 }
 
 impl Resends {
     pub async fn run(self) -> anyhow::Result<()> {
         match self {
-            Self::List { webhook, site, connection } => {
-                let path = format!("{}/webhooks/{}/resends", site_path(&site), id_of(&webhook));
-                let answer = connection.client()?.get(&path).await?;
+            Self::List(of) => {
+                let answer = of.connection.client()?.get(&of.path("resends")).await?;
                 let columns = ["id", "status", "queued", "total", "delivery_status", "from", "to", "inserted_at"];
-                show_list(&connection, &answer, "resends", &columns);
+                show_list(&of.connection, &answer, "resends", &columns);
             }
             Self::Show(resend) => {
-                let answer = resend.connection.client()?.get(&resend.path()).await?;
-                show_one(&resend.connection, &answer, "resend");
+                let answer = resend.of.connection.client()?.get(&resend.path()).await?;
+                show_one(&resend.of.connection, &answer, "resend");
             }
             Self::Pause(resend) => set(&resend, "paused").await?,
             Self::Resume(resend) => set(&resend, "running").await?,
@@ -72,7 +55,7 @@ impl Resends {
 
 async fn set(resend: &OneResend, status: &str) -> anyhow::Result<()> {
     let body = object([("status", Some(Value::from(status)))]);
-    let answer = resend.connection.client()?.patch(&resend.path(), body).await?;
-    show_one(&resend.connection, &answer, "resend");
+    let answer = resend.of.connection.client()?.patch(&resend.path(), body).await?;
+    show_one(&resend.of.connection, &answer, "resend");
     Ok(())
 }

@@ -4,73 +4,56 @@ use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use serde_json::{Map, Value};
 
-use super::super::client::{Connection, id_of};
 use super::super::output;
-use super::{show_one, site_path};
+use super::{OfWebhook, show_one};
 
 #[derive(Debug, Subcommand)]
 pub enum Triggers {
     /// Add a trigger to a webhook
     Create {
-        /// Id of the webhook
-        #[arg(long)]
-        webhook: String,
-        /// Id or domain
-        #[arg(long)]
-        site: String,
+        #[command(flatten)]
+        of: OfWebhook,
         /// `visitor_spike`, `goal_completion,goal_id=7`, or a JSON object
         trigger: String,
-        #[command(flatten)]
-        connection: Connection,
     },
     /// Change the settings of a trigger
     Update {
         /// Id of the trigger
         id: String,
-        #[arg(long)]
-        webhook: String,
-        #[arg(long)]
-        site: String,
+        #[command(flatten)]
+        of: OfWebhook,
         /// What changes, such as threshold=80
         #[arg(required = true, value_name = "NAME=VALUE")]
         settings: Vec<String>,
-        #[command(flatten)]
-        connection: Connection,
     },
     /// Delete a trigger
     Delete {
         /// Id of the trigger
         id: String,
-        #[arg(long)]
-        webhook: String,
-        #[arg(long)]
-        site: String,
         #[command(flatten)]
-        connection: Connection,
+        of: OfWebhook,
     },
 }
 
 impl Triggers {
     pub async fn run(self) -> anyhow::Result<()> {
-        let path = |site: &str, webhook: &str| format!("{}/webhooks/{}/triggers", site_path(site), id_of(webhook));
         match self {
-            Self::Create { webhook, site, trigger: text, connection } => {
+            Self::Create { of, trigger: text } => {
                 let Value::Object(body) = trigger(&text)? else { bail!("the trigger must be an object") };
-                let answer = connection.client()?.post(&path(&site, &webhook), body).await?;
-                show_one(&connection, &answer, "trigger");
+                let answer = of.connection.client()?.post(&of.path("triggers"), body).await?;
+                show_one(&of.connection, &answer, "trigger");
             }
-            Self::Update { id, webhook, site, settings, connection } => {
+            Self::Update { id, of, settings } => {
                 let mut body = Map::new();
                 for setting in &settings {
                     let (name, value) = setting.split_once('=').context("settings look like threshold=80")?;
                     body.insert(name.to_owned(), setting_value(value));
                 }
-                let path = format!("{}/{}", path(&site, &webhook), id_of(&id));
-                let answer = connection.client()?.patch(&path, body).await?;
-                show_one(&connection, &answer, "trigger");
+                let answer = of.connection.client()?.patch(&of.path_of("triggers", &id), body).await?;
+                show_one(&of.connection, &answer, "trigger");
             }
-            Self::Delete { id, webhook, site, connection } => {
-                connection.client()?.delete(&format!("{}/{}", path(&site, &webhook), id_of(&id))).await?;
+            Self::Delete { id, of } => {
+                of.connection.client()?.delete(&of.path_of("triggers", &id)).await?;
                 output::hint("Deleted.");
             }
         }
