@@ -267,22 +267,8 @@ impl Config {
                 |text| parse_span(text).ok().filter(|span| *span >= Duration::from_secs(3_600)),
                 "a span of at least 1h, such as 30d",
             )?,
-            log_format: sources.parsed(
-                "log_format",
-                None,
-                |text| match text {
-                    "text" => Some(Some(LogFormat::Text)),
-                    "json" => Some(Some(LogFormat::Json)),
-                    _ => None,
-                },
-                "text or json",
-            )?,
-            log_level: sources.parsed(
-                "log_level",
-                "info".to_owned(),
-                |text| ["error", "warn", "info", "debug", "trace"].contains(&text).then(|| text.to_owned()),
-                "error, warn, info, debug or trace",
-            )?,
+            log_format: log_format(sources)?,
+            log_level: log_level(sources)?,
         };
         config.refuse_contradictions(sources)?;
         Ok(config)
@@ -339,6 +325,21 @@ fn limits(sources: &Sources) -> Result<Limits, ConfigError> {
     let rate = sources.parsed("endpoint_rate", 50, |text| text.parse().ok(), "a whole number")?;
     let in_flight = sources.parsed("endpoint_in_flight", 16, at_least_one, "a whole number from 1")?;
     Ok(Limits { rate: Some(rate).filter(|rate| *rate > 0), in_flight })
+}
+
+/// `None`: as it suits where the log goes.
+fn log_format(sources: &Sources) -> Result<Option<LogFormat>, ConfigError> {
+    let parse = |text: &str| match text {
+        "text" => Some(Some(LogFormat::Text)),
+        "json" => Some(Some(LogFormat::Json)),
+        _ => None,
+    };
+    sources.parsed("log_format", None, parse, "text or json")
+}
+
+fn log_level(sources: &Sources) -> Result<String, ConfigError> {
+    let parse = |text: &str| ["error", "warn", "info", "debug", "trace"].contains(&text).then(|| text.to_owned());
+    sources.parsed("log_level", "info".to_owned(), parse, "error, warn, info, debug or trace")
 }
 
 fn at_least_one(text: &str) -> Option<u32> {

@@ -157,6 +157,39 @@ pub struct Depth {
     pub oldest_due_at: Option<Timestamp>,
 }
 
+/// Deliveries of a lane after a position that are due.
+const DUE_SQLITE: &str = "
+    SELECT queue.event_id, queue.attempt, queue.other_attempts, queue.due_at, queue.expires_at, events.type,
+        events.format, events.payload
+    FROM queue
+    JOIN events ON events.id = queue.event_id
+    WHERE queue.shard = $1
+        AND queue.webhook_id = $2
+        AND queue.lane = $3
+        AND queue.due_at <= $4
+        AND (queue.due_at, queue.event_id) > ($5, $6)
+    ORDER BY queue.due_at, queue.event_id
+    LIMIT $7";
+/// The same for several lanes; the first column says which, counted from 1.
+const DUE_POSTGRES: &str = "
+    SELECT wanted.position, due.event_id, due.attempt, due.other_attempts, due.due_at, due.expires_at,
+        events.type, events.format, events.payload
+    FROM unnest($1::integer[], $2::uuid[], $3::integer[], $4::bigint[], $5::uuid[], $6::bigint[])
+        WITH ORDINALITY
+        AS wanted (shard, webhook_id, lane, after_due_at, after_event_id, most, position)
+    CROSS JOIN LATERAL (
+        SELECT *
+        FROM queue
+        WHERE queue.shard = wanted.shard
+            AND queue.webhook_id = wanted.webhook_id
+            AND queue.lane = wanted.lane
+            AND queue.due_at <= $7
+            AND (queue.due_at, queue.event_id) > (wanted.after_due_at, wanted.after_event_id)
+        ORDER BY queue.due_at, queue.event_id
+        LIMIT wanted.most
+    ) AS due
+    JOIN events ON events.id = due.event_id";
+
 impl Store {
     /// Every lane of every webhook with a queue row, whoever owns its shard. Skips from lane to lane along the index, so
     /// it costs nothing how many deliveries each has.
@@ -211,36 +244,6 @@ impl Store {
 
     /// Deliveries that are due by `now`, those of each lane oldest first.
     pub async fn due(&self, wanted: &[Wanted], now: Timestamp) -> Result<Vec<Due>> {
-        const SQLITE: &str = "
-            SELECT queue.event_id, queue.attempt, queue.other_attempts, queue.due_at, queue.expires_at, events.type,
-                events.format, events.payload
-            FROM queue
-            JOIN events ON events.id = queue.event_id
-            WHERE queue.shard = $1
-                AND queue.webhook_id = $2
-                AND queue.lane = $3
-                AND queue.due_at <= $4
-                AND (queue.due_at, queue.event_id) > ($5, $6)
-            ORDER BY queue.due_at, queue.event_id
-            LIMIT $7";
-        const POSTGRES: &str = "
-            SELECT wanted.position, due.event_id, due.attempt, due.other_attempts, due.due_at, due.expires_at,
-                events.type, events.format, events.payload
-            FROM unnest($1::integer[], $2::uuid[], $3::integer[], $4::bigint[], $5::uuid[], $6::bigint[])
-                WITH ORDINALITY
-                AS wanted (shard, webhook_id, lane, after_due_at, after_event_id, most, position)
-            CROSS JOIN LATERAL (
-                SELECT *
-                FROM queue
-                WHERE queue.shard = wanted.shard
-                    AND queue.webhook_id = wanted.webhook_id
-                    AND queue.lane = wanted.lane
-                    AND queue.due_at <= $7
-                    AND (queue.due_at, queue.event_id) > (wanted.after_due_at, wanted.after_event_id)
-                ORDER BY queue.due_at, queue.event_id
-                LIMIT wanted.most
-            ) AS due
-            JOIN events ON events.id = due.event_id";
         let mut due = Vec::new();
         match self.hot() {
             Backend::Sqlite(pool) => {
@@ -248,7 +251,7 @@ impl Store {
                 // pages that the one before has read.
                 let mut tx = pool.begin().await?;
                 for lane in wanted {
-                    let rows: Vec<DueRow> = sqlx::query_as(SQLITE)
+                    let rows: Vec<DueRow> = sqlx::query_as(DUE_SQLITE)
                         .bind(lane.shard)
                         .bind(lane.webhook_id)
                         .bind(lane.lane)
@@ -263,7 +266,7 @@ impl Store {
                 tx.commit().await?;
             }
             Backend::Postgres(pool) => {
-                let rows = sqlx::query(POSTGRES)
+                let rows = sqlx::query(DUE_POSTGRES)
                     .bind(wanted.iter().map(|lane| lane.shard).collect::<Vec<_>>())
                     .bind(wanted.iter().map(|lane| lane.webhook_id.0).collect::<Vec<_>>())
                     .bind(wanted.iter().map(|lane| lane.lane as i32).collect::<Vec<_>>())
@@ -274,7 +277,6 @@ impl Store {
                     .fetch_all(pool)
                     .await?;
                 for row in rows {
-                    // Counted from 1.
                     let position: i64 = row.try_get(0)?;
                     let lane = usize::try_from(position - 1).ok().and_then(|position| wanted.get(position));
                     let lane = lane.ok_or_else(|| sqlx::Error::Protocol("a row nobody asked for".to_owned()))?;
