@@ -108,9 +108,9 @@ pub enum StoreError {
     LeaseLost,
     /// The database cannot be reached or does not answer in time. Whether a commit happened is not known.
     #[error("the database is not available: {0}")]
-    Unavailable(#[source] sqlx::Error),
+    Unavailable(sqlx::Error),
     #[error("{0}")]
-    Other(#[source] sqlx::Error),
+    Other(sqlx::Error),
     #[error("{0}")]
     Refused(String),
 }
@@ -218,7 +218,13 @@ impl Store {
         let pool = |most: u32, options: PgConnectOptions| {
             PgPoolOptions::new().max_connections(most).acquire_timeout(Duration::from_secs(5)).connect_with(options)
         };
-        let hot = pool(HOT_CONNECTIONS, options.clone().options(HOT_OPTIONS)).await?;
+        let hot = match pool(HOT_CONNECTIONS, options.clone().options(HOT_OPTIONS)).await {
+            // The pool does not say why it could not connect; a connection does.
+            Err(sqlx::Error::PoolTimedOut) => {
+                return Err(options.connect().await.err().unwrap_or(sqlx::Error::PoolTimedOut).into());
+            }
+            outcome => outcome?,
+        };
         let rest = pool(POSTGRES_CONNECTIONS, options).await?;
         Ok(Self { db: Backend::Postgres(PostgresPools { hot, rest }) })
     }
