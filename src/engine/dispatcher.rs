@@ -30,7 +30,8 @@ use crate::domain::pace::Told;
 use crate::domain::settle::{Ended, GiveUpReason, Next, settle};
 use crate::domain::time::Timestamp;
 use crate::store::Store;
-use crate::store::queue::{AttemptRow, Due, Life, Settled, Standing};
+use crate::store::outcomes::{AttemptRow, Life, Settled, Standing};
+use crate::store::queue::Due;
 use crate::store::shards::Lease;
 use crate::wake::{Answer, ToDispatcher};
 

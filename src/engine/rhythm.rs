@@ -13,8 +13,8 @@ use crate::domain::time::Timestamp;
 const SHORT: Duration = Duration::from_millis(3);
 /// The longest, and the one while something is completed often.
 const LONG: Duration = Duration::from_millis(50);
-/// How many events of one trigger and goal within a [`WINDOW`] are often. Twice that and the 20 a second of long rests stay below the
-/// 50 a second that an endpoint is sent by default.
+/// How many events of one trigger and goal within a [`WINDOW`] are often. Twice that and the 20 a second of long rests stay
+/// below the 50 a second that an endpoint is sent by default.
 const OFTEN: u32 = 15;
 const WINDOW: Duration = Duration::from_secs(1);
 

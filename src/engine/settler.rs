@@ -9,7 +9,7 @@ use tracing::warn;
 use super::leases::Leases;
 use crate::clock::Clock;
 use crate::domain::ids::EventId;
-use crate::store::queue::Settled;
+use crate::store::outcomes::Settled;
 use crate::store::shards::Lease;
 use crate::store::{Store, StoreError};
 

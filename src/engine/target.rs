@@ -23,7 +23,8 @@ use crate::domain::signature::SigningSecret;
 use crate::domain::time::Timestamp;
 use crate::domain::vault::{Keyring, Place};
 use crate::domain::webhook::{Health, Webhook};
-use crate::store::queue::{Due, Life};
+use crate::store::outcomes::Life;
+use crate::store::queue::Due;
 use crate::store::{Result, Store};
 
 /// How long what is kept is believed without asking.

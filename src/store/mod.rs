@@ -3,7 +3,7 @@
 //! There is no storage trait and no mock: [`Store`] is a concrete type and SQLite in a temporary file is the fast test
 //! double. Statements that must differ stand next to each other. This room knows `domain` and nothing else; it does
 //! not know HTTP, and it never asks what time it is (leases excepted: those live by the database's clock).
-//! Start with [`outbox`] (an event is recorded) and [`queue`] (a delivery moves).
+//! Start with [`outbox`] (an event is recorded), [`queue`] (a delivery waits) and [`outcomes`] (it moves).
 
 use std::path::Path;
 use std::str::FromStr;
@@ -24,6 +24,7 @@ pub mod idempotency;
 pub mod keys;
 pub mod notices;
 pub mod outbox;
+pub mod outcomes;
 pub mod profiles;
 pub mod queue;
 pub mod resends;

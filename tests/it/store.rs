@@ -15,7 +15,7 @@ use pulsehook::store::facts::SETUP_TOKEN;
 use pulsehook::store::health::Told;
 use pulsehook::store::idempotency::Repeated;
 use pulsehook::store::outbox::{Fired, StateChange, Step, Watermark};
-use pulsehook::store::queue::{AttemptRow, Life, Settled, Standing};
+use pulsehook::store::outcomes::{AttemptRow, Life, Settled, Standing};
 use pulsehook::store::shards::{Lease, SHARDS, shard_of};
 use pulsehook::store::sites::Site;
 use pulsehook::store::{Store, StoreError};

@@ -1,0 +1,314 @@
+//! What became of attempts: written once per outcome, many at once, under the leases of their shards.
+
+use std::collections::HashSet;
+
+use sqlx::Row as _;
+
+use super::rows::{MOST_ROWS, Query, Rows};
+use super::shards::Lease;
+use super::{Backend, Result, Store, StoreError, Tx, on};
+use crate::domain::breaker::Turn;
+use crate::domain::ids::{AccountId, EventId, NodeId, WebhookId};
+use crate::domain::settle::Ended;
+use crate::domain::time::Timestamp;
+
+/// An attempt to be appended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttemptRow {
+    pub number: i32,
+    pub started_at: Timestamp,
+    pub duration_ms: i64,
+    pub outcome: &'static str,
+    /// Nothing after a success.
+    pub advice: Option<String>,
+    pub response_code: Option<i32>,
+    /// JSON array of pairs.
+    pub response_headers: Option<String>,
+    pub response_body: Option<Vec<u8>>,
+}
+
+/// Where a delivery stands after an attempt.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Standing {
+    Over { ended: Ended, reason: Option<&'static str> },
+    Again { attempt: i32, other_attempts: i32, due_at: Timestamp },
+}
+
+/// What an attempt told about the life of its endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Life {
+    AsBefore,
+    Failing,
+    Healthy,
+    /// The endpoint said that it is gone for good.
+    Disable {
+        reason: String,
+    },
+}
+
+/// One outcome, ready to be written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settled {
+    /// Under which the attempt was made; under another one it changes nothing.
+    pub lease: Lease,
+    pub event_id: EventId,
+    pub account_id: AccountId,
+    pub webhook_id: WebhookId,
+    pub attempt: AttemptRow,
+    pub standing: Standing,
+    pub life: Life,
+    /// The endpoint's breaker opened or closed.
+    pub turn: Option<Turn>,
+}
+
+impl Store {
+    /// Writes outcomes, all or none, under the leases of their shards. The outcome of a delivery that is not owed any
+    /// more, because its webhook was deleted, is not kept.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseLost`] when a shard has another owner by now: its results change nothing.
+    pub async fn settle(&self, node: NodeId, leases: &[Lease], settled: &[Settled], now: Timestamp) -> Result<()> {
+        crate::failpoint::hit("settle.before_commit");
+        let quiet = settled.iter().all(Settled::is_quiet);
+        if let (Backend::Postgres(pool), true) = (self.hot(), quiet) {
+            // One statement is a transaction by itself, and one round trip instead of four.
+            settle_at_once(pool, node, leases, settled).await?;
+        } else {
+            let mut tx = self.begin_hot().await?;
+            match &mut tx.0 {
+                Backend::Sqlite(_) => {
+                    tx.hold(node, leases).await?;
+                    if !tx.settle_in_parts(settled).await? {
+                        drop(tx);
+                        return self.settle_what_is_owed(node, leases, settled, now).await;
+                    }
+                }
+                Backend::Postgres(tx) => settle_at_once(&mut **tx, node, leases, settled).await?,
+            }
+            tx.spread_the_news(settled, now).await?;
+            tx.commit().await?;
+        }
+        crate::failpoint::hit("settle.after_commit");
+        Ok(())
+    }
+
+    /// Some of the deliveries are not owed any more, which is rare enough to be found out afterwards.
+    async fn settle_what_is_owed(
+        &self,
+        node: NodeId,
+        leases: &[Lease],
+        settled: &[Settled],
+        now: Timestamp,
+    ) -> Result<()> {
+        let mut tx = self.begin_hot().await?;
+        tx.hold(node, leases).await?;
+        let owed = tx.owed(settled).await?;
+        let settled: Vec<_> = settled.iter().filter(|row| owed.contains(&row.event_id)).cloned().collect();
+        if !tx.settle_in_parts(&settled).await? {
+            return Err(StoreError::Refused("deliveries that are owed cannot be found".to_owned()));
+        }
+        tx.spread_the_news(&settled, now).await?;
+        tx.commit().await
+    }
+
+    /// Which of these attempts are written already: for finding out what became of a commit nobody heard of.
+    pub async fn recorded_attempts(&self, settled: &[Settled]) -> Result<Vec<(EventId, i32)>> {
+        const SQL: &str = "SELECT event_id, number FROM attempts WHERE event_id = $1 AND number = $2";
+        let mut recorded = Vec::new();
+        for row in settled {
+            let found: Option<(EventId, i32)> = on!(self.writer(), pool => sqlx::query_as(SQL)
+                .bind(row.event_id).bind(row.attempt.number).fetch_optional(pool).await)?;
+            recorded.extend(found);
+        }
+        Ok(recorded)
+    }
+}
+
+/// Over a connection round trips are what costs, so leases, endings, retries and attempts are one statement. Rows are
+/// found by key alone; repeating a partial index's predicate here would tempt the planner into scanning it. The leases
+/// are locked until it commits, which keeps a taker-over waiting.
+async fn settle_at_once(
+    connection: impl sqlx::PgExecutor<'_>,
+    node: NodeId,
+    leases: &[Lease],
+    settled: &[Settled],
+) -> Result<()> {
+    const POSTGRES: &str = "
+        WITH held AS MATERIALIZED (
+            SELECT shards.shard
+            FROM unnest($2::integer[], $3::bigint[]) AS lease (shard, epoch)
+            JOIN shards ON shards.shard = lease.shard AND shards.epoch = lease.epoch
+            WHERE shards.node_id = $1
+            FOR SHARE OF shards
+        ),
+        made AS MATERIALIZED (
+            SELECT *
+            FROM unnest($4::uuid[], $5::integer[], $6::bigint[], $7::uuid[], $8::bigint[], $9::bigint[], $10::text[],
+                $11::text[], $12::integer[], $13::text[], $14::bytea[], $15::text[], $16::text[], $17::integer[],
+                $18::integer[], $19::bigint[])
+                AS made (event_id, number, account_id, webhook_id, started_at, duration_ms, outcome, advice,
+                    response_code, response_headers, response_body, ended, reason, next_attempt, next_others, next_due)
+            WHERE (SELECT count(*) FROM held) = cardinality($2)
+        ),
+        over AS (
+            DELETE FROM queue
+            USING made
+            WHERE queue.event_id = made.event_id AND made.ended IS NOT NULL
+            RETURNING made.*
+        ),
+        again AS (
+            UPDATE queue
+            SET attempt = made.next_attempt, other_attempts = made.next_others, due_at = made.next_due,
+                lane = CASE WHEN queue.lane = 0 AND made.next_attempt > 0 THEN 1 ELSE queue.lane END
+            FROM made
+            WHERE queue.event_id = made.event_id AND made.ended IS NULL
+            RETURNING made.*
+        ),
+        written AS (
+            INSERT INTO attempts (event_id, number, account_id, webhook_id, started_at, duration_ms, outcome, advice,
+                response_code, response_headers, response_body, ended, reason)
+            SELECT event_id, number, account_id, webhook_id, started_at, duration_ms, outcome, advice, response_code,
+                response_headers, response_body, ended, reason
+            FROM (SELECT * FROM over UNION ALL SELECT * FROM again) AS moved
+        )
+        SELECT count(*) FROM held";
+    fn column<'a, T>(settled: &'a [Settled], get: impl Fn(&'a Settled) -> T) -> Vec<T> {
+        settled.iter().map(get).collect()
+    }
+    let held: i64 = sqlx::query_scalar(POSTGRES)
+        .bind(node)
+        .bind(leases.iter().map(|lease| lease.shard).collect::<Vec<_>>())
+        .bind(leases.iter().map(|lease| lease.epoch).collect::<Vec<_>>())
+        .bind(column(settled, |row| row.event_id.0))
+        .bind(column(settled, |row| row.attempt.number))
+        .bind(column(settled, |row| row.account_id.0))
+        .bind(column(settled, |row| row.webhook_id.0))
+        .bind(column(settled, |row| row.attempt.started_at.micros()))
+        .bind(column(settled, |row| row.attempt.duration_ms))
+        .bind(column(settled, |row| row.attempt.outcome))
+        .bind(column(settled, |row| row.attempt.advice.as_deref()))
+        .bind(column(settled, |row| row.attempt.response_code))
+        .bind(column(settled, |row| row.attempt.response_headers.as_deref()))
+        .bind(column(settled, |row| row.attempt.response_body.as_deref()))
+        .bind(column(settled, |row| row.standing.ending().0))
+        .bind(column(settled, |row| row.standing.ending().1))
+        .bind(column(settled, |row| row.standing.again().map(|again| again.0)))
+        .bind(column(settled, |row| row.standing.again().map(|again| again.1)))
+        .bind(column(settled, |row| row.standing.again().map(|again| again.2.micros())))
+        .fetch_one(connection)
+        .await?;
+    if usize::try_from(held) == Ok(leases.len()) { Ok(()) } else { Err(StoreError::LeaseLost) }
+}
+
+impl Tx {
+    /// In process it is the rows that cost: endings, retries and attempts, a few hundred rows a statement. `false`: not
+    /// all of them were owed, and nothing of this is to be committed.
+    async fn settle_in_parts(&mut self, settled: &[Settled]) -> Result<bool> {
+        static ATTEMPTS: Rows = Rows::new(
+            "INSERT INTO attempts (event_id, number, account_id, webhook_id, started_at, duration_ms, outcome, advice,
+                response_code, response_headers, response_body, ended, reason)
+            SELECT * FROM",
+            13,
+            "WHERE column1 IS NOT NULL",
+        );
+        static OVER: Rows = Rows::new("DELETE FROM queue WHERE event_id IN", 1, "");
+        static AGAIN: Rows = Rows::new(
+            "UPDATE queue
+            SET attempt = next.column2, other_attempts = next.column3, due_at = next.column4,
+                lane = CASE WHEN queue.lane = 0 AND next.column2 > 0 THEN 1 ELSE queue.lane END
+            FROM",
+            4,
+            "AS next WHERE queue.event_id = next.column1",
+        );
+        let Backend::Sqlite(tx) = &mut self.0 else { unreachable!("the caller looked") };
+        let mut moved = 0;
+        let over: Vec<_> = settled.iter().filter(|row| row.standing.again().is_none()).collect();
+        for rows in over.chunks(MOST_ROWS) {
+            let over = OVER.query(rows, |query, row| query.bind(row.event_id));
+            moved += over.execute(&mut **tx).await?.rows_affected();
+        }
+        let again: Vec<_> = settled.iter().filter_map(|row| Some((row.event_id, row.standing.again()?))).collect();
+        for rows in again.chunks(MOST_ROWS) {
+            let again = AGAIN.query(rows, |query, (event_id, (attempt, others, due_at))| {
+                query.bind(*event_id).bind(*attempt).bind(*others).bind(*due_at)
+            });
+            moved += again.execute(&mut **tx).await?.rows_affected();
+        }
+        if moved != settled.len() as u64 {
+            return Ok(false);
+        }
+        for rows in settled.chunks(MOST_ROWS) {
+            ATTEMPTS.query(rows, bind_attempt).execute(&mut **tx).await?;
+        }
+        Ok(true)
+    }
+
+    /// Which of these deliveries are in the queue.
+    async fn owed(&mut self, settled: &[Settled]) -> Result<HashSet<EventId>> {
+        static OWED: Rows = Rows::new("SELECT event_id FROM queue WHERE event_id IN", 1, "");
+        let Backend::Sqlite(tx) = &mut self.0 else { unreachable!("on PostgreSQL the statement itself finds out") };
+        let mut owed = HashSet::new();
+        for rows in settled.chunks(MOST_ROWS) {
+            for row in OWED.query(rows, |query, row| query.bind(row.event_id)).fetch_all(&mut **tx).await? {
+                owed.insert(row.try_get(0)?);
+            }
+        }
+        Ok(owed)
+    }
+
+    /// What the outcomes told of their endpoints. Rare: most attempts tell what is known already.
+    async fn spread_the_news(&mut self, settled: &[Settled], now: Timestamp) -> Result<()> {
+        for Settled { account_id, webhook_id, life, turn, .. } in settled {
+            match life {
+                Life::AsBefore => {}
+                Life::Failing => self.mark_failing(*account_id, *webhook_id, now).await?,
+                Life::Healthy => self.mark_healthy(*account_id, *webhook_id, now).await?,
+                Life::Disable { reason } => self.disable_webhook(*account_id, *webhook_id, reason, now).await?,
+            }
+            if let Some(turn) = turn {
+                self.park(*account_id, *webhook_id, *turn).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Settled {
+    fn is_quiet(&self) -> bool {
+        self.life == Life::AsBefore && self.turn.is_none()
+    }
+}
+
+fn bind_attempt<'q>(query: Query<'q>, row: &'q Settled) -> Query<'q> {
+    let (ended, reason) = row.standing.ending();
+    query
+        .bind(row.event_id)
+        .bind(row.attempt.number)
+        .bind(row.account_id)
+        .bind(row.webhook_id)
+        .bind(row.attempt.started_at)
+        .bind(row.attempt.duration_ms)
+        .bind(row.attempt.outcome)
+        .bind(&row.attempt.advice)
+        .bind(row.attempt.response_code)
+        .bind(&row.attempt.response_headers)
+        .bind(&row.attempt.response_body)
+        .bind(ended)
+        .bind(reason)
+}
+
+impl Standing {
+    fn ending(&self) -> (Option<&'static str>, Option<&'static str>) {
+        match self {
+            Self::Over { ended, reason } => (Some(ended.as_str()), *reason),
+            Self::Again { .. } => (None, None),
+        }
+    }
+
+    fn again(&self) -> Option<(i32, i32, Timestamp)> {
+        match self {
+            Self::Over { .. } => None,
+            Self::Again { attempt, other_attempts, due_at } => Some((*attempt, *other_attempts, *due_at)),
+        }
+    }
+}
