@@ -47,8 +47,18 @@ chaos: SEED ?= $(shell date +%s)
 chaos: ## Crash nodes, databases and connections under load, then look for anything lost (SECONDS, SEED, DATABASE)
 	$(if $(CHAOS_$(DATABASE)),,$(error DATABASE must be sqlite, postgres or both))
 	@scripts/need.sh cargo cc postgres
-	@CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) cargo test --locked --test it $(CHAOS_$(DATABASE)) -- \
+	@CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) CHAOS_OLD=$(CHAOS_OLD) cargo test --locked --test it $(CHAOS_$(DATABASE)) -- \
 	    --nocapture --test-threads 1
+
+.PHONY: upgrade
+upgrade: SECONDS ?= 60
+upgrade: DATABASE ?= both
+upgrade: SEED ?= $(shell date +%s)
+upgrade: ## The same while nodes of an earlier commit and of this one take turns on one database (FROM=commit)
+	$(if $(FROM),,$(error FROM must name the commit to upgrade from))
+	@scripts/need.sh cargo cc
+	@old=$$(scripts/build-at.sh '$(FROM)') && \
+	    $(MAKE) --no-print-directory chaos SECONDS=$(SECONDS) DATABASE=$(DATABASE) SEED=$(SEED) CHAOS_OLD="$$old"
 
 .PHONY: clean
 clean: ## Remove what was built

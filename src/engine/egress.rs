@@ -18,6 +18,7 @@ use hickory_resolver::TokioResolver;
 use http::Uri;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
+use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
@@ -34,6 +35,8 @@ use crate::domain::outcome::{Outcome, Stage};
 const DNS_BUDGET: Duration = Duration::from_secs(3);
 const CONNECT_BUDGET: Duration = Duration::from_secs(5);
 const PER_ADDRESS_BUDGET: Duration = Duration::from_secs(2);
+/// Hosts whose TLS sessions are remembered: a new connection to one of them needs no new key exchange with certificates.
+const REMEMBERED_HOSTS: usize = 4_096;
 const TLS_BUDGET: Duration = Duration::from_secs(5);
 /// More records than this are more than anybody needs.
 const MOST_ADDRESSES: usize = 16;
@@ -127,6 +130,7 @@ impl EgressConnector {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.resumption = Resumption::in_memory_sessions(REMEMBERED_HOSTS);
         let tls = TlsConnector::from(Arc::new(config));
         Self { policy: Arc::new(policy), resolver, tls, clock, dialled: None }
     }

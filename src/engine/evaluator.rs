@@ -35,6 +35,8 @@ use crate::wake::{Answer, ToEvaluator};
 
 /// Hits read at once.
 const BATCH: usize = 5_000;
+/// A step takes in no more hits once it has so many events to record: the first are sent while the next are recorded.
+const EVENTS_AT_ONCE: usize = 4_000;
 /// How often a look is repeated at once when somebody was faster.
 const OVERTAKEN_IN_A_ROW: usize = 3;
 /// How often somebody else's change of the configuration is looked for, and the watermark saved without an event.
@@ -181,9 +183,9 @@ impl Evaluator {
         let started = self.clock.monotonic();
         let now = self.clock.now();
         let hits = self.analytics.hits_after(knowledge.cursor, BATCH).await?;
-        let more = hits.len() == BATCH;
-        let last = hits.last().map_or(knowledge.cursor, |(seq, _)| *seq);
-        let tallies = knowledge.take_in(&hits);
+        let (tallies, taken) = knowledge.take_in(&hits);
+        let more = hits.len() == BATCH || taken < hits.len();
+        let last = hits[..taken].last().map_or(knowledge.cursor, |(seq, _)| *seq);
         let mut step = Step::default();
         let mut memories = Vec::new();
         for ((trigger_id, goal_id), found) in &tallies {
@@ -231,16 +233,26 @@ impl Evaluator {
         let owed = self.store.record(step, now).await?;
         let owed: HashSet<EventId> = owed.into_iter().collect();
         let mut handed_over = Vec::with_capacity(owed.len());
+        // To look up a metric costs more than to count.
+        let mut counts: [HashMap<String, u64>; 2] = Default::default();
         for fired in step.fired.drain(..) {
             let event = fired.event;
-            let (event_type, shadow) = (event.event_type.clone(), fired.shadow.to_string());
-            counter!("pulsehook_events_fired_total", "type" => event_type, "shadow" => shadow).increment(1);
+            let counts = &mut counts[usize::from(fired.shadow)];
+            match counts.get_mut(&event.event_type) {
+                Some(count) => *count += 1,
+                None => drop(counts.insert(event.event_type.clone(), 1)),
+            }
             info!(
                 event.id = %event.id, site.id = %event.site_id, webhook.id = %event.webhook_id,
                 "Fired {} {}", event.event_type, event.id
             );
             if owed.contains(&event.id) {
                 handed_over.push(due(event, fired.shard));
+            }
+        }
+        for (counts, shadow) in counts.into_iter().zip(["false", "true"]) {
+            for (event_type, count) in counts {
+                counter!("pulsehook_events_fired_total", "type" => event_type, "shadow" => shadow).increment(count);
             }
         }
         // A dispatcher that cannot keep up is waited for.
@@ -419,10 +431,14 @@ struct Found {
 }
 
 impl Knowledge {
-    /// Adds visits to the live windows and counts completions.
-    fn take_in(&mut self, hits: &[(HitSeq, Arc<Hit>)]) -> BTreeMap<(TriggerId, GoalId), Found> {
+    /// Adds visits to the live windows and counts completions, until there are enough. Answers those, and how many of the
+    /// hits it took in.
+    fn take_in(&mut self, hits: &[(HitSeq, Arc<Hit>)]) -> (BTreeMap<(TriggerId, GoalId), Found>, usize) {
         let mut found: BTreeMap<(TriggerId, GoalId), Found> = BTreeMap::new();
-        for (seq, hit) in hits {
+        for (taken, (seq, hit)) in hits.iter().enumerate() {
+            if found.len() >= EVENTS_AT_ONCE {
+                return (found, taken);
+            }
             let Some(site) = self.catalog.sites.get(&hit.site_id) else { continue };
             if hit.counts_as_visit() && !site.spikes.is_empty() {
                 self.live.entry(hit.site_id).or_default().add(hit.at, hit.visitor);
@@ -445,7 +461,7 @@ impl Knowledge {
                 }
             }
         }
-        found
+        (found, hits.len())
     }
 
     /// Looks at every spike trigger whose site changed, and at those that wait to be armed again. Only what changed is

@@ -189,8 +189,9 @@ impl Tx {
                 inserted_at)
             SELECT * FROM",
             10,
-            "WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING RETURNING id",
+            "WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING",
         );
+        static RECORDED: Rows = Rows::new("SELECT id FROM events WHERE id IN", 1, "");
         const POSTGRES: &str = "
             INSERT INTO events (id, account_id, site_id, webhook_id, trigger_id, type, moment, format, payload,
                 inserted_at)
@@ -207,7 +208,15 @@ impl Tx {
             Backend::Sqlite(tx) => {
                 for rows in fired.chunks(MOST_ROWS) {
                     let insert = SQLITE.query(rows, |query, fired| bind_event(query, &fired.event));
-                    for row in insert.fetch_all(&mut **tx).await? {
+                    let inserted = insert.execute(&mut **tx).await?.rows_affected();
+                    // Every row that is answered is a trip to the driver's thread, so they are asked for only if some
+                    // are missing.
+                    if inserted == rows.len() as u64 {
+                        recorded.extend(rows.iter().map(|fired| fired.event.id));
+                        continue;
+                    }
+                    let present = RECORDED.query(rows, |query, fired| query.bind(fired.event.id));
+                    for row in present.fetch_all(&mut **tx).await? {
                         recorded.insert(sqlx::Row::try_get(&row, 0)?);
                     }
                 }

@@ -13,6 +13,8 @@ use crate::domain::time::Timestamp;
 
 /// Deliveries looked at in one transaction, so that a range of which few are meant holds nobody up.
 const LOOKED_AT: usize = 1_000;
+/// Deliveries one statement counts.
+const COUNTED_AT_ONCE: i64 = 1_000;
 
 /// What came of feeding a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +61,8 @@ macro_rules! resend_sql {
 }
 
 impl Store {
-    /// How many deliveries a range has now.
+    /// How many deliveries a range has now. Counted a part at a time, so that no statement takes long however many there
+    /// are.
     pub async fn count_range(
         &self,
         account_id: AccountId,
@@ -75,24 +78,45 @@ impl Store {
             WHERE events.account_id = $1
                 AND events.webhook_id = $2
                 AND events.id > $3
-                AND events.id < $4
+                AND events.id <= $4
                 AND last.ended = $5
                 AND ($6 IS NULL OR events.type = $6)
                 AND ($7 IS NULL OR events.inserted_at >= $7)
                 AND ($8 IS NULL OR events.inserted_at <= $8)
                 AND NOT EXISTS (SELECT 1 FROM queue WHERE queue.event_id = events.id)";
-        let (after, until) = bounds(range, now);
-        Ok(on!(self.reader(), pool => sqlx::query_scalar(SQL)
-            .bind(account_id)
-            .bind(webhook_id)
-            .bind(after)
-            .bind(until)
-            .bind(range.ended.as_str())
-            .bind(&range.event_type)
-            .bind(range.from_at)
-            .bind(range.to_at)
-            .fetch_one(pool)
-            .await)?)
+        const PART_END: &str = "
+            SELECT id
+            FROM events
+            WHERE account_id = $1 AND webhook_id = $2 AND id > $3 AND id < $4
+            ORDER BY id
+            LIMIT 1
+            OFFSET $5";
+        let (mut after, until) = bounds(range, now);
+        let mut count = 0;
+        loop {
+            let end: Option<EventId> = on!(self.reader(), pool => sqlx::query_scalar(PART_END)
+                .bind(account_id)
+                .bind(webhook_id)
+                .bind(after)
+                .bind(until)
+                .bind(COUNTED_AT_ONCE)
+                .fetch_optional(pool)
+                .await)?;
+            let part: i64 = on!(self.reader(), pool => sqlx::query_scalar(SQL)
+                .bind(account_id)
+                .bind(webhook_id)
+                .bind(after)
+                .bind(end.unwrap_or(until))
+                .bind(range.ended.as_str())
+                .bind(&range.event_type)
+                .bind(range.from_at)
+                .bind(range.to_at)
+                .fetch_one(pool)
+                .await)?;
+            count += part;
+            let Some(end) = end else { return Ok(count) };
+            after = end;
+        }
     }
 
     /// Has a range sent once more that [`Store::count_range`] has just counted.

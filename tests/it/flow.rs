@@ -7,7 +7,7 @@ use pulsehook::domain::hit::{Device, Hit, Origin, PAGEVIEW, Page};
 use pulsehook::domain::ids::SiteId;
 use serde_json::{Value, json};
 
-use crate::support::app::{SITE, START, Setup, TestApp, text};
+use crate::support::app::{SITE, START, Setup, TestApp, names, text};
 use crate::support::on_both;
 use crate::support::zoo::{Behaviour, Endpoint};
 
@@ -485,6 +485,35 @@ on_both! {
         alive.wait_for(2).await;
         assert_eq!(dead.arrived().len(), 2);
         app.delete(&hook.path).await.expect(204);
+        app.advance(15 * SECOND);
+        app.stop().await;
+    }
+
+    async fn a_host_has_so_much_room_whoever_it_serves(database: Database) {
+        let (slow, alive) = (Endpoint::http([Behaviour::HangAfterReading]).await, always(200).await);
+        let setup = Setup {
+            settings: vec![("host_in_flight", "3".to_owned())],
+            resolver: Some(names([("slow.example", &["127.0.0.1"]), ("quick.example", &["127.0.0.1"])])),
+        };
+        let app = TestApp::start_with(database, setup).await;
+        app.site().await;
+        let at = |name: &str, endpoint: &Endpoint| format!("http://{name}:{}/hook", endpoint.address.port());
+        let mut paths = Vec::new();
+        // Five endpoints of one host, with more than it has room for.
+        for _ in 0..5 {
+            let webhook = app.webhook(&at("slow.example", &slow), json!([{"type": "goal_completion"}])).await;
+            let path = format!("/api/sites/{SITE}/webhooks/{}", text(&webhook["id"]));
+            app.post(&format!("{path}/test"), json!({})).await.expect(202);
+            paths.push(path);
+        }
+        slow.wait_for(3).await;
+        let other = app.webhook(&at("quick.example", &alive), json!([{"type": "goal_completion"}])).await;
+        app.post(&format!("/api/sites/{SITE}/webhooks/{}/test", text(&other["id"])), json!({})).await.expect(202);
+        alive.wait_for(1).await;
+        assert_eq!(slow.arrived().len(), 3, "the host has no more room");
+        for path in paths {
+            app.delete(&path).await.expect(204);
+        }
         app.advance(15 * SECOND);
         app.stop().await;
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rustls::HandshakeKind;
 use serde_json::{Value, json};
 
 use crate::support::app::{SITE, Setup, TestApp, names, text};
@@ -171,6 +172,25 @@ on_both! {
         };
         let delivery = first_attempt_while(&app, &url, time).await;
         assert_outcome(&delivery, "tls_timeout", "handshake did not finish in time");
+        app.stop().await;
+    }
+
+    async fn a_host_that_is_known_is_not_asked_for_its_certificate_again(database: Database) {
+        let certificate = Certificate::signed_for(&["127.0.0.1"]);
+        let app = TestApp::start_with(database, trusting(&certificate)).await;
+        let closing = Behaviour::with_headers(200, "connection: close\r\n");
+        for script in [vec![closing.clone(), closing], vec![Behaviour::status(200)]] {
+            let keeps = script.len() == 1;
+            let endpoint = Endpoint::https(script, &certificate).await;
+            let first = first_attempt(&app, &endpoint.url()).await;
+            assert_outcome(&first, "success", "");
+            let second = first_attempt(&app, &endpoint.url()).await;
+            assert_outcome(&second, "success", "");
+            let handshakes = endpoint.handshakes();
+            let resumed = handshakes.iter().filter(|kind| **kind == HandshakeKind::Resumed).count();
+            // A second connection to it, or none at all.
+            assert_eq!((handshakes.len(), resumed), if keeps { (1, 0) } else { (2, 1) }, "{handshakes:?}");
+        }
         app.stop().await;
     }
 

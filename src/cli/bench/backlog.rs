@@ -60,7 +60,7 @@ impl Backlog {
         let served = Served::spawn(world, &home.database.url, home.folder.path(), &launch)?;
         sink.wait_for(1).await?;
         figure.add("first_delivery_seconds", (world.clock.monotonic() - began).as_secs_f64());
-        let tenths = queue::follow(world, &sink, self.deliver, TENTHS).await?;
+        let tenths = queue::follow(world, &sink, 0, self.deliver, TENTHS).await?;
         figure.add("peak_mib", served.peak_resident_mib()?);
         let rate = |seconds: f64| self.deliver as f64 / TENTHS as f64 / seconds;
         figure.add("deliveries_per_second", self.deliver as f64 / tenths.iter().sum::<f64>());

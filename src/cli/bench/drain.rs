@@ -1,5 +1,7 @@
 //! From a full queue to an empty one, every attempt on disk: the product's throughput, and what a delivery costs.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 
 use super::database::emptied;
@@ -24,14 +26,18 @@ pub struct Drain {
     /// Drain twice in each run, the second time while another connection holds a snapshot open, and compare
     #[arg(long)]
     snapshot: bool,
+    /// Seconds that snapshot is held before the drain that counts: the queue is filled and drained meanwhile, again and
+    /// again
+    #[arg(long, default_value_t = 0, requires = "snapshot")]
+    held_for: u64,
 }
 
 /// Who else has the database open during a drain.
 #[derive(Debug, Clone, Copy)]
 pub enum Beside {
     Nobody,
-    /// A transaction that has read the queue and stays open.
-    ASnapshot,
+    /// A transaction that has read the queue and stays open, and so long already when the drain begins.
+    ASnapshot(Duration),
 }
 
 /// What emptying a queue took.
@@ -91,12 +97,15 @@ impl Drain {
     }
 
     async fn beside_a_snapshot(&self, world: &World, kind: Kind) -> anyhow::Result<Figure> {
-        let about =
-            format!("{} deliveries while an older transaction holds its snapshot; ratio: ÷ without", self.count);
+        let about = format!(
+            "{} deliveries while a transaction holds its snapshot, for {} s before; ratio: ÷ without",
+            self.count, self.held_for
+        );
+        let beside = Beside::ASnapshot(Duration::from_secs(self.held_for));
         let mut figure = Figure::new("drain --snapshot", Some(kind), about);
         for _ in world.runs("drain --snapshot", Some(kind)) {
             let clean = full_queue(world, kind, self.count, Beside::Nobody).await?;
-            let held = full_queue(world, kind, self.count, Beside::ASnapshot).await?;
+            let held = full_queue(world, kind, self.count, beside).await?;
             figure.add("deliveries_per_second", held.per_second);
             figure.add("clean_per_second", clean.per_second);
             figure.add("ratio", held.per_second / clean.per_second);
@@ -134,11 +143,21 @@ pub async fn full_queue(world: &World, kind: Kind, count: usize, beside: Beside)
     let sink = Sink::start(&world.clock).await?;
     let home = Home::new(world, kind).await?;
     let hooks = hooks(world, &home, &sink).await?;
-    queue::fill(world, &home.database, &hooks, count).await?;
     let held = match beside {
         Beside::Nobody => None,
-        Beside::ASnapshot => Some(home.database.hold_snapshot().await?),
+        Beside::ASnapshot(span) => {
+            let snapshot = home.database.hold_snapshot().await?;
+            let until = world.clock.monotonic() + span;
+            while world.clock.monotonic() < until {
+                queue::fill(world, &home.database, &hooks, count).await?;
+                let drained = drain(world, &home, &sink, count).await?;
+                let left = until.saturating_sub(world.clock.monotonic()).as_secs();
+                world.progress(&format!("  {:.0}/s, and {left} s to go", drained.per_second));
+            }
+            Some(snapshot)
+        }
     };
+    queue::fill(world, &home.database, &hooks, count).await?;
     let drained = drain(world, &home, &sink, count).await?;
     drop(held);
     home.discard().await?;
@@ -166,10 +185,11 @@ pub async fn drain(world: &World, home: &Home, sink: &Sink, count: usize) -> any
         Some((cluster, _)) => Some(cluster.meter().await?),
         None => None,
     };
+    let before = sink.arrived();
     let served = Served::spawn(world, &home.database.url, home.folder.path(), &launch(sink))?;
-    sink.wait_for(1).await?;
+    sink.wait_for(before + 1).await?;
     let began = Moment::now(world, &served, meter.as_mut()).await?;
-    let seconds = queue::follow(world, sink, count, QUARTERS).await?;
+    let seconds = queue::follow(world, sink, before, count, QUARTERS).await?;
     emptied(world, &store).await?;
     let ended = Moment::now(world, &served, meter.as_mut()).await?;
     let peak_mib = served.peak_resident_mib()?;

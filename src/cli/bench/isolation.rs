@@ -1,5 +1,6 @@
-//! What endpoints that hang do to those that do not: 100 healthy endpoints with a trickle of events each, alone and then
-//! beside 1,000 endpoints of other accounts that accept connections and say nothing.
+//! What endpoints that hang do to those that do not: 100 healthy endpoints with a trickle of events each, alone, then beside
+//! 1,000 endpoints of other accounts that answer, and then beside 1,000 that accept connections and say nothing. The second
+//! tells what the other events cost from what the hanging costs.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -16,8 +17,10 @@ use super::trackers::{Tracked, at_a_rate};
 
 /// Seconds between two hits for a healthy endpoint.
 const HEALTHY_EVERY: usize = 1;
-/// The same for one that hangs: sooner than an attempt that gets no answer is over.
-const HANGING_EVERY: usize = 2;
+/// The same for one of the others: sooner than an attempt that gets no answer is over.
+const OTHERS_EVERY: usize = 2;
+/// The host of the others that answer.
+const ANSWERING_IP: Ipv4Addr = Ipv4Addr::new(127, 2, 0, 1);
 /// What has not arrived by then is charged with it.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -30,10 +33,10 @@ pub struct Isolation {
     /// Accounts with an endpoint that hangs
     #[arg(long, default_value_t = 1_000)]
     hanging: usize,
-    /// Each half is measured for so long
+    /// Each part is measured for so long
     #[arg(long, default_value_t = 15)]
     seconds: usize,
-    /// Events go to those that hang for so long before the second half
+    /// Events go to the others for so long before the healthy ones are measured beside them
     #[arg(long, default_value_t = 5)]
     lead: usize,
 }
@@ -58,37 +61,54 @@ impl Isolation {
 
     async fn once(&self, world: &World, kind: Kind, figure: &mut Figure) -> anyhow::Result<()> {
         let sink = Sink::keeping(&world.clock, Ipv4Addr::LOCALHOST).await?;
+        let answering = Sink::at(&world.clock, ANSWERING_IP).await?;
         let hanging = Hanging::start().await?;
         let home = Home::new(world, kind).await?;
-        let accounts = accounts(world, &home.database, self.healthy + self.hanging).await?;
-        let launch = Launch { authorities_pem: sink.authority_pem.clone(), unlimited: false };
-        let served = home.serve(world, &launch).await?;
-        let (well, ill) = accounts.split_at(self.healthy);
+        let accounts = accounts(world, &home.database, self.healthy + 2 * self.hanging).await?;
+        let authorities_pem = format!("{}{}", sink.authority_pem, answering.authority_pem);
+        let served = home.serve(world, &Launch { authorities_pem, unlimited: false }).await?;
+        let (well, others) = accounts.split_at(self.healthy);
+        let (busy, ill) = others.split_at(self.hanging);
         let well = sites(&served, well, "well", |index| sink.url(0, index)).await?;
+        let busy = sites(&served, busy, "busy", |index| answering.url(0, index)).await?;
         let ill = sites(&served, ill, "ill", |index| hanging.url(index)).await?;
 
         let without = self.waits(world, &sink, &served, &well).await?;
-        let per_second = self.hanging as f64 / HANGING_EVERY as f64;
-        let total = self.hanging * (self.lead + self.seconds) / HANGING_EVERY;
-        let with = async {
-            world.clock.sleep(Duration::from_secs(self.lead as u64)).await;
-            self.waits(world, &sink, &served, &well).await
-        };
-        let (with, _) = tokio::try_join!(with, at_a_rate(world, served.address, &ill, per_second, total))?;
-        let (with_p99, without_p99) = (percentile(&with.ms, 99), percentile(&without.ms, 99));
-        figure.add("without_p50_ms", percentile(&without.ms, 50));
-        figure.add("without_p99_ms", without_p99);
-        figure.add("with_p50_ms", percentile(&with.ms, 50));
-        figure.add("with_p99_ms", with_p99);
-        figure.add("ratio", with_p99 / without_p99);
-        figure.add("without_record_to_post_p99_ms", percentile(&without.since_record_ms, 99));
-        figure.add("with_record_to_post_p99_ms", percentile(&with.since_record_ms, 99));
-        figure.add("missing", (without.missing + with.missing) as f64);
+        let beside_answering = self.waits_beside(world, &sink, &served, &well, &busy).await?;
+        let with = self.waits_beside(world, &sink, &served, &well, &ill).await?;
+        for (name, waits) in [("without", &without), ("beside_answering", &beside_answering), ("with", &with)] {
+            figure.add(format!("{name}_p50_ms"), percentile(&waits.ms, 50));
+            figure.add(format!("{name}_p99_ms"), percentile(&waits.ms, 99));
+            figure.add(format!("{name}_record_to_post_p99_ms"), percentile(&waits.since_record_ms, 99));
+        }
+        let with_p99 = percentile(&with.ms, 99);
+        figure.add("ratio", with_p99 / percentile(&without.ms, 99));
+        figure.add("ratio_to_answering", with_p99 / percentile(&beside_answering.ms, 99));
+        figure.add("missing", (without.missing + beside_answering.missing + with.missing) as f64);
         figure.add("hanging_connections", hanging.accepted() as f64);
         figure.add("peak_mib", served.peak_resident_mib()?);
         // It would wait for the attempts that hang.
         served.kill().await?;
         home.discard().await
+    }
+
+    /// The waits of the healthy endpoints while the others have events too.
+    async fn waits_beside(
+        &self,
+        world: &World,
+        sink: &Sink,
+        served: &Served,
+        turns: &[Tracked],
+        others: &[Tracked],
+    ) -> anyhow::Result<Waits> {
+        let per_second = others.len() as f64 / OTHERS_EVERY as f64;
+        let total = others.len() * (self.lead + self.seconds) / OTHERS_EVERY;
+        let waits = async {
+            world.clock.sleep(Duration::from_secs(self.lead as u64)).await;
+            self.waits(world, sink, served, turns).await
+        };
+        let (waits, _) = tokio::try_join!(waits, at_a_rate(world, served.address, others, per_second, total))?;
+        Ok(waits)
     }
 
     async fn waits(&self, world: &World, sink: &Sink, served: &Served, turns: &[Tracked]) -> anyhow::Result<Waits> {

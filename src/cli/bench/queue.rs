@@ -51,14 +51,14 @@ fn owed(world: &World, hook: &Hook) -> Fired {
     Fired { event, shard: shard_of(hook.site_id), trigger_version: Some(1), state: None, shadow: false }
 }
 
-/// Waits until `count` deliveries have arrived and answers the seconds each of `parts` equal parts of them took. Time
-/// begins with the first arrival.
-pub async fn follow(world: &World, sink: &Sink, count: usize, parts: usize) -> anyhow::Result<Vec<f64>> {
-    sink.wait_for(1).await?;
+/// Waits until `count` deliveries have arrived after the first `before`, and answers the seconds each of `parts` equal
+/// parts of them took. Time begins with the first arrival.
+pub async fn follow(world: &World, sink: &Sink, before: u64, count: usize, parts: usize) -> anyhow::Result<Vec<f64>> {
+    sink.wait_for(before + 1).await?;
     let mut mark = world.clock.monotonic();
     let mut seconds = Vec::with_capacity(parts);
     for part in 1..=parts {
-        sink.wait_for((count * part / parts) as u64).await?;
+        sink.wait_for(before + (count * part / parts) as u64).await?;
         let now = world.clock.monotonic();
         seconds.push((now - mark).as_secs_f64());
         mark = now;

@@ -59,6 +59,11 @@ impl Sink {
         Self::build(clock, Ipv4Addr::LOCALHOST, 1, false).await
     }
 
+    /// The same on another address of this machine.
+    pub async fn at(clock: &Clock, ip: Ipv4Addr) -> anyhow::Result<Self> {
+        Self::build(clock, ip, 1, false).await
+    }
+
     /// Counts so many groups of requests apart.
     pub async fn with_groups(clock: &Clock, groups: usize) -> anyhow::Result<Self> {
         Self::build(clock, Ipv4Addr::LOCALHOST, groups, false).await

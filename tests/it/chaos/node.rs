@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::history::{Fault, FaultKind, History, Moment};
 use crate::support::Database;
-use crate::support::process::pulsehook;
+use crate::support::process::pulsehook_in_turn;
 
 /// How long a node that could not start is left alone.
 const BETWEEN_STARTS: Duration = Duration::from_millis(100);
@@ -48,6 +48,8 @@ enum Next {
 
 struct Supervisor {
     number: usize,
+    /// Processes so far.
+    starts: usize,
     home: Arc<Database>,
     url: watch::Sender<Option<String>>,
     orders: mpsc::UnboundedReceiver<Order>,
@@ -59,7 +61,7 @@ impl Node {
     pub async fn start(number: usize, home: Arc<Database>, history: Arc<History>) -> Self {
         let (orders, taken) = mpsc::unbounded_channel();
         let (announce, url) = watch::channel(None);
-        let supervisor = Supervisor { number, home, url: announce, orders: taken, history };
+        let supervisor = Supervisor { number, starts: 0, home, url: announce, orders: taken, history };
         let node = Self { url, orders, ended: tokio::spawn(supervisor.run()) };
         node.listens().await;
         node
@@ -115,7 +117,8 @@ impl Supervisor {
 
     /// One process, from its start to its end.
     async fn run_once(&mut self) -> (ExitStatus, Next) {
-        let mut command = pulsehook(&self.home);
+        let mut command = pulsehook_in_turn(self.number + self.starts, &self.home);
+        self.starts += 1;
         command.arg("serve").env("PULSEHOOK_LOG_FORMAT", "text").stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary is there");
         let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();

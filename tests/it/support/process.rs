@@ -13,7 +13,20 @@ const MASTER_KEY: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
 
 /// The binary with the settings of a test in its environment, and nothing of the machine's.
 pub fn pulsehook(database: &Database) -> Command {
-    let mut command = Command::new(BINARY);
+    of_version(Path::new(BINARY), database)
+}
+
+/// The same of the binary whose turn it is. Where `CHAOS_OLD` names one of an earlier version, the two take turns, the
+/// earlier one first: an upgrade with nodes of both on one database, and its way back.
+pub fn pulsehook_in_turn(turn: usize, database: &Database) -> Command {
+    match std::env::var_os("CHAOS_OLD").filter(|path| !path.is_empty()) {
+        Some(old) if turn.is_multiple_of(2) => of_version(Path::new(&old), database),
+        _ => pulsehook(database),
+    }
+}
+
+fn of_version(binary: &Path, database: &Database) -> Command {
+    let mut command = Command::new(binary);
     command
         .env_clear()
         .env("PULSEHOOK_LISTEN", "127.0.0.1:0")
@@ -42,7 +55,9 @@ pub async fn key(database: &Database) -> String {
 
 /// The same for an account of this name, which is created when there is none.
 pub async fn key_of(database: &Database, account: &str) -> String {
-    let output = pulsehook(database).args(["keys", "create", "--account", account]).output().await.unwrap();
+    // Whoever comes first makes the tables.
+    let mut command = pulsehook_in_turn(0, database);
+    let output = command.args(["keys", "create", "--account", account]).output().await.unwrap();
     succeeded(&output).trim().to_owned()
 }
 

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use rustls::HandshakeKind;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -86,6 +87,8 @@ struct Shared {
     arrived: Mutex<Vec<Arrived>>,
     /// How many requests arrived, hung-up connections included.
     count: watch::Sender<usize>,
+    /// How each connection's TLS handshake went.
+    handshakes: Mutex<Vec<HandshakeKind>>,
 }
 
 impl Endpoint {
@@ -106,6 +109,7 @@ impl Endpoint {
             script: Mutex::new(script.into_iter().collect()),
             arrived: Mutex::default(),
             count: watch::channel(0).0,
+            handshakes: Mutex::default(),
         });
         let scheme = if tls.is_some() { "https" } else { "http" };
         let endpoint = Self { address, scheme, shared: Arc::clone(&shared) };
@@ -125,6 +129,11 @@ impl Endpoint {
     /// Everything that arrived so far.
     pub fn arrived(&self) -> Vec<Arrived> {
         self.shared.arrived.lock().unwrap().clone()
+    }
+
+    /// How the TLS handshakes of its connections went.
+    pub fn handshakes(&self) -> Vec<HandshakeKind> {
+        self.shared.handshakes.lock().unwrap().clone()
     }
 
     /// Waits until what has arrived satisfies `enough`.
@@ -158,6 +167,7 @@ impl Shared {
         match tls {
             Some(tls) => {
                 if let Ok(stream) = tls.accept(connection).await {
+                    self.handshakes.lock().unwrap().extend(stream.get_ref().1.handshake_kind());
                     self.talk(stream, |_| {}).await;
                 }
             }
