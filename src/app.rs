@@ -9,11 +9,13 @@ use base64::Engine as _;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
+use crate::analytics::Analytics;
+use crate::analytics::clickhouse::ClickHouse;
 use crate::analytics::recorder::Recorder;
-use crate::analytics::sqlite::Analytics;
+use crate::analytics::sqlite::Embedded;
 use crate::chance::Chance;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{AnalyticsPlace, Config};
 use crate::directory::Directory;
 use crate::domain::address::AddressPolicy;
 use crate::domain::ids::NodeId;
@@ -74,9 +76,7 @@ impl App {
         );
         let keyring = master_key(&config, &chance)?;
         let store = open_store(&config).await?;
-        let analytics = Analytics::open(&config.analytics_path)
-            .await
-            .with_context(|| format!("{} cannot be opened", config.analytics_path.display()))?;
+        let analytics = open_analytics(&config, identity.node, &clock).await?;
         let policy = AddressPolicy { allow: config.egress_allow.clone(), allow_http: config.egress_allow_http };
         let room = Room { total: room_in_flight(config.in_flight), per_host: config.host_in_flight as usize };
         let sender = sender(&config, &policy, &clock, substitutes)?;
@@ -174,6 +174,23 @@ pub async fn open_store(config: &Config) -> anyhow::Result<Store> {
     let store = Store::open(&config.database_url).await.context("the database cannot be opened")?;
     store.migrate().await.context("the database cannot be brought up to date")?;
     Ok(store)
+}
+
+/// Opens or connects to where traffic is kept.
+///
+/// # Errors
+/// It cannot be opened or reached, or is not what we can work with.
+pub async fn open_analytics(config: &Config, node: NodeId, clock: &Clock) -> anyhow::Result<Analytics> {
+    Ok(match &config.analytics {
+        AnalyticsPlace::Embedded(path) => {
+            let opened = Embedded::open(path).await;
+            Analytics::Embedded(opened.with_context(|| format!("{} cannot be opened", path.display()))?)
+        }
+        AnalyticsPlace::ClickHouse(address) => {
+            let connected = ClickHouse::connect(address, node, clock.clone()).await;
+            Analytics::ClickHouse(connected.with_context(|| format!("the ClickHouse at {address} cannot be used"))?)
+        }
+    })
 }
 
 /// Who this process is among the nodes. The name stays in the data folder, so that a node that was killed comes back as

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::analytics::clickhouse::Address;
 use crate::domain::node::Roles;
 use crate::domain::pace::Limits;
 use crate::domain::time::parse_span;
@@ -32,15 +33,37 @@ pub const SETTINGS: &[Setting] = &[
         default: "sqlite://DATA_DIR/pulsehook.db",
         help: "Configuration and queue: sqlite://… for one node, postgres://… for several",
     },
-    Setting { name: "analytics_url", default: "sqlite://DATA_DIR/analytics.db", help: "Where traffic is kept" },
-    Setting { name: "directory", default: "own", help: "Who knows accounts, sites and goals" },
+    Setting {
+        name: "analytics_url",
+        default: "sqlite://DATA_DIR/analytics.db",
+        help: "Where traffic is kept: sqlite://…, or clickhouse://user:password@host:8123/database (clickhouses:// for TLS)",
+    },
+    Setting {
+        name: "directory",
+        default: "own",
+        help: "Who knows accounts, sites and goals: own, or plausible with its plausible_database_url",
+    },
+    Setting {
+        name: "plausible_database_url",
+        default: "",
+        help: "Plausible's PostgreSQL, read only: postgres://user:password@host/database",
+    },
+    Setting {
+        name: "plausible_secret_key_base",
+        default: "",
+        help: "Plausible's SECRET_KEY_BASE, if its API keys are to work here",
+    },
     Setting {
         name: "master_key",
         default: "generated into DATA_DIR/master.key with SQLite",
         help: "32 bytes in base64 that encrypt secrets; several, newest first, separated by commas",
     },
     Setting { name: "max_webhooks_per_account", default: "10", help: "Webhooks an account may have" },
-    Setting { name: "evaluation_interval", default: "1s", help: "Longest time between two looks at the traffic" },
+    Setting {
+        name: "evaluation_interval",
+        default: "1s, or 5s with ClickHouse",
+        help: "Longest time between two looks at the traffic",
+    },
     Setting {
         name: "egress_allow",
         default: "",
@@ -91,8 +114,8 @@ pub struct Config {
     pub base_url: String,
     pub data_dir: PathBuf,
     pub database_url: String,
-    /// Path of the embedded analytics database.
-    pub analytics_path: PathBuf,
+    pub analytics: AnalyticsPlace,
+    pub directory: DirectoryPlace,
     /// `None`: to be read from, or generated into, the data folder.
     pub master_key: Option<Keyring>,
     pub max_webhooks_per_account: u32,
@@ -109,6 +132,33 @@ pub struct Config {
     pub retention: Duration,
     pub log_format: Option<LogFormat>,
     pub log_level: String,
+}
+
+/// Where traffic is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AnalyticsPlace {
+    /// In this file.
+    Embedded(PathBuf),
+    ClickHouse(Address),
+}
+
+/// Who knows accounts, sites and goals.
+#[derive(Clone, PartialEq, Eq)]
+pub enum DirectoryPlace {
+    /// Our own tables.
+    Own,
+    /// A Plausible beside us.
+    Plausible { database_url: String, secret_key_base: Option<String> },
+}
+
+/// Without the secrets.
+impl std::fmt::Debug for DirectoryPlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Own => "own",
+            Self::Plausible { .. } => "plausible",
+        })
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -219,10 +269,11 @@ impl Config {
             Some(url) => url.to_owned(),
             None => format!("sqlite://{}", data_dir.join("pulsehook.db").display()),
         };
+        let analytics = analytics(sources, &data_dir)?;
         let config = Self {
             listen,
             base_url,
-            analytics_path: analytics_path(sources, &data_dir)?,
+            directory: directory(sources)?,
             data_dir,
             database_url,
             master_key: master_key(sources)?,
@@ -234,10 +285,14 @@ impl Config {
             )?,
             evaluation_interval: sources.parsed(
                 "evaluation_interval",
-                Duration::from_secs(1),
+                match &analytics {
+                    AnalyticsPlace::Embedded(_) => Duration::from_secs(1),
+                    AnalyticsPlace::ClickHouse(_) => Duration::from_secs(5),
+                },
                 |text| parse_span(text).ok().filter(|span| *span >= Duration::from_millis(100)),
                 "a span of at least 100ms, such as 1s",
             )?,
+            analytics,
             egress_allow: sources.parsed("egress_allow", Vec::new(), networks, "networks such as 10.1.0.0/16")?,
             egress_allow_http: sources.parsed("egress_allow_http", false, |text| text.parse().ok(), "true or false")?,
             egress_ca: sources.get("egress_ca").map(PathBuf::from),
@@ -270,16 +325,17 @@ impl Config {
             log_format: log_format(sources)?,
             log_level: log_level(sources)?,
         };
-        config.refuse_contradictions(sources)?;
+        config.refuse_contradictions()?;
         Ok(config)
     }
 
-    fn refuse_contradictions(&self, sources: &Sources) -> Result<(), ConfigError> {
-        match sources.get("directory") {
-            None | Some("own") => {}
-            Some(other) => {
-                return Err(ConfigError(format!("directory is \"{other}\", but this version knows only \"own\"")));
-            }
+    fn refuse_contradictions(&self) -> Result<(), ConfigError> {
+        let beside_plausible = self.directory != DirectoryPlace::Own;
+        if beside_plausible && matches!(self.analytics, AnalyticsPlace::Embedded(_)) {
+            return Err(ConfigError(
+                "directory is plausible, whose traffic is in ClickHouse: set analytics_url to clickhouse://…"
+                    .to_owned(),
+            ));
         }
         let sqlite = self.database_url.starts_with("sqlite://");
         if sqlite && self.roles != Roles::ALL {
@@ -302,13 +358,33 @@ impl Config {
     }
 }
 
-fn analytics_path(sources: &Sources, data_dir: &Path) -> Result<PathBuf, ConfigError> {
-    match sources.get("analytics_url") {
-        None => Ok(data_dir.join("analytics.db")),
-        Some(url) => match url.strip_prefix("sqlite://") {
-            Some(path) => Ok(PathBuf::from(path)),
-            None => Err(ConfigError("analytics_url must start with sqlite:// in this version".to_owned())),
-        },
+fn analytics(sources: &Sources, data_dir: &Path) -> Result<AnalyticsPlace, ConfigError> {
+    let Some(url) = sources.get("analytics_url") else {
+        return Ok(AnalyticsPlace::Embedded(data_dir.join("analytics.db")));
+    };
+    if let Some(path) = url.strip_prefix("sqlite://") {
+        return Ok(AnalyticsPlace::Embedded(PathBuf::from(path)));
+    }
+    // It holds a password, which stays out of the message.
+    let place = url.parse().map(AnalyticsPlace::ClickHouse);
+    place.map_err(|error| ConfigError(format!("analytics_url must be sqlite://path, or it {error}")))
+}
+
+fn directory(sources: &Sources) -> Result<DirectoryPlace, ConfigError> {
+    let said = |name| sources.get(name).map(str::to_owned);
+    match (sources.get("directory"), said("plausible_database_url")) {
+        (None | Some("own"), None) => Ok(DirectoryPlace::Own),
+        (None | Some("own"), Some(_)) => {
+            Err(ConfigError("plausible_database_url is set, but directory is not plausible".to_owned()))
+        }
+        (Some("plausible"), Some(url)) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
+            Ok(DirectoryPlace::Plausible { database_url: url, secret_key_base: said("plausible_secret_key_base") })
+        }
+        (Some("plausible"), _) => Err(ConfigError(
+            "directory is plausible, which takes plausible_database_url: postgres://user:password@host/database"
+                .to_owned(),
+        )),
+        (Some(other), _) => Err(ConfigError(format!("directory must be own or plausible, but it is \"{other}\""))),
     }
 }
 
@@ -397,7 +473,14 @@ mod tests {
             (vec![("database_url", "postgres://x/y")], "master_key is required with PostgreSQL"),
             (vec![("master_key", "c2hvcnQ=")], "master_key must be 32 bytes"),
             (vec![("egress_allow", "everything")], "egress_allow must be networks"),
-            (vec![("directory", "ldap")], "directory is \"ldap\""),
+            (vec![("directory", "ldap")], "directory must be own or plausible"),
+            (vec![("directory", "plausible")], "directory is plausible, which takes plausible_database_url"),
+            (vec![("plausible_database_url", "postgres://x/y")], "plausible_database_url is set, but directory is not"),
+            (
+                vec![("directory", "plausible"), ("plausible_database_url", "postgres://x/y")],
+                "directory is plausible, whose traffic is in ClickHouse",
+            ),
+            (vec![("analytics_url", "mysql://x")], "analytics_url must be sqlite://path, or it must be clickhouse://"),
             (vec![("retention", "5")], "retention must be a span"),
             (vec![("role", "worker")], "role must be one or more of api, ingest and engine"),
             (vec![("role", "api")], "role splits the work over several nodes"),

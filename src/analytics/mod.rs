@@ -1,10 +1,20 @@
 //! Where traffic facts come from: tracked events are understood here, attributed to a visitor, stored, and read again.
 //!
-//! The embedded store ([`sqlite`]) is a file of its own. Nothing personal is stored: addresses and user agents go into a
-//! daily keyed hash and are forgotten. This room does not know webhooks, accounts or HTTP. Start with [`recorder`].
+//! There are two stores behind [`Analytics`]: a file of our own ([`sqlite`]), whose rows come in an order of arrival, and
+//! ClickHouse ([`clickhouse`]), Plausible's or ours, whose rows have neither order nor name. Nothing personal is stored:
+//! addresses and user agents go into a daily keyed hash and are forgotten. This room does not know webhooks, accounts or
+//! HTTP. Start with [`recorder`].
+
+use std::time::Duration;
+
+use crate::domain::baseline::WindowCount;
+use crate::domain::hit::Hit;
+use crate::domain::ids::SiteId;
+use crate::domain::time::Timestamp;
 
 pub mod access_log;
 pub mod bots;
+pub mod clickhouse;
 pub mod event_body;
 pub mod recorder;
 pub mod sessions;
@@ -12,3 +22,119 @@ pub mod sources;
 pub mod sqlite;
 pub mod user_agent;
 pub mod visitor;
+
+/// By what visitors are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dimension {
+    /// "Direct / None" is left out.
+    Source,
+    Page,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AnalyticsError {
+    /// More hits come in than can be written.
+    #[error("too many events are waiting to be written")]
+    Busy,
+    #[error("the analytics database is not available: {0}")]
+    Unavailable(String),
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<sqlx::Error> for AnalyticsError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
+pub type Result<T, E = AnalyticsError> = std::result::Result<T, E>;
+
+/// A store of hits, as far as both kinds can be asked the same. Cheap to clone.
+#[derive(Clone)]
+pub enum Analytics {
+    Embedded(sqlite::Embedded),
+    ClickHouse(clickhouse::ClickHouse),
+}
+
+/// Calls the same method of whichever store it is.
+macro_rules! either {
+    ($analytics:expr, $store:ident => $call:expr) => {
+        match $analytics {
+            Self::Embedded($store) => $call.await,
+            Self::ClickHouse($store) => $call.await,
+        }
+    };
+}
+
+impl Analytics {
+    /// Stores hits as they happen. Returns once they are safe.
+    ///
+    /// # Errors
+    /// [`AnalyticsError::Busy`] at once when too many wait already. Nothing was stored then.
+    pub async fn record(&self, hits: Vec<Hit>) -> Result<()> {
+        either!(self, store => store.record(hits))
+    }
+
+    /// Stores history brought from elsewhere: it counts for what is usual and fires nothing.
+    pub async fn import(&self, hits: Vec<Hit>) -> Result<()> {
+        either!(self, store => store.import(hits))
+    }
+
+    /// Distinct visitors of each window of `width` from `from` (aligned) until `until`, windows without any included.
+    pub async fn window_counts(
+        &self,
+        site_id: SiteId,
+        from: Timestamp,
+        until: Timestamp,
+        width: Duration,
+    ) -> Result<Vec<WindowCount>> {
+        either!(self, store => store.window_counts(site_id, from, until, width))
+    }
+
+    /// The names with the most distinct visitors in `from..until`, ties in the order of the names.
+    pub async fn top(
+        &self,
+        site_id: SiteId,
+        from: Timestamp,
+        until: Timestamp,
+        dimension: Dimension,
+        limit: usize,
+    ) -> Result<Vec<(String, u64)>> {
+        either!(self, store => store.top(site_id, from, until, dimension, limit))
+    }
+
+    pub async fn first_hit_at(&self, site_id: SiteId) -> Result<Option<Timestamp>> {
+        either!(self, store => store.first_hit_at(site_id))
+    }
+
+    /// The salts of the last days, newest first.
+    pub async fn salts(&self) -> Result<Vec<(i64, Vec<u8>)>> {
+        either!(self, store => store.salts())
+    }
+
+    /// Keeps `salt` for `day` unless there is one, and forgets what is older than the day before.
+    pub async fn keep_salt(&self, day: i64, salt: &[u8]) -> Result<()> {
+        either!(self, store => store.keep_salt(day, salt))
+    }
+
+    /// Forgets a site.
+    pub async fn delete_site(&self, site_id: SiteId) -> Result<()> {
+        either!(self, store => store.delete_site(site_id))
+    }
+
+    /// Forgets what happened before `before`.
+    pub async fn prune(&self, before: Timestamp) -> Result<()> {
+        either!(self, store => store.prune(before))
+    }
+
+    /// # Errors
+    /// The store does not answer.
+    pub async fn ping(&self) -> Result<()> {
+        either!(self, store => store.ping())
+    }
+
+    pub async fn close(&self) {
+        either!(self, store => store.close());
+    }
+}

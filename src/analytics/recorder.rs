@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::sessions::Sessions;
-use super::sqlite::{Analytics, Result};
 use super::visitor::{SALT_BYTES, Salts, day_of, visitor_id};
+use super::{Analytics, Result};
 use crate::chance::Chance;
 use crate::clock::Clock;
 use crate::domain::hit::{Device, ENGAGEMENT, Hit, TrackedEvent};

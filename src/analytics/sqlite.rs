@@ -12,6 +12,7 @@ use sqlx::{Connection as _, Row as _, Sqlite, SqliteConnection, SqlitePool};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::error;
 
+use super::{AnalyticsError, Dimension, Result};
 use crate::domain::baseline::WindowCount;
 use crate::domain::hit::{Device, ENGAGEMENT, Hit, Origin, Page, Revenue};
 use crate::domain::ids::SiteId;
@@ -74,36 +75,9 @@ const SCHEMA: &str = "
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct HitSeq(pub i64);
 
-/// By what visitors are counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dimension {
-    /// "Direct / None" is left out.
-    Source,
-    Page,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum AnalyticsError {
-    /// More hits come in than can be written.
-    #[error("too many events are waiting to be written")]
-    Busy,
-    #[error("the analytics database is not available: {0}")]
-    Unavailable(String),
-    #[error("{0}")]
-    Refused(String),
-}
-
-impl From<sqlx::Error> for AnalyticsError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Unavailable(error.to_string())
-    }
-}
-
-pub type Result<T, E = AnalyticsError> = std::result::Result<T, E>;
-
 /// The store. Cheap to clone.
 #[derive(Clone)]
-pub struct Analytics {
+pub struct Embedded {
     writer: mpsc::Sender<Write>,
     read: SqlitePool,
     /// For the rare writes that are not hits; SQLite makes it and the writer take turns.
@@ -127,7 +101,7 @@ struct Write {
     done: oneshot::Sender<Result<(), String>>,
 }
 
-impl Analytics {
+impl Embedded {
     /// Opens the file, creating it when there is none.
     ///
     /// # Errors

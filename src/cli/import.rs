@@ -14,13 +14,12 @@ use super::client::{Client, Connection};
 use super::{Flags, output};
 use crate::analytics::access_log::{Judged, Line, Reason, Summary};
 use crate::analytics::recorder::{self, Recorder};
-use crate::analytics::sqlite::Analytics;
 use crate::analytics::user_agent;
 use crate::app;
 use crate::chance::Chance;
 use crate::clock::Clock;
 use crate::domain::hit::{Hit, TrackedEvent};
-use crate::domain::ids::SiteId;
+use crate::domain::ids::{NodeId, SiteId};
 use crate::domain::time::Timestamp;
 
 /// Hits written at once.
@@ -147,8 +146,9 @@ async fn store_history(command: &AccessLog, site: &str, bytes: &[u8], visits: &[
         bail!("this log was imported for {site} before, and would count twice; say --again to do it all the same");
     }
     let (clock, chance) = (Clock::system(), Chance::from_system());
-    let analytics = Analytics::open(&config.analytics_path).await?;
-    let recorder = Recorder::new(analytics.clone(), clock.clone(), chance).await?;
+    let node = NodeId(chance.uuid_v7(clock.now()));
+    let analytics = app::open_analytics(&config, node, &clock).await?;
+    let recorder = Recorder::new(analytics.clone(), clock.clone(), chance.clone()).await?;
     let progress = progress_bar(visits.len());
     for batch in visits.chunks(BATCH) {
         analytics.import(attribute(&recorder, batch, site_id, site, Duration::ZERO)).await?;

@@ -12,24 +12,22 @@ use std::time::Duration;
 use metrics::{counter, histogram};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
-use super::catalog::{Catalog, Memory, WatchedSite};
+use super::catalog::{Catalog, Memory};
+use super::firing::{self, Firing, Judged};
 use super::leases::Leases;
 use super::live::{LiveWindow, SPAN};
 use super::profiles::Profiles;
 use super::rhythm::Rhythm;
-use crate::analytics::sqlite::{Analytics, Dimension, HitSeq};
-use crate::chance::Chance;
+use crate::analytics::sqlite::{Embedded, HitSeq};
 use crate::clock::Clock;
-use crate::domain::baseline::WINDOW;
-use crate::domain::decide::{Observation, Rise, Verdict, decide};
-use crate::domain::event::{Addressee, Data, Event, Ranking, Tally, TopPage, TopSource};
+use crate::domain::decide::Observation;
+use crate::domain::event::Tally;
 use crate::domain::hit::Hit;
-use crate::domain::ids::{EventId, GoalId, SiteId, TriggerId};
+use crate::domain::ids::{GoalId, SiteId, TriggerId};
 use crate::domain::time::Timestamp;
-use crate::store::outbox::{Fired, StateChange, Step, Watermark};
-use crate::store::queue::{Due, Lane};
+use crate::store::outbox::{Step, Watermark};
 use crate::store::{Store, StoreError};
 use crate::wake::{Answer, ToEvaluator};
 
@@ -45,16 +43,11 @@ const HOUSEKEEPING: Duration = Duration::from_secs(5);
 /// What the evaluator works with.
 pub struct Evaluator {
     pub store: Store,
-    pub analytics: Analytics,
+    pub analytics: Embedded,
     pub leases: Leases,
-    pub profiles: Profiles,
     pub clock: Clock,
-    pub chance: Chance,
     pub interval: Duration,
-    /// Where what fired goes, without a detour through the database.
-    pub hand_over: mpsc::Sender<Vec<Due>>,
-    /// To other nodes: something waits in the queue of this shard.
-    pub notify: mpsc::Sender<i32>,
+    pub firing: Firing,
 }
 
 /// What it knows between two steps. All of it can be read again.
@@ -189,28 +182,22 @@ impl Evaluator {
         let mut step = Step::default();
         let mut memories = Vec::new();
         for ((trigger_id, goal_id), found) in &tallies {
-            step.fired.extend(self.completion(knowledge, *trigger_id, *goal_id, found, now));
+            // Hits are numbered by the file they are in, and each node has its own.
+            let moment = format!("{goal_id}:{}:{}-{}", self.analytics.source(), found.first.0, found.last.0);
+            let completions = (*trigger_id, *goal_id, found.site_id, &found.tally);
+            step.fired.extend(self.firing.completion(&knowledge.catalog.sites, completions, moment, now));
         }
-        for (site_id, spike, memory, verdict) in knowledge.judge(now, &self.leases, &self.profiles) {
+        for (site_id, judged) in knowledge.judge(now, &self.leases, &self.firing.profiles) {
             let site = &knowledge.catalog.sites[&site_id];
-            let trigger = &site.spikes[spike];
-            let before = knowledge.memories.get(&trigger.trigger.id).copied().unwrap_or_default();
-            let change = StateChange {
-                trigger_id: trigger.trigger.id,
-                account_id: site.account_id,
-                fired_before: before.fired,
-                fired: memory.fired,
-                state: serde_json::to_string(&memory.spike).expect("a state is plain data"),
-            };
-            match verdict {
-                Verdict::Fire(rise) => step.fired.push(self.spike(site_id, site, spike, &rise, change, now).await?),
-                Verdict::Quiet => step.states.push(change),
-            }
-            memories.push((trigger.trigger.id, memory));
+            let trigger_id = site.spikes[judged.position].trigger.id;
+            let before = knowledge.memories.get(&trigger_id).copied().unwrap_or_default();
+            self.firing.add_judged(&mut step, site_id, site, before, &judged, now).await?;
+            memories.push((trigger_id, judged.memory));
         }
         if !step.is_empty() {
             step.watermark = self.watermark(knowledge, last);
-            self.commit(&mut step, now).await?;
+            let owed = self.store.record(&step, now).await?;
+            self.firing.announce(step.fired, owed).await;
             knowledge.saved = last;
         }
         knowledge.fired.extend(tallies.keys());
@@ -226,116 +213,6 @@ impl Evaluator {
         let source = self.analytics.source().to_owned();
         let catalog_version = knowledge.catalog.version;
         (knowledge.saved != to).then_some(Watermark { source, from: knowledge.saved.0, to: to.0, catalog_version })
-    }
-
-    /// Makes a step durable and passes on what is owed now.
-    async fn commit(&self, step: &mut Step, now: Timestamp) -> Result<(), LookError> {
-        let owed = self.store.record(step, now).await?;
-        let owed: HashSet<EventId> = owed.into_iter().collect();
-        let mut handed_over = Vec::with_capacity(owed.len());
-        // To look up a metric costs more than to count.
-        let mut counts: [HashMap<String, u64>; 2] = Default::default();
-        for fired in step.fired.drain(..) {
-            let event = fired.event;
-            let counts = &mut counts[usize::from(fired.shadow)];
-            match counts.get_mut(&event.event_type) {
-                Some(count) => *count += 1,
-                None => drop(counts.insert(event.event_type.clone(), 1)),
-            }
-            info!(
-                event.id = %event.id, site.id = %event.site_id, webhook.id = %event.webhook_id,
-                "Fired {} {}", event.event_type, event.id
-            );
-            if owed.contains(&event.id) {
-                handed_over.push(due(event, fired.shard));
-            }
-        }
-        for (counts, shadow) in counts.into_iter().zip(["false", "true"]) {
-            for (event_type, count) in counts {
-                counter!("pulsehook_events_fired_total", "type" => event_type, "shadow" => shadow).increment(count);
-            }
-        }
-        // A dispatcher that cannot keep up is waited for.
-        if let Err(mpsc::error::SendError(elsewhere)) = self.hand_over.send(handed_over).await {
-            // This process does not send.
-            for due in elsewhere {
-                let _ = self.notify.try_send(due.shard);
-            }
-        }
-        Ok(())
-    }
-
-    fn completion(
-        &self,
-        knowledge: &Knowledge,
-        trigger_id: TriggerId,
-        goal_id: GoalId,
-        found: &Found,
-        now: Timestamp,
-    ) -> Option<Fired> {
-        let site = knowledge.catalog.sites.get(&found.site_id)?;
-        let watched = site.completions.iter().find(|completion| completion.trigger.id == trigger_id)?;
-        let goal = site.goals.get(&goal_id)?;
-        let addressee = Addressee {
-            account_id: site.account_id,
-            site_id: found.site_id,
-            site_domain: &site.domain,
-            webhook_id: watched.trigger.webhook_id,
-            format: watched.format,
-            trigger: Some((trigger_id, &watched.trigger.settings)),
-        };
-        // Hits are numbered by the file they are in, and each node has its own.
-        let moment = format!("{goal_id}:{}:{}-{}", self.analytics.source(), found.first.0, found.last.0);
-        let id = EventId(self.chance.uuid_v7(now));
-        Some(Fired {
-            event: Event::new(id, &addressee, moment, Data::completions(goal, &found.tally), now),
-            shard: site.shard,
-            trigger_version: Some(watched.trigger.version),
-            state: None,
-            shadow: watched.trigger.settings.shadow(),
-        })
-    }
-
-    async fn spike(
-        &self,
-        site_id: SiteId,
-        site: &WatchedSite,
-        spike: usize,
-        rise: &Rise,
-        change: StateChange,
-        now: Timestamp,
-    ) -> Result<Fired, LookError> {
-        let watched = &site.spikes[spike];
-        let from = now.floor_to_second() - WINDOW;
-        let until = now + Duration::from_micros(1);
-        let sources = self.analytics.top(site_id, from, until, Dimension::Source, Ranking::LISTED).await?;
-        let pages = self.analytics.top(site_id, from, until, Dimension::Page, Ranking::LISTED).await?;
-        let basis = self.profiles.expect(site_id, now, &site.zone).map(|expectation| expectation.basis);
-        let data = Data::spike(
-            rise,
-            watched.spike.threshold,
-            watched.spike.baseline,
-            basis,
-            sources.into_iter().map(|(source, visitors)| TopSource { source, visitors }).collect(),
-            pages.into_iter().map(|(page, visitors)| TopPage { page, visitors }).collect(),
-        );
-        let addressee = Addressee {
-            account_id: site.account_id,
-            site_id,
-            site_domain: &site.domain,
-            webhook_id: watched.trigger.webhook_id,
-            format: watched.format,
-            trigger: Some((watched.trigger.id, &watched.trigger.settings)),
-        };
-        let moment = format!("rise:{}", change.fired);
-        let id = EventId(self.chance.uuid_v7(now));
-        Ok(Fired {
-            event: Event::new(id, &addressee, moment, data, now),
-            shard: site.shard,
-            trigger_version: Some(watched.trigger.version),
-            state: Some(change),
-            shadow: watched.spike.shadow,
-        })
     }
 
     /// Reads everything again, from where the last commit left it.
@@ -419,7 +296,7 @@ enum LookError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
-    Analytics(#[from] crate::analytics::sqlite::AnalyticsError),
+    Analytics(#[from] crate::analytics::AnalyticsError),
 }
 
 /// Completions of one goal for one trigger within a batch, and the rows they were counted in.
@@ -444,29 +321,16 @@ impl Knowledge {
                 self.live.entry(hit.site_id).or_default().add(hit.at, hit.visitor);
                 self.touched.insert(hit.site_id);
             }
-            if site.completions.is_empty() {
-                continue;
-            }
-            for goal_id in site.index.matches(hit) {
-                if site.goals.get(&goal_id).is_none_or(|goal| goal.inserted_at > hit.at) {
-                    continue;
-                }
-                for completion in &site.completions {
-                    let wanted = completion.goal_id.is_none_or(|wanted| wanted == goal_id);
-                    if wanted && completion.since <= hit.at {
-                        let found =
-                            found.entry((completion.trigger.id, goal_id)).or_insert_with(|| Found::new(*seq, hit));
-                        found.add(*seq, hit);
-                    }
-                }
+            for wanted in site.wanted(hit, |since| since) {
+                found.entry(wanted).or_insert_with(|| Found::new(*seq, hit)).add(*seq, hit);
             }
         }
         (found, hits.len())
     }
 
     /// Looks at every spike trigger whose site changed, and at those that wait to be armed again. Only what changed is
-    /// answered: site, position of the trigger, what it remembers now, and the verdict.
-    fn judge(&mut self, now: Timestamp, leases: &Leases, profiles: &Profiles) -> Vec<(SiteId, usize, Memory, Verdict)> {
+    /// answered.
+    fn judge(&mut self, now: Timestamp, leases: &Leases, profiles: &Profiles) -> Vec<(SiteId, Judged)> {
         let mut changed = Vec::new();
         // Visitors leave without a hit, so every window moves with every look.
         for (site_id, live) in &mut self.live {
@@ -489,17 +353,8 @@ impl Knowledge {
                 previous: live.map_or(0, LiveWindow::previous),
                 typical: profiles.expect(*site_id, now, &site.zone),
             };
-            for (position, spike) in site.spikes.iter().enumerate() {
-                let memory = self.memories.get(&spike.trigger.id).copied().unwrap_or_default();
-                if !touched.contains(site_id) && memory.spike.armed && observation.current < spike.spike.min_visitors {
-                    continue;
-                }
-                let (verdict, state) = decide(&spike.spike, memory.spike, &observation, now);
-                let fired = memory.fired + i64::from(verdict != Verdict::Quiet);
-                if state != memory.spike {
-                    changed.push((*site_id, position, Memory { fired, spike: state }, verdict));
-                }
-            }
+            let judged = site.judge(&observation, touched.contains(site_id), &self.memories, now);
+            changed.extend(judged.into_iter().map(|judged| (*site_id, judged)));
         }
         changed
     }
@@ -507,40 +362,11 @@ impl Knowledge {
 
 impl Found {
     fn new(seq: HitSeq, hit: &Hit) -> Self {
-        let tally = Tally {
-            count: 0,
-            first_at: hit.at,
-            last_at: hit.at,
-            pages: Ranking::default(),
-            sources: Ranking::default(),
-        };
-        Self { site_id: hit.site_id, tally, first: seq, last: seq }
+        Self { site_id: hit.site_id, tally: firing::tally(hit), first: seq, last: seq }
     }
 
     fn add(&mut self, seq: HitSeq, hit: &Hit) {
-        self.tally.count += 1;
-        self.tally.first_at = self.tally.first_at.min(hit.at);
-        self.tally.last_at = self.tally.last_at.max(hit.at);
-        self.tally.pages.add(&hit.page.pathname, hit.visitor);
-        self.tally.sources.add(&hit.origin.source, hit.visitor);
+        firing::count(&mut self.tally, hit);
         self.last = seq;
-    }
-}
-
-/// A fresh event as the dispatcher wants it.
-fn due(event: Event, shard: i32) -> Due {
-    Due {
-        event_id: event.id,
-        account_id: event.account_id,
-        webhook_id: event.webhook_id,
-        shard,
-        lane: Lane::First,
-        attempt: 0,
-        other_attempts: 0,
-        due_at: event.inserted_at,
-        expires_at: event.expires_at,
-        event_type: event.event_type,
-        format: event.format,
-        payload: event.payload.into(),
     }
 }

@@ -6,7 +6,7 @@ use metrics::{counter, gauge};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::analytics::sqlite::Analytics;
+use crate::analytics::Analytics;
 use crate::clock::Clock;
 use crate::domain::baseline::HISTORY;
 use crate::domain::time::Timestamp;

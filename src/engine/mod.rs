@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::analytics::sqlite::Analytics;
+use crate::analytics::Analytics;
 use crate::chance::Chance;
 use crate::clock::Clock;
 use crate::domain::address::AddressPolicy;
@@ -30,12 +30,15 @@ pub mod catalog;
 pub mod dispatcher;
 pub mod egress;
 pub mod evaluator;
+mod firing;
 pub mod janitor;
 pub mod keeper;
+mod late;
 pub mod leases;
 pub mod live;
 mod meters;
 pub mod notifier;
+pub mod poller;
 pub mod profiles;
 pub mod ready;
 pub mod resender;
@@ -109,11 +112,42 @@ impl Engine {
             self.send(&mut running, &held, fresh);
         }
         // Embedded analytics are the node's own: who takes hits in is the only one who can notice what they mean.
-        if self.roles.ingest {
-            // Before the first hit can come in: what comes after this is to be looked at.
-            let newest = self.analytics.last_seq().await?;
-            self.store.operator_watermark(self.analytics.source(), newest.0).await?;
-            self.notice(&mut running, &held, hand_over);
+        match &self.analytics {
+            Analytics::Embedded(embedded) if self.roles.ingest => {
+                // Before the first hit can come in: what comes after this is to be looked at.
+                let newest = embedded.last_seq().await?;
+                self.store.operator_watermark(embedded.source(), newest.0).await?;
+                let firing = self.learn(&mut running, &held, hand_over);
+                let (calls, to_evaluator) = mpsc::channel(64);
+                let evaluator = evaluator::Evaluator {
+                    store: self.store.clone(),
+                    analytics: embedded.clone(),
+                    leases: held,
+                    clock: self.clock.clone(),
+                    interval: self.evaluation_interval,
+                    firing,
+                };
+                let noticing = evaluator.run(to_evaluator, stop.clone());
+                running.duties.spawn(async move { ("evaluator", noticing.await) });
+                running.wake.evaluator = Some(calls);
+            }
+            // What others write everybody can see: who works for a shard looks at it.
+            Analytics::ClickHouse(clickhouse) if self.roles.engine => {
+                let firing = self.learn(&mut running, &held, hand_over);
+                let (calls, to_poller) = mpsc::channel(64);
+                let poller = poller::Poller {
+                    store: self.store.clone(),
+                    clickhouse: clickhouse.clone(),
+                    leases: held,
+                    clock: self.clock.clone(),
+                    interval: self.evaluation_interval,
+                    firing,
+                };
+                let noticing = poller.run(to_poller, stop.clone());
+                running.duties.spawn(async move { ("poller", noticing.await) });
+                running.wake.evaluator = Some(calls);
+            }
+            Analytics::Embedded(_) | Analytics::ClickHouse(_) => {}
         }
         let speaking = notifier::speak(self.store.clone(), self.clock.clone(), to_others, stop.clone());
         running.duties.spawn(async move { ("notifier", speaking.await) });
@@ -200,33 +234,27 @@ impl Engine {
         running.wake.resender = Some(resender_calls);
     }
 
-    fn notice(&self, running: &mut Running, held: &leases::Leases, hand_over: mpsc::Sender<Vec<Due>>) {
-        let (evaluator_calls, to_evaluator) = mpsc::channel(64);
+    /// Starts the duty that learns what is usual, and answers what events are made with.
+    fn learn(&self, running: &mut Running, held: &leases::Leases, hand_over: mpsc::Sender<Vec<Due>>) -> firing::Firing {
         let (learner_calls, to_learner) = mpsc::channel(64);
         let known = profiles::Profiles::default();
-        let evaluator = evaluator::Evaluator {
+        let learner = profiles::Learner {
             store: self.store.clone(),
             analytics: self.analytics.clone(),
             leases: held.clone(),
             profiles: known.clone(),
             clock: self.clock.clone(),
-            chance: self.chance.clone(),
-            interval: self.evaluation_interval,
-            hand_over,
-            notify: running.wake.notify.clone(),
         };
-        let learner = profiles::Learner {
-            store: self.store.clone(),
-            analytics: self.analytics.clone(),
-            profiles: known,
-            clock: self.clock.clone(),
-        };
-        let noticing = evaluator.run(to_evaluator, running.stop.clone());
-        running.duties.spawn(async move { ("evaluator", noticing.await) });
         let learning = learner.run(to_learner, running.stop.clone());
         running.duties.spawn(async move { ("learner", learning.await) });
-        running.wake.evaluator = Some(evaluator_calls);
         running.wake.learner = Some(learner_calls);
+        firing::Firing {
+            analytics: self.analytics.clone(),
+            profiles: known,
+            chance: self.chance.clone(),
+            hand_over,
+            notify: running.wake.notify.clone(),
+        }
     }
 }
 

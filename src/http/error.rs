@@ -8,7 +8,7 @@ use serde::Serialize;
 use tracing::error;
 use utoipa::ToSchema;
 
-use crate::analytics::sqlite::AnalyticsError;
+use crate::analytics::AnalyticsError;
 use crate::domain::access::Role;
 use crate::domain::invalid::Invalid;
 use crate::store::StoreError;

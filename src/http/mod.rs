@@ -22,8 +22,8 @@ use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::analytics::Analytics;
 use crate::analytics::recorder::Recorder;
-use crate::analytics::sqlite::Analytics;
 use crate::chance::Chance;
 use crate::clock::Clock;
 use crate::directory::Directory;
@@ -187,6 +187,7 @@ impl utoipa::Modify for Security {
 fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(sites::list_sites, sites::create_site))
+        .routes(routes!(sites::list_gaps))
         .routes(routes!(sites::show_site, sites::update_site, sites::delete_site))
         .routes(routes!(goals::list_goals, goals::create_goal))
         .routes(routes!(goals::delete_goal))

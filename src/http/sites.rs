@@ -14,6 +14,7 @@ use super::error::{ApiError, Problem, Result};
 use crate::domain::access::{Actor, Role};
 use crate::domain::invalid::Invalid;
 use crate::store::StoreError;
+use crate::store::observations::Gap;
 use crate::store::shards::shard_of;
 use crate::store::sites::Site;
 
@@ -55,6 +56,21 @@ pub struct SiteAnswer {
 #[derive(Serialize, ToSchema)]
 pub struct SitesAnswer {
     sites: Vec<SiteView>,
+}
+
+/// A span in which nobody looked at the traffic of the site: what happened then was not reported.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Gap)]
+pub struct GapView {
+    #[schema(format = DateTime)]
+    from: String,
+    #[schema(format = DateTime)]
+    until: String,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct GapsAnswer {
+    gaps: Vec<GapView>,
 }
 
 impl From<Site> for SiteView {
@@ -105,6 +121,23 @@ pub async fn create_site(
 pub async fn show_site(State(api): State<Api>, asking: Asking, Path(site): Path<String>) -> Result<Json<SiteAnswer>> {
     let site = find(&api, &asking.0, &site).await?;
     Ok(Json(SiteAnswer { site: site.into() }))
+}
+
+/// Spans in which nobody looked at the traffic, newest first
+///
+/// Pulsehook or its analytics store was away for longer than is made up for.
+#[utoipa::path(get, path = "/api/sites/{site}/gaps", tag = "sites", security(("key" = []), ("session" = [])),
+    params(("site" = String, Path, description = "Id or domain")),
+    responses((status = 200, body = GapsAnswer), (status = 401, body = Problem), (status = 403, body = Problem),
+        (status = 404, body = Problem), (status = 503, body = Problem)))]
+pub async fn list_gaps(State(api): State<Api>, asking: Asking, Path(site): Path<String>) -> Result<Json<GapsAnswer>> {
+    let site = find(&api, &asking.0, &site).await?;
+    let gaps = api.store.gaps(shard_of(site.id)).await?;
+    // What was before the site is none of its history.
+    let of_site = gaps.into_iter().filter(|gap| gap.until_at > site.inserted_at);
+    let view =
+        |gap: Gap| GapView { from: gap.from_at.max(site.inserted_at).to_string(), until: gap.until_at.to_string() };
+    Ok(Json(GapsAnswer { gaps: of_site.map(view).collect() }))
 }
 
 /// Change a site

@@ -23,6 +23,7 @@ pub mod health;
 pub mod idempotency;
 pub mod keys;
 pub mod notices;
+pub mod observations;
 pub mod outbox;
 pub mod outcomes;
 pub mod profiles;

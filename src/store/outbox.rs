@@ -282,7 +282,7 @@ impl Tx {
     }
 
     /// Moves a trigger's memory on, unless somebody else did: two steps that look at the same moment cannot both win.
-    async fn save_state(&mut self, change: &StateChange, now: Timestamp) -> Result<()> {
+    pub(super) async fn save_state(&mut self, change: &StateChange, now: Timestamp) -> Result<()> {
         const SQL: &str = "
             INSERT INTO trigger_states (trigger_id, account_id, fired, state, updated_at)
             SELECT id, $2, $3, $4, $5 FROM triggers WHERE id = $1

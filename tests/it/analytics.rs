@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use pulsehook::analytics::sqlite::{Analytics, Dimension, HitSeq};
+use pulsehook::analytics::Dimension;
+use pulsehook::analytics::sqlite::{Embedded, HitSeq};
 use pulsehook::domain::hit::{Device, ENGAGEMENT, Hit, Origin, PAGEVIEW, Page, Revenue};
 use pulsehook::domain::ids::SiteId;
 use pulsehook::domain::time::Timestamp;
@@ -32,8 +33,8 @@ fn hit(visitor: u64, secs: u64, path: &str) -> Hit {
     }
 }
 
-async fn open(folder: &Path) -> Analytics {
-    Analytics::open(&folder.join("analytics.db")).await.unwrap()
+async fn open(folder: &Path) -> Embedded {
+    Embedded::open(&folder.join("analytics.db")).await.unwrap()
 }
 
 #[tokio::test]

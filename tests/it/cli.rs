@@ -169,7 +169,7 @@ async fn settings_that_contradict_are_refused_at_start() {
     for (name, value, sentence) in [
         ("PULSEHOOK_LISTEN", "nowhere", "listen must be an address and a port"),
         ("PULSEHOOK_DATABASE_URL", "mysql://x", "database_url must start with sqlite:// or postgres://"),
-        ("PULSEHOOK_DIRECTORY", "ldap", "directory is \"ldap\""),
+        ("PULSEHOOK_DIRECTORY", "ldap", "directory must be own or plausible, but it is \"ldap\""),
         ("PULSEHOOK_MASTER_KEY", "secret-but-wrong", "master_key must be 32 bytes in base64"),
         ("PULSEHOOK_RETENTION_FILE", "/nowhere", "PULSEHOOK_RETENTION_FILE names /nowhere"),
         ("PULSEHOOK_EGRESS_CA", "/nowhere.pem", "egress_ca /nowhere.pem cannot be read"),

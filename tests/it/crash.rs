@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use pulsehook::analytics::sqlite::{Analytics, HitSeq};
+use pulsehook::analytics::sqlite::{Embedded, HitSeq};
 use pulsehook::domain::time::Timestamp;
 use pulsehook::store::Store;
 use pulsehook::store::deliveries::Filter;
@@ -62,7 +62,7 @@ impl Stage {
     }
 
     async fn stored_signups(&self) -> u64 {
-        let analytics = Analytics::open(&self.database.folder.path().join("analytics.db")).await.unwrap();
+        let analytics = Embedded::open(&self.database.folder.path().join("analytics.db")).await.unwrap();
         let hits = analytics.hits_after(HitSeq(0), 1_000).await.unwrap();
         analytics.close().await;
         hits.len() as u64

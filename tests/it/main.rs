@@ -8,6 +8,7 @@ mod api;
 mod bench;
 mod chaos;
 mod cli;
+mod clickhouse;
 mod crash;
 mod flow;
 mod interop;

@@ -15,7 +15,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("directory", &["domain", "store", "clock", "chance"]),
     ("engine", &["domain", "store", "analytics", "directory", "clock", "chance", "failpoint", "wake"]),
     ("http", &["domain", "store", "analytics", "directory", "clock", "chance", "wake"]),
-    ("config", &["domain"]),
+    // An address is understood where it is used.
+    ("config", &["domain", "analytics"]),
     ("telemetry", &["config"]),
     (
         "app",

@@ -14,6 +14,7 @@ use pulsehook::store::accounts::FirstOwner;
 use pulsehook::store::facts::SETUP_TOKEN;
 use pulsehook::store::health::Told;
 use pulsehook::store::idempotency::Repeated;
+use pulsehook::store::observations::{Gap, Looked, Reported};
 use pulsehook::store::outbox::{Fired, StateChange, Step, Watermark};
 use pulsehook::store::outcomes::{AttemptRow, Life, Settled, Standing};
 use pulsehook::store::shards::{Lease, SHARDS, shard_of};
@@ -101,8 +102,8 @@ fn statements() -> Vec<(String, Vec<String>, Vec<Kind>)> {
 async fn every_statement_runs_on_both_databases() {
     LazyLock::force(&EXECUTED);
     let databases = crate::support::in_time(async {
-        let sqlite = use_everything(Database::sqlite()).await;
-        (sqlite, use_everything(Database::postgres().await).await)
+        let sqlite = Box::pin(use_everything(Database::sqlite())).await;
+        (sqlite, Box::pin(use_everything(Database::postgres().await)).await)
     })
     .await;
     let executed = EXECUTED.lock().unwrap().clone();
@@ -189,6 +190,7 @@ async fn use_everything(database: Database) -> Database {
     people(&app).await;
     repeats(&app).await;
     bookkeeping(&app).await;
+    observations(&app).await;
     app.patch(&format!("/api/sites/{SITE}"), json!({"timezone": "Asia/Tokyo"})).await.expect(200);
     app.delete(&format!("/api/sites/{SITE}/goals/{}", text(&goal["id"]))).await.expect(204);
     app.delete(&path).await.expect(204);
@@ -249,6 +251,36 @@ async fn repeats(app: &TestApp) {
     store.forget_idempotency_key(app.account_id, "k").await.unwrap();
     assert_eq!(take(b"b").await, Repeated::First);
     assert_eq!(store.operator_prune_idempotency_keys(app.now() + Duration::from_secs(1)).await.unwrap(), 1);
+}
+
+/// What is kept of traffic that others write.
+async fn observations(app: &TestApp) {
+    let (now, node) = (app.now(), NodeId(Uuid::from_u128(77)));
+    let shards = app.store.looked_until(node).await.unwrap();
+    assert!(shards.is_empty(), "nobody of that name holds any");
+    let row = Reported { shard: 1, at: now, identity: 5, count: 1 };
+    let looked = Looked { leases: Vec::new(), until: now, catalog_version: version(app).await, reported: vec![row] };
+    for count in 1..=2 {
+        let looked = Looked { reported: vec![Reported { count, ..row }], ..looked.clone() };
+        app.store.observe(node, &Step::default(), &looked, now).await.unwrap();
+        assert_eq!(app.store.operator_reported(1, now).await.unwrap(), [Reported { count, ..row }]);
+    }
+    let stale = Looked { catalog_version: -1, ..looked.clone() };
+    let outcome = app.store.observe(node, &Step::default(), &stale, now).await;
+    assert!(matches!(outcome, Err(StoreError::Overtaken)));
+    let lost = Looked { leases: vec![Lease { shard: 1, epoch: -1 }], ..looked };
+    let outcome = app.store.observe(node, &Step::default(), &lost, now).await;
+    assert!(matches!(outcome, Err(StoreError::LeaseLost)));
+    let gap = Gap { shard: 1, from_at: now, until_at: now + TTL };
+    app.store.record_gaps(&[gap]).await.unwrap();
+    assert_eq!(app.store.gaps(1).await.unwrap(), [gap]);
+    let later = now + TTL * 2;
+    assert_eq!(app.store.operator_forget_reported(&[1, 2], later, later).await.unwrap(), 1);
+    assert_eq!(app.store.gaps(1).await.unwrap(), []);
+}
+
+async fn version(app: &TestApp) -> i64 {
+    app.store.catalog_version().await.unwrap()
 }
 
 async fn bookkeeping(app: &TestApp) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use pulsehook::analytics::sqlite::Analytics;
+use pulsehook::analytics::Analytics;
 use pulsehook::app::{App, Substitutes};
 use pulsehook::chance::Chance;
 use pulsehook::clock::{Clock, ManualClock};

@@ -1,6 +1,7 @@
 //! What tests share.
 
 pub mod app;
+pub mod clickhouse;
 pub mod postgres;
 pub mod process;
 pub mod zoo;

@@ -1,0 +1,346 @@
+//! What is asked of ClickHouse. Each question is one statement for all sites it concerns.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use clickhouse::Row;
+use serde::Deserialize;
+
+use super::ClickHouse;
+use super::errors::explain;
+use crate::analytics::{Dimension, Result};
+use crate::domain::baseline::{WINDOW, WindowCount};
+use crate::domain::hit::{Device, ENGAGEMENT, Hit, Origin, Page};
+use crate::domain::ids::SiteId;
+use crate::domain::time::Timestamp;
+
+/// Up to so many sites are named in a statement; beyond that all are asked for and the rest is passed over.
+const NAMED_SITES: usize = 500;
+/// On rows of engagement: how far the page was scrolled is not known.
+const NO_SCROLL_DEPTH: u8 = 255;
+
+/// Which sites a question is about.
+#[derive(Debug, Clone, Copy)]
+pub struct Sites<'a>(pub &'a [SiteId]);
+
+/// Distinct visitors of a site now and before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Visitors {
+    /// In the last five minutes.
+    pub current: u32,
+    /// In the five minutes before those.
+    pub previous: u32,
+}
+
+#[derive(Row, Deserialize)]
+struct VisitorsRow {
+    site_id: u64,
+    current: u64,
+    previous: u64,
+}
+
+#[derive(Row, Deserialize)]
+struct HitRow<'a> {
+    at: u32,
+    site_id: u64,
+    name: &'a str,
+    user_id: u64,
+    session_id: u64,
+    pathname: &'a str,
+    source: &'a str,
+    scroll_depth: u8,
+    #[serde(borrow)]
+    keys: Vec<&'a str>,
+    #[serde(borrow)]
+    values: Vec<&'a str>,
+}
+
+#[derive(Row, Deserialize)]
+struct WindowRow {
+    site_id: u64,
+    slot: u32,
+    visitors: u64,
+}
+
+#[derive(Row, Deserialize)]
+struct NamedRow {
+    name: String,
+    visitors: u64,
+}
+
+impl Sites<'_> {
+    /// The condition that names them, if they are few enough.
+    fn condition(self) -> &'static str {
+        if self.0.len() <= NAMED_SITES { "AND site_id IN {sites:Array(UInt64)}" } else { "" }
+    }
+
+    fn ids(self) -> Option<Vec<u64>> {
+        (self.0.len() <= NAMED_SITES).then(|| self.0.iter().map(|site| site.0.cast_unsigned()).collect())
+    }
+}
+
+/// Binds the sites where the statement names them.
+fn with_sites(query: clickhouse::query::Query, sites: Sites<'_>) -> clickhouse::query::Query {
+    match sites.ids() {
+        Some(ids) => query.param("sites", ids),
+        None => query,
+    }
+}
+
+fn site(id: u64) -> SiteId {
+    SiteId(id.cast_signed())
+}
+
+fn count(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// ClickHouse has whole seconds, cut off.
+fn seconds(at: Timestamp) -> i64 {
+    at.micros().div_euclid(1_000_000).max(0)
+}
+
+impl ClickHouse {
+    /// Who is on each site now, by Plausible's definition: distinct visitors of the last five minutes, cut to the second,
+    /// whatever they did but engagement. Sites without anybody are left out.
+    ///
+    /// # Errors
+    /// There was no answer. Nothing is known then, least of all that nobody is there.
+    pub async fn visitors(&self, sites: Sites<'_>, now: Timestamp) -> Result<HashMap<SiteId, Visitors>> {
+        let sql = format!(
+            "SELECT site_id, uniqExactIf(user_id, timestamp >= {{middle:DateTime('UTC')}}) AS current,
+                uniqExactIf(user_id, timestamp < {{middle:DateTime('UTC')}}) AS previous
+            FROM events_v2
+            WHERE timestamp >= {{from:DateTime('UTC')}} AND name != 'engagement' {}
+            GROUP BY site_id",
+            sites.condition()
+        );
+        let query = self
+            .query(&sql, "visitors")
+            .param("from", seconds(now - 2 * WINDOW))
+            .param("middle", seconds(now - WINDOW));
+        let rows = with_sites(query, sites);
+        let rows: Vec<VisitorsRow> = self.timed(async { rows.fetch_all().await.map_err(explain) }).await?;
+        let visitors = |row: &VisitorsRow| Visitors { current: count(row.current), previous: count(row.previous) };
+        Ok(rows.iter().map(|row| (site(row.site_id), visitors(row))).collect())
+    }
+
+    /// Shows `each` every hit since `since` whose name is one of `names`, in no order. The same hit is lent again and again
+    /// with other contents.
+    ///
+    /// # Errors
+    /// The answer did not come to its end. What was shown before is not to be acted on.
+    pub async fn hits_since(
+        &self,
+        sites: Sites<'_>,
+        names: &[&str],
+        since: Timestamp,
+        mut each: impl FnMut(&Hit),
+    ) -> Result<()> {
+        let scroll_depth = if self.shape.has_scroll_depth { "scroll_depth" } else { "toUInt8(255)" };
+        let sql = format!(
+            "SELECT toUnixTimestamp(timestamp) AS at, site_id, toValidUTF8(events_v2.name) AS name, user_id, session_id,
+                toValidUTF8(events_v2.pathname) AS pathname, toValidUTF8(referrer_source) AS source,
+                {scroll_depth} AS scroll_depth, arrayMap(text -> toValidUTF8(text), `meta.key`) AS keys,
+                arrayMap(text -> toValidUTF8(text), `meta.value`) AS values
+            FROM events_v2
+            WHERE timestamp >= {{since:DateTime('UTC')}} AND events_v2.name IN {{names:Array(String)}} {}",
+            sites.condition()
+        );
+        let query = self.query(&sql, "hits").param("since", seconds(since)).param("names", names);
+        let query = with_sites(query, sites);
+        self.timed(async {
+            let mut rows = query.fetch::<HitRow<'_>>().map_err(explain)?;
+            let mut hit = blank();
+            while let Some(row) = rows.next().await.map_err(explain)? {
+                row.write_to(&mut hit);
+                each(&hit);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Rows of every minute in `from..until`, all sites together.
+    pub async fn rows_by_minute(&self, from: Timestamp, until: Timestamp) -> Result<HashMap<Timestamp, u64>> {
+        const SQL: &str = "
+            SELECT intDiv(toUnixTimestamp(timestamp), 60) AS minute, count() AS rows
+            FROM events_v2
+            WHERE timestamp >= {from:DateTime('UTC')} AND timestamp < {until:DateTime('UTC')}
+            GROUP BY minute";
+        let query = self.query(SQL, "late").param("from", seconds(from)).param("until", seconds(until));
+        let rows: Vec<(u32, u64)> = self.timed(async { query.fetch_all().await.map_err(explain) }).await?;
+        Ok(rows
+            .into_iter()
+            .map(|(minute, rows)| (Timestamp::from_micros(i64::from(minute) * 60_000_000), rows))
+            .collect())
+    }
+
+    /// The names with the most distinct visitors in `from..until`, ties in the order of the names.
+    pub async fn top(
+        &self,
+        site_id: SiteId,
+        from: Timestamp,
+        until: Timestamp,
+        dimension: Dimension,
+        limit: usize,
+    ) -> Result<Vec<(String, u64)>> {
+        let column = match dimension {
+            Dimension::Source => "referrer_source",
+            Dimension::Page => "pathname",
+        };
+        let sql = format!(
+            "SELECT toValidUTF8({column}) AS name, uniqExact(user_id) AS visitors
+            FROM events_v2
+            WHERE site_id = {{site:UInt64}} AND timestamp >= {{from:DateTime('UTC')}}
+                AND timestamp <= {{until:DateTime('UTC')}} AND events_v2.name != 'engagement' AND {column} != ''
+            GROUP BY {column}
+            ORDER BY visitors DESC, {column}
+            LIMIT {{limit:UInt64}}"
+        );
+        let query = self
+            .query(&sql, "top")
+            .param("site", site_id.0.cast_unsigned())
+            .param("from", seconds(from))
+            .param("until", seconds(until))
+            .param("limit", limit);
+        let rows: Vec<NamedRow> = self.timed(async { query.fetch_all().await.map_err(explain) }).await?;
+        Ok(rows.into_iter().map(|row| (row.name, row.visitors)).collect())
+    }
+
+    /// Shows `each` the windows of each site from `from` (aligned) until `until`, beginning with its first visitor, windows
+    /// without any included. One statement, and one site in memory at a time.
+    pub async fn histories(
+        &self,
+        sites: Sites<'_>,
+        from: Timestamp,
+        until: Timestamp,
+        width: Duration,
+        mut each: impl FnMut(SiteId, &[WindowCount]),
+    ) -> Result<()> {
+        let sql = format!(
+            "SELECT site_id, toUInt32(intDiv(toUnixTimestamp(timestamp), {{width:UInt32}})) AS slot,
+                uniqExact(user_id) AS visitors
+            FROM events_v2
+            WHERE timestamp >= {{from:DateTime('UTC')}} AND timestamp < {{until:DateTime('UTC')}}
+                AND name != 'engagement' {}
+            GROUP BY site_id, slot
+            ORDER BY site_id, slot",
+            sites.condition()
+        );
+        let width = u32::try_from(width.as_secs()).unwrap_or(u32::MAX).max(1);
+        let query = self
+            .query(&sql, "history")
+            .param("from", seconds(from))
+            .param("until", seconds(until))
+            .param("width", width);
+        let query = with_sites(query, sites);
+        let end = u32::try_from(seconds(until)).unwrap_or(u32::MAX) / width;
+        self.timed(async {
+            let mut rows = query.fetch::<WindowRow>().map_err(explain)?;
+            let mut of_site = None;
+            let mut windows: Vec<WindowCount> = Vec::new();
+            let window = |slot: u32, visitors| WindowCount {
+                start: Timestamp::from_micros(i64::from(slot) * i64::from(width) * 1_000_000),
+                visitors,
+            };
+            let mut next = 0;
+            let mut show = |site: Option<u64>, windows: &mut Vec<WindowCount>, next: u32| {
+                if let Some(id) = site {
+                    windows.extend((next..end).map(|slot| window(slot, 0)));
+                    each(SiteId(id.cast_signed()), windows);
+                    windows.clear();
+                }
+            };
+            while let Some(row) = rows.next().await.map_err(explain)? {
+                if of_site != Some(row.site_id) {
+                    show(of_site, &mut windows, next);
+                    of_site = Some(row.site_id);
+                    next = row.slot;
+                }
+                windows.extend((next..row.slot).map(|slot| window(slot, 0)));
+                windows.push(window(row.slot, count(row.visitors)));
+                next = row.slot + 1;
+            }
+            show(of_site, &mut windows, next);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Distinct visitors of each window of `width` from `from` (aligned) until `until`, windows without any included.
+    pub async fn window_counts(
+        &self,
+        site_id: SiteId,
+        from: Timestamp,
+        until: Timestamp,
+        width: Duration,
+    ) -> Result<Vec<WindowCount>> {
+        let mut counted: HashMap<Timestamp, u32> = HashMap::new();
+        let sites = [site_id];
+        self.histories(Sites(&sites), from, until, width, |_, windows| {
+            counted.extend(windows.iter().map(|window| (window.start, window.visitors)));
+        })
+        .await?;
+        let width = i64::try_from(width.as_micros()).unwrap_or(i64::MAX).max(1);
+        let slots = from.micros().div_euclid(width)..until.micros().div_euclid(width);
+        Ok(slots
+            .map(|slot| {
+                let start = Timestamp::from_micros(slot * width);
+                WindowCount { start, visitors: counted.get(&start).copied().unwrap_or(0) }
+            })
+            .collect())
+    }
+
+    pub async fn first_hit_at(&self, site_id: SiteId) -> Result<Option<Timestamp>> {
+        const SQL: &str = "
+            SELECT toUnixTimestamp(min(timestamp)) AS at, count() AS rows
+            FROM events_v2
+            WHERE site_id = {site:UInt64}";
+        let query = self.query(SQL, "first").param("site", site_id.0.cast_unsigned());
+        let (at, rows): (u32, u64) = self.timed(async { query.fetch_one().await.map_err(explain) }).await?;
+        Ok((rows > 0).then(|| Timestamp::from_micros(i64::from(at) * 1_000_000)))
+    }
+}
+
+/// To be filled.
+fn blank() -> Hit {
+    Hit {
+        site_id: SiteId(0),
+        at: Timestamp::EPOCH,
+        name: String::new(),
+        visitor: 0,
+        session: 0,
+        page: Page::default(),
+        origin: Origin::default(),
+        country: String::new(),
+        device: Device::default(),
+        props: Vec::new(),
+        interactive: true,
+        scroll_depth: None,
+        engagement_ms: 0,
+        revenue: None,
+    }
+}
+
+impl HitRow<'_> {
+    /// Fills a hit with what is in the row, and keeps its memory.
+    fn write_to(&self, hit: &mut Hit) {
+        let refill = |text: &mut String, with: &str| {
+            text.clear();
+            text.push_str(with);
+        };
+        hit.site_id = site(self.site_id);
+        hit.at = Timestamp::from_micros(i64::from(self.at) * 1_000_000);
+        refill(&mut hit.name, self.name);
+        hit.visitor = self.user_id;
+        hit.session = self.session_id;
+        refill(&mut hit.page.pathname, self.pathname);
+        refill(&mut hit.origin.source, self.source);
+        let scrolled = self.name == ENGAGEMENT && self.scroll_depth != NO_SCROLL_DEPTH;
+        hit.scroll_depth = scrolled.then_some(self.scroll_depth);
+        hit.props.clear();
+        let pairs = self.keys.iter().zip(&self.values);
+        hit.props.extend(pairs.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+    }
+}

@@ -1,0 +1,257 @@
+//! From something noticed to an event: what both ways of noticing share, the one that follows hits
+//! ([`super::evaluator`]) and the one that asks for them ([`super::poller`]).
+
+use std::collections::{HashMap, HashSet};
+
+use metrics::counter;
+use tokio::sync::mpsc;
+use tracing::info;
+
+use super::catalog::{Memory, WatchedSite};
+use super::profiles::Profiles;
+use crate::analytics::{Analytics, AnalyticsError, Dimension};
+use crate::chance::Chance;
+use crate::domain::baseline::WINDOW;
+use crate::domain::decide::{Observation, Rise, Verdict, decide};
+use crate::domain::event::{Addressee, Data, Event, Ranking, Tally, TopPage, TopSource};
+use crate::domain::hit::Hit;
+use crate::domain::ids::{EventId, GoalId, SiteId, TriggerId};
+use crate::domain::time::Timestamp;
+use crate::store::outbox::{Fired, StateChange, Step};
+use crate::store::queue::{Due, Lane};
+
+/// What events are made with, and where they go.
+pub struct Firing {
+    pub analytics: Analytics,
+    pub profiles: Profiles,
+    pub chance: Chance,
+    /// Where what fired goes, without a detour through the database.
+    pub hand_over: mpsc::Sender<Vec<Due>>,
+    /// To other nodes: something waits in the queue of this shard.
+    pub notify: mpsc::Sender<i32>,
+}
+
+/// What a spike trigger makes of its site now.
+pub struct Judged {
+    /// Among the site's spike triggers.
+    pub position: usize,
+    pub memory: Memory,
+    pub verdict: Verdict,
+}
+
+/// Completions of one goal for one trigger that were found together.
+pub type Completions<'a> = (TriggerId, GoalId, SiteId, &'a Tally);
+
+impl Firing {
+    /// The event of completions; `moment` names the rows they were counted in. `None` when nobody wants it any more.
+    pub fn completion(
+        &self,
+        sites: &HashMap<SiteId, WatchedSite>,
+        (trigger_id, goal_id, site_id, tally): Completions<'_>,
+        moment: String,
+        now: Timestamp,
+    ) -> Option<Fired> {
+        let site = sites.get(&site_id)?;
+        let watched = site.completions.iter().find(|completion| completion.trigger.id == trigger_id)?;
+        let goal = site.goals.get(&goal_id)?;
+        let addressee = Addressee {
+            account_id: site.account_id,
+            site_id,
+            site_domain: &site.domain,
+            webhook_id: watched.trigger.webhook_id,
+            format: watched.format,
+            trigger: Some((trigger_id, &watched.trigger.settings)),
+        };
+        let id = EventId(self.chance.uuid_v7(now));
+        Some(Fired {
+            event: Event::new(id, &addressee, moment, Data::completions(goal, tally), now),
+            shard: site.shard,
+            trigger_version: Some(watched.trigger.version),
+            state: None,
+            shadow: watched.trigger.settings.shadow(),
+        })
+    }
+
+    /// Adds what was judged of a site to a step: an event where something rose, a state where it only changed.
+    ///
+    /// # Errors
+    /// Who came and where they are could not be read.
+    pub async fn add_judged(
+        &self,
+        step: &mut Step,
+        site_id: SiteId,
+        site: &WatchedSite,
+        before: Memory,
+        judged: &Judged,
+        now: Timestamp,
+    ) -> Result<(), AnalyticsError> {
+        let change = StateChange {
+            trigger_id: site.spikes[judged.position].trigger.id,
+            account_id: site.account_id,
+            fired_before: before.fired,
+            fired: judged.memory.fired,
+            state: serde_json::to_string(&judged.memory.spike).expect("a state is plain data"),
+        };
+        match &judged.verdict {
+            Verdict::Fire(rise) => {
+                step.fired.push(self.spike(site_id, site, judged.position, rise, change, now).await?);
+            }
+            Verdict::Quiet => step.states.push(change),
+        }
+        Ok(())
+    }
+
+    async fn spike(
+        &self,
+        site_id: SiteId,
+        site: &WatchedSite,
+        position: usize,
+        rise: &Rise,
+        change: StateChange,
+        now: Timestamp,
+    ) -> Result<Fired, AnalyticsError> {
+        let watched = &site.spikes[position];
+        let from = now.floor_to_second() - WINDOW;
+        let until = now + std::time::Duration::from_micros(1);
+        let sources = self.analytics.top(site_id, from, until, Dimension::Source, Ranking::LISTED).await?;
+        let pages = self.analytics.top(site_id, from, until, Dimension::Page, Ranking::LISTED).await?;
+        let basis = self.profiles.expect(site_id, now, &site.zone).map(|expectation| expectation.basis);
+        let data = Data::spike(
+            rise,
+            watched.spike.threshold,
+            watched.spike.baseline,
+            basis,
+            sources.into_iter().map(|(source, visitors)| TopSource { source, visitors }).collect(),
+            pages.into_iter().map(|(page, visitors)| TopPage { page, visitors }).collect(),
+        );
+        let addressee = Addressee {
+            account_id: site.account_id,
+            site_id,
+            site_domain: &site.domain,
+            webhook_id: watched.trigger.webhook_id,
+            format: watched.format,
+            trigger: Some((watched.trigger.id, &watched.trigger.settings)),
+        };
+        let moment = format!("rise:{}", change.fired);
+        let id = EventId(self.chance.uuid_v7(now));
+        Ok(Fired {
+            event: Event::new(id, &addressee, moment, data, now),
+            shard: site.shard,
+            trigger_version: Some(watched.trigger.version),
+            state: Some(change),
+            shadow: watched.spike.shadow,
+        })
+    }
+
+    /// Passes on what was recorded and is `owed` now.
+    pub async fn announce(&self, fired: Vec<Fired>, owed: Vec<EventId>) {
+        let owed: HashSet<EventId> = owed.into_iter().collect();
+        let mut handed_over = Vec::with_capacity(owed.len());
+        // To look up a metric costs more than to count.
+        let mut counts: [HashMap<String, u64>; 2] = Default::default();
+        for fired in fired {
+            let event = fired.event;
+            let counts = &mut counts[usize::from(fired.shadow)];
+            match counts.get_mut(&event.event_type) {
+                Some(count) => *count += 1,
+                None => drop(counts.insert(event.event_type.clone(), 1)),
+            }
+            info!(
+                event.id = %event.id, site.id = %event.site_id, webhook.id = %event.webhook_id,
+                "Fired {} {}", event.event_type, event.id
+            );
+            if owed.contains(&event.id) {
+                handed_over.push(due(event, fired.shard));
+            }
+        }
+        for (counts, shadow) in counts.into_iter().zip(["false", "true"]) {
+            for (event_type, count) in counts {
+                counter!("pulsehook_events_fired_total", "type" => event_type, "shadow" => shadow).increment(count);
+            }
+        }
+        // A dispatcher that cannot keep up is waited for.
+        if let Err(mpsc::error::SendError(elsewhere)) = self.hand_over.send(handed_over).await {
+            // This process does not send.
+            for due in elsewhere {
+                let _ = self.notify.try_send(due.shard);
+            }
+        }
+    }
+}
+
+impl WatchedSite {
+    /// What each spike trigger makes of an observation; those that neither saw anything new nor wait to be armed are not
+    /// asked. Only what changed is answered.
+    pub fn judge(
+        &self,
+        observation: &Observation,
+        is_news: bool,
+        memories: &HashMap<TriggerId, Memory>,
+        now: Timestamp,
+    ) -> Vec<Judged> {
+        let mut changed = Vec::new();
+        for (position, spike) in self.spikes.iter().enumerate() {
+            let before = memories.get(&spike.trigger.id).copied().unwrap_or_default();
+            if !is_news && before.spike.armed && observation.current < spike.spike.min_visitors {
+                continue;
+            }
+            let (verdict, state) = decide(&spike.spike, before.spike, observation, now);
+            let fired = before.fired + i64::from(verdict != Verdict::Quiet);
+            if state != before.spike {
+                changed.push(Judged { position, memory: Memory { fired, spike: state }, verdict });
+            }
+        }
+        changed
+    }
+
+    /// The triggers that want to know of this hit, each with the goal it completes. A trigger wants nothing that happened
+    /// before `since` it lives; the store may keep whole seconds only, so `since` is cut to those by the caller.
+    pub fn wanted<'a>(&'a self, hit: &'a Hit, cut: impl Fn(Timestamp) -> Timestamp + 'a) -> Vec<(TriggerId, GoalId)> {
+        if self.completions.is_empty() {
+            return Vec::new();
+        }
+        let mut wanted = Vec::new();
+        for goal_id in self.index.matches(hit) {
+            if self.goals.get(&goal_id).is_none_or(|goal| cut(goal.inserted_at) > hit.at) {
+                continue;
+            }
+            let completions = self.completions.iter();
+            let of_goal = completions.filter(|completion| completion.goal_id.is_none_or(|wanted| wanted == goal_id));
+            let living = of_goal.filter(|completion| cut(completion.since) <= hit.at);
+            wanted.extend(living.map(|completion| (completion.trigger.id, goal_id)));
+        }
+        wanted
+    }
+}
+
+/// A tally of nothing yet, to begin with a hit.
+pub fn tally(hit: &Hit) -> Tally {
+    Tally { count: 0, first_at: hit.at, last_at: hit.at, pages: Ranking::default(), sources: Ranking::default() }
+}
+
+/// Counts a hit in.
+pub fn count(tally: &mut Tally, hit: &Hit) {
+    tally.count += 1;
+    tally.first_at = tally.first_at.min(hit.at);
+    tally.last_at = tally.last_at.max(hit.at);
+    tally.pages.add(&hit.page.pathname, hit.visitor);
+    tally.sources.add(&hit.origin.source, hit.visitor);
+}
+
+/// A fresh event as the dispatcher wants it.
+fn due(event: Event, shard: i32) -> Due {
+    Due {
+        event_id: event.id,
+        account_id: event.account_id,
+        webhook_id: event.webhook_id,
+        shard,
+        lane: Lane::First,
+        attempt: 0,
+        other_attempts: 0,
+        due_at: event.inserted_at,
+        expires_at: event.expires_at,
+        event_type: event.event_type,
+        format: event.format,
+        payload: event.payload.into(),
+    }
+}

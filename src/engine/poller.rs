@@ -1,0 +1,497 @@
+//! Notices in traffic that others write: asks ClickHouse what is there, again and again, and reports what is new.
+//!
+//! Rows have no id, whole-second times, and land late and out of order, so each step asks for everything of the last
+//! minute, and once a minute of the last ten. A row is known by a hash of what is in it and by its second; how many like it
+//! were reported is remembered ([`View`]), and the difference is what is new. The table only grows, so a count never falls:
+//! a replica that lags shows less for a while and harms nothing. The counts commit with the events, under the leases of
+//! the shards, so a crash repeats what was not committed and nothing else.
+//!
+//! One step, top to bottom, is [`Poller::step`]: two statements, whatever the number of sites and triggers. What ClickHouse
+//! does not answer is not known; it is never taken for zero, and is made up for later ([`CATCH_UP`]).
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hasher as _;
+use std::time::Duration;
+
+use metrics::{counter, gauge, histogram};
+use siphasher::sip::SipHasher13;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::catalog::{Catalog, Memory};
+use super::firing::{self, Firing};
+use super::late::Late;
+use super::leases::Leases;
+use crate::analytics::AnalyticsError;
+use crate::analytics::clickhouse::{ClickHouse, Sites, Visitors};
+use crate::clock::Clock;
+use crate::domain::decide::Observation;
+use crate::domain::event::Tally;
+use crate::domain::goal::GoalKind;
+use crate::domain::hit::{ENGAGEMENT, Hit, PAGEVIEW};
+use crate::domain::ids::{GoalId, SiteId, TriggerId};
+use crate::domain::time::Timestamp;
+use crate::store::observations::{Gap, Looked, Reported};
+use crate::store::outbox::Step;
+use crate::store::shards::{Lease, SHARDS};
+use crate::store::{Store, StoreError};
+use crate::wake::{Answer, ToEvaluator};
+
+/// Rows land so late as a rule: Plausible writes every five seconds, and its nodes and replicas lag.
+const OVERLAP: Duration = Duration::from_secs(60);
+/// Once a minute everything is asked for that is not older than this.
+pub const SWEEP: Duration = Duration::from_secs(600);
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// What nobody looked at for a while is made up for so far back. What is older is stale news; it is noted as a gap.
+pub const CATCH_UP: Duration = Duration::from_secs(900);
+/// How long it is remembered what was reported: as long as it may be met again.
+const REMEMBERED: Duration = Duration::from_secs(900 + 600 + 300);
+/// How often it is saved how far was looked, when nothing fires.
+const SAVE_EVERY: Duration = Duration::from_secs(30);
+/// How long gaps are shown.
+const GAPS_FOR: Duration = Duration::from_secs(30 * 86_400);
+/// The part of its time that ClickHouse is to spend on us at most, as a divisor.
+const BUDGET: u32 = 4;
+/// How long it is left alone at most when it does not answer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How often a step is repeated at once when somebody was faster.
+const OVERTAKEN_IN_A_ROW: usize = 3;
+
+/// What the poller works with.
+pub struct Poller {
+    pub store: Store,
+    pub clickhouse: ClickHouse,
+    pub leases: Leases,
+    pub clock: Clock,
+    pub interval: Duration,
+    pub firing: Firing,
+}
+
+/// What it knows between two steps. All of it can be read again.
+struct Knowledge {
+    catalog: Catalog,
+    memories: HashMap<TriggerId, Memory>,
+    /// By shard, of the shards this node works for.
+    views: HashMap<i32, View>,
+    visitors: HashMap<SiteId, Visitors>,
+    swept_at: Timestamp,
+    saved_at: Timestamp,
+}
+
+/// What is known of a shard.
+struct View {
+    lease: Lease,
+    /// Everything before was looked at.
+    looked_until: Timestamp,
+    /// How many rows like this one, of this second, were reported.
+    reported: HashMap<(i64, i64), i32>,
+}
+
+/// Completions of one goal for one trigger that are new.
+struct Found {
+    site_id: SiteId,
+    tally: Tally,
+    /// The same for the same rows, in whatever order they come.
+    name: u64,
+}
+
+/// What was read in a step.
+#[derive(Default)]
+struct News {
+    found: BTreeMap<(TriggerId, GoalId), Found>,
+    /// Rows like this one, of this second: how many there are, by shard.
+    counts: HashMap<(i32, i64, i64), i32>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Analytics(#[from] AnalyticsError),
+}
+
+impl StepError {
+    /// Somebody else was faster, and nothing is wrong.
+    fn is_overtaken(&self) -> bool {
+        matches!(self, Self::Store(StoreError::Overtaken | StoreError::LeaseLost))
+    }
+}
+
+impl Poller {
+    pub async fn run(self, mut calls: mpsc::Receiver<ToEvaluator>, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut knowledge: Option<Knowledge> = None;
+        let mut late = Late::default();
+        let mut answers: Vec<Answer> = Vec::new();
+        let mut failing_since: Option<Timestamp> = None;
+        let mut failures: u32 = 0;
+        // Nodes that start together do not ask together.
+        let mut next = self.clock.now() + self.interval.mul_f64(self.firing.chance.unit());
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                call = calls.recv() => match call {
+                    // What is known is compared with the configuration's version at the beginning of every step.
+                    Some(ToEvaluator::ConfigurationChanged(answer)) => {
+                        self.refresh(&mut knowledge).await;
+                        let _ = answer.send(());
+                        continue;
+                    }
+                    Some(ToEvaluator::Look(answer)) => answers.push(answer),
+                    None => break,
+                },
+                () = self.clock.sleep_until(next) => {}
+            }
+            let began = self.clock.now();
+            let spent_before = self.clickhouse.time_spent();
+            let outcome = self.look(&mut knowledge, &mut late).await;
+            let spent = self.clickhouse.time_spent().saturating_sub(spent_before);
+            let mut wait = self.interval.max(spent * BUDGET);
+            match outcome {
+                Ok(()) => {
+                    failures = 0;
+                    if let Some(since) = failing_since.take() {
+                        let seconds = self.clock.now().since(since).as_secs();
+                        info!("The traffic can be looked at again after {seconds} s");
+                    }
+                }
+                Err(cause) => {
+                    counter!("pulsehook_evaluations_total", "result" => "failed").increment(1);
+                    failures += 1;
+                    match (&cause, failing_since) {
+                        (StepError::Analytics(AnalyticsError::Refused(_)), None) => {
+                            error!(%cause, "The traffic cannot be looked at until somebody mends this: {cause}");
+                        }
+                        (_, None) => warn!(%cause, "The traffic cannot be looked at and is made up for later: {cause}"),
+                        (_, Some(_)) => {}
+                    }
+                    failing_since.get_or_insert(began);
+                    wait = wait.max((self.interval * 2u32.saturating_pow(failures.min(10))).min(LONGEST_PAUSE));
+                }
+            }
+            gauge!("pulsehook_analytics_unknown_seconds")
+                .set(failing_since.map_or(0.0, |since| self.clock.now().since(since).as_secs_f64()));
+            next = began + wait;
+            for answer in answers.drain(..) {
+                // Nobody waiting any more is no reason to stop.
+                let _ = answer.send(());
+            }
+        }
+        Ok(())
+    }
+
+    /// One step, repeated when somebody was faster.
+    async fn look(&self, knowledge: &mut Option<Knowledge>, late: &mut Late) -> Result<(), StepError> {
+        let mut overtaken = 0;
+        loop {
+            let mut known = match knowledge.take() {
+                Some(known) => known,
+                None => self.learn().await?,
+            };
+            match self.step(&mut known).await {
+                Ok(()) => {
+                    *knowledge = Some(known);
+                    // It is for a metric: whatever goes wrong with it does not make a step fail.
+                    late.look(&self.clickhouse, self.clock.now()).await;
+                    return Ok(());
+                }
+                Err(error) if error.is_overtaken() && overtaken < OVERTAKEN_IN_A_ROW => overtaken += 1,
+                Err(error) => {
+                    // What ClickHouse does not answer changes nothing of what is known.
+                    *knowledge = matches!(error, StepError::Analytics(_)).then_some(known);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Reads what is there, decides, commits, hands over.
+    async fn step(&self, known: &mut Knowledge) -> Result<(), StepError> {
+        let started = self.clock.monotonic();
+        let now = self.clock.now();
+        if self.store.catalog_version().await? != known.catalog.version {
+            self.read_catalog(known).await?;
+        }
+        self.take_over(known, now).await?;
+        let sweeps = now.since(known.swept_at) >= SWEEP_EVERY;
+        let (news, visitors, gaps) = self.read(known, now, sweeps).await?;
+        let mut step = Step::default();
+        for ((trigger_id, goal_id), found) in &news.found {
+            let moment = format!("{goal_id}:{}-{:016x}", found.tally.first_at.secs(), found.name);
+            let completions = (*trigger_id, *goal_id, found.site_id, &found.tally);
+            step.fired.extend(self.firing.completion(&known.catalog.sites, completions, moment, now));
+        }
+        let memories = self.judge(known, &visitors, &mut step, now).await?;
+        self.commit(known, step, news.counts, now).await?;
+        self.store.record_gaps(&gaps).await?;
+        for view in known.views.values_mut() {
+            view.looked_until = now;
+        }
+        known.memories.extend(memories);
+        known.visitors = visitors;
+        if sweeps {
+            known.swept_at = now;
+            self.forget(known, now).await?;
+        }
+        counter!("pulsehook_evaluations_total", "result" => "ok").increment(1);
+        histogram!("pulsehook_evaluation_seconds").record(self.clock.monotonic().saturating_sub(started).as_secs_f64());
+        Ok(())
+    }
+
+    /// Asks for hits and visitors of the sites that are watched here, and says what nobody will look at any more.
+    async fn read(
+        &self,
+        known: &Knowledge,
+        now: Timestamp,
+        sweeps: bool,
+    ) -> Result<(News, HashMap<SiteId, Visitors>, Vec<Gap>), AnalyticsError> {
+        let here = || known.catalog.sites.iter().filter(|(_, site)| known.views.contains_key(&site.shard));
+        let with_spikes: Vec<_> = here().filter(|(_, site)| !site.spikes.is_empty()).map(|(id, _)| *id).collect();
+        let with_goals: Vec<_> = here().filter(|(_, site)| !site.completions.is_empty()).map(|(id, _)| *id).collect();
+        let visitors = async {
+            if with_spikes.is_empty() {
+                return Ok(HashMap::new());
+            }
+            self.clickhouse.visitors(Sites(&with_spikes), now).await
+        };
+        let oldest = known.views.values().map(|view| view.looked_until).min().unwrap_or(now);
+        let overlap = if sweeps { SWEEP } else { OVERLAP };
+        let since = (oldest - OVERLAP).min(now - overlap).max(now - CATCH_UP - OVERLAP);
+        let names = known.catalog.names_wanted();
+        let mut news = News::default();
+        let hits = async {
+            if with_goals.is_empty() || names.is_empty() {
+                return Ok(());
+            }
+            self.clickhouse.hits_since(Sites(&with_goals), &names, since, |hit| news.take_in(known, hit)).await
+        };
+        let (visitors, ()) = tokio::try_join!(visitors, hits)?;
+        let watched: std::collections::HashSet<_> = here().map(|(_, site)| site.shard).collect();
+        let gaps = known.views.values().filter(|view| watched.contains(&view.lease.shard)).filter_map(|view| {
+            let until_at = now - CATCH_UP;
+            let gap = Gap { shard: view.lease.shard, from_at: view.looked_until, until_at };
+            (view.looked_until < until_at).then_some(gap)
+        });
+        let gaps: Vec<_> = gaps.collect();
+        if let Some(gap) = gaps.first() {
+            warn!(
+                "Nobody looked at the traffic from {} until {}: what happened then is not reported",
+                gap.from_at, gap.until_at
+            );
+        }
+        Ok((news, visitors, gaps))
+    }
+
+    /// Adds to `step` what spike triggers make of their sites' visitors. Answers what they remember afterwards.
+    async fn judge(
+        &self,
+        known: &Knowledge,
+        visitors: &HashMap<SiteId, Visitors>,
+        step: &mut Step,
+        now: Timestamp,
+    ) -> Result<Vec<(TriggerId, Memory)>, AnalyticsError> {
+        let mut memories = Vec::new();
+        let here = known.catalog.sites.iter().filter(|(_, site)| known.views.contains_key(&site.shard));
+        for (site_id, site) in here.filter(|(_, site)| !site.spikes.is_empty()) {
+            let seen = visitors.get(site_id).copied().unwrap_or_default();
+            let is_news = known.visitors.get(site_id).copied().unwrap_or_default() != seen;
+            let observation = Observation {
+                current: seen.current,
+                previous: seen.previous,
+                typical: self.firing.profiles.expect(*site_id, now, &site.zone),
+            };
+            for judged in site.judge(&observation, is_news, &known.memories, now) {
+                let trigger_id = site.spikes[judged.position].trigger.id;
+                let before = known.memories.get(&trigger_id).copied().unwrap_or_default();
+                self.firing.add_judged(step, *site_id, site, before, &judged, now).await?;
+                memories.push((trigger_id, judged.memory));
+            }
+        }
+        Ok(memories)
+    }
+
+    /// Makes a step durable and passes on what is owed now. A step without news is saved now and then.
+    async fn commit(
+        &self,
+        known: &mut Knowledge,
+        step: Step,
+        counts: HashMap<(i32, i64, i64), i32>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut reported = Vec::new();
+        for ((shard, secs, identity), count) in counts {
+            let Some(view) = known.views.get(&shard) else { continue };
+            if count > view.reported.get(&(secs, identity)).copied().unwrap_or(0) {
+                reported.push(Reported { shard, at: Timestamp::from_micros(secs * 1_000_000), identity, count });
+            }
+        }
+        let is_due = now.since(known.saved_at) >= SAVE_EVERY;
+        if known.views.is_empty() || (step.is_empty() && reported.is_empty() && !is_due) {
+            return Ok(());
+        }
+        let leases = known.views.values().map(|view| view.lease).collect();
+        let looked = Looked { leases, until: now, catalog_version: known.catalog.version, reported };
+        let owed = self.store.observe(self.leases.node(), &step, &looked, now).await?;
+        known.saved_at = now;
+        for row in looked.reported {
+            if let Some(view) = known.views.get_mut(&row.shard) {
+                view.reported.insert((row.at.secs(), row.identity), row.count);
+            }
+        }
+        self.firing.announce(step.fired, owed).await;
+        Ok(())
+    }
+
+    /// Begins with the shards this node works for by now, and leaves the others.
+    async fn take_over(&self, known: &mut Knowledge, now: Timestamp) -> Result<(), StoreError> {
+        let held: HashMap<i32, Lease> =
+            (0..SHARDS).filter_map(|shard| Some((shard, self.leases.lease(shard)?))).collect();
+        known.views.retain(|shard, view| held.get(shard) == Some(&view.lease));
+        if held.len() == known.views.len() {
+            return Ok(());
+        }
+        let looked_until: HashMap<i32, Option<Timestamp>> =
+            self.store.looked_until(self.leases.node()).await?.into_iter().collect();
+        for (shard, lease) in held {
+            if known.views.contains_key(&shard) {
+                continue;
+            }
+            let looked_until = looked_until.get(&shard).copied().flatten();
+            let mut reported = HashMap::new();
+            // Where nobody ever looked nothing can have been reported.
+            if looked_until.is_some() {
+                for row in self.store.operator_reported(shard, now - REMEMBERED).await? {
+                    reported.insert((row.at.secs(), row.identity), row.count);
+                }
+            }
+            let looked_until = looked_until.unwrap_or(now);
+            known.views.insert(shard, View { lease, looked_until, reported });
+        }
+        // What landed late while they were on their way is found by a sweep.
+        known.swept_at = Timestamp::EPOCH;
+        // Whoever had them moved the states on.
+        self.read_memories(known).await
+    }
+
+    async fn forget(&self, known: &mut Knowledge, now: Timestamp) -> Result<(), StoreError> {
+        let before = now - REMEMBERED;
+        let secs = before.secs();
+        for view in known.views.values_mut() {
+            view.reported.retain(|(at, _), _| *at >= secs);
+        }
+        let shards: Vec<_> = known.views.keys().copied().collect();
+        self.store.operator_forget_reported(&shards, before, now - GAPS_FOR).await?;
+        Ok(())
+    }
+
+    async fn learn(&self) -> Result<Knowledge, StoreError> {
+        let mut known = Knowledge {
+            catalog: Catalog::default(),
+            memories: HashMap::new(),
+            views: HashMap::new(),
+            visitors: HashMap::new(),
+            // A new beginning looks back as far as a sweep does.
+            swept_at: Timestamp::EPOCH,
+            saved_at: Timestamp::EPOCH,
+        };
+        self.read_catalog(&mut known).await?;
+        Ok(known)
+    }
+
+    async fn read_catalog(&self, known: &mut Knowledge) -> Result<(), StoreError> {
+        known.catalog = Catalog::new(self.store.watched().await?);
+        self.read_memories(known).await
+    }
+
+    async fn read_memories(&self, known: &mut Knowledge) -> Result<(), StoreError> {
+        for (trigger_id, fired, state) in self.store.operator_trigger_states().await? {
+            let spike = serde_json::from_str(&state).unwrap_or_default();
+            known.memories.insert(trigger_id, Memory { fired, spike });
+        }
+        let triggers = known.catalog.triggers();
+        known.memories.retain(|id, _| triggers.contains(id));
+        Ok(())
+    }
+
+    /// Reads the configuration now. If it cannot be read, everything is read again with the next step.
+    async fn refresh(&self, knowledge: &mut Option<Knowledge>) {
+        if let Some(known) = knowledge
+            && self.read_catalog(known).await.is_err()
+        {
+            *knowledge = None;
+        }
+    }
+}
+
+impl News {
+    /// Counts a hit, and its completions if more like it are there than were reported.
+    fn take_in(&mut self, known: &Knowledge, hit: &Hit) {
+        let Some(site) = known.catalog.sites.get(&hit.site_id) else { return };
+        let Some(view) = known.views.get(&site.shard) else { return };
+        let wanted = site.wanted(hit, Timestamp::floor_to_second);
+        if wanted.is_empty() {
+            return;
+        }
+        let (secs, identity) = (hit.at.secs(), identity(hit));
+        let count = self.counts.entry((site.shard, secs, identity)).or_insert(0);
+        *count += 1;
+        if *count <= view.reported.get(&(secs, identity)).copied().unwrap_or(0) {
+            return;
+        }
+        let name = name(secs, identity, *count);
+        for wanted in wanted {
+            let new = || Found { site_id: hit.site_id, tally: firing::tally(hit), name: 0 };
+            let found = self.found.entry(wanted).or_insert_with(new);
+            firing::count(&mut found.tally, hit);
+            found.name = found.name.wrapping_add(name);
+        }
+    }
+}
+
+impl Catalog {
+    /// The names hits can have that complete a goal somebody watches.
+    fn names_wanted(&self) -> Vec<&str> {
+        let goals =
+            self.sites.values().filter(|site| !site.completions.is_empty()).flat_map(|site| site.goals.values());
+        let names = goals.map(|goal| match &goal.kind {
+            GoalKind::Event { name } => name.trim(),
+            GoalKind::Page { .. } => PAGEVIEW,
+            GoalKind::Scroll { .. } => ENGAGEMENT,
+        });
+        let names: std::collections::BTreeSet<_> = names.collect();
+        names.into_iter().collect()
+    }
+}
+
+/// What a row is known by, beside its second. It is stored, so it must not change with versions of anything.
+fn identity(hit: &Hit) -> i64 {
+    let mut hasher = SipHasher13::new();
+    let mut text = |text: &str| {
+        hasher.write(&(text.len() as u64).to_le_bytes());
+        hasher.write(text.as_bytes());
+    };
+    text(&hit.name);
+    text(&hit.page.pathname);
+    for (key, value) in &hit.props {
+        text(key);
+        text(value);
+    }
+    for number in [hit.site_id.0.cast_unsigned(), hit.visitor, hit.session] {
+        hasher.write(&number.to_le_bytes());
+    }
+    // Only engagement has one; older tables have none, and rows of other kinds must not change their name with an upgrade.
+    if let Some(depth) = hit.scroll_depth {
+        hasher.write(&[depth]);
+    }
+    hasher.finish().cast_signed()
+}
+
+/// A number for the `count`th row like this.
+fn name(secs: i64, identity: i64, count: i32) -> u64 {
+    let mut hasher = SipHasher13::new();
+    hasher.write(&secs.to_le_bytes());
+    hasher.write(&identity.to_le_bytes());
+    hasher.write(&count.to_le_bytes());
+    hasher.finish()
+}
