@@ -50,6 +50,14 @@ impl From<sqlx::Error> for AnalyticsError {
 
 pub type Result<T, E = AnalyticsError> = std::result::Result<T, E>;
 
+/// How recent the traffic is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Freshness {
+    /// Of the newest hit of the last day.
+    pub newest_at: Option<Timestamp>,
+    pub hits_last_hour: u64,
+}
+
 /// A store of hits, as far as both kinds can be asked the same. Cheap to clone.
 #[derive(Clone)]
 pub enum Analytics {
@@ -126,6 +134,11 @@ impl Analytics {
     /// Forgets what happened before `before`.
     pub async fn prune(&self, before: Timestamp) -> Result<()> {
         either!(self, store => store.prune(before))
+    }
+
+    /// How recent the traffic of all sites is.
+    pub async fn freshness(&self, now: Timestamp) -> Result<Freshness> {
+        either!(self, store => store.freshness(now))
     }
 
     /// # Errors

@@ -12,7 +12,7 @@ use sqlx::{Connection as _, Row as _, Sqlite, SqliteConnection, SqlitePool};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::error;
 
-use super::{AnalyticsError, Dimension, Result};
+use super::{AnalyticsError, Dimension, Freshness, Result};
 use crate::domain::baseline::WindowCount;
 use crate::domain::hit::{Device, ENGAGEMENT, Hit, Origin, Page, Revenue};
 use crate::domain::ids::SiteId;
@@ -315,6 +315,15 @@ impl Embedded {
             DELETE FROM hits WHERE id IN (SELECT id FROM hits WHERE at < $1 LIMIT $2)";
         while sqlx::query(SQL).bind(before).bind(REMOVED_AT_ONCE).execute(&self.maintain).await?.rows_affected() > 0 {}
         Ok(())
+    }
+
+    /// How recent the traffic of all sites is.
+    pub async fn freshness(&self, now: Timestamp) -> Result<Freshness> {
+        const SQL: &str = "SELECT max(at), count(*) FROM hits WHERE at >= $1";
+        let since = |span| sqlx::query_as(SQL).bind(now - span);
+        let (newest_at, _): (Option<Timestamp>, i64) = since(Duration::from_secs(86_400)).fetch_one(&self.read).await?;
+        let (_, hits): (Option<Timestamp>, i64) = since(Duration::from_secs(3_600)).fetch_one(&self.read).await?;
+        Ok(Freshness { newest_at, hits_last_hour: hits.unsigned_abs() })
     }
 
     /// Answers when the database does.

@@ -14,6 +14,7 @@ use crate::config::{Config, SETTINGS, Setting, Sources};
 mod bench;
 mod client;
 mod demo;
+mod doctor;
 mod import;
 mod keys;
 mod output;
@@ -69,6 +70,8 @@ enum Action {
     Bench(bench::Bench),
     /// Bring the database up to date (`serve` does it by itself)
     Migrate(serve::Migrate),
+    /// Check a set-up: settings, databases, schema, clocks, permissions, freshness of the traffic
+    Doctor(doctor::Doctor),
 }
 
 /// Runs the command of this process and answers its exit code.
@@ -87,6 +90,7 @@ pub async fn main() -> ExitCode {
         Action::Keys(command) => command.run().await,
         Action::Bench(command) => command.run().await,
         Action::Migrate(command) => command.run().await,
+        Action::Doctor(command) => command.run().await,
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

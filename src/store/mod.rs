@@ -16,6 +16,7 @@ use sqlx::{ConnectOptions, PgPool, Postgres, Sqlite, SqlitePool, Transaction};
 pub mod accounts;
 pub mod audit;
 pub mod catalog;
+pub mod condition;
 pub mod deliveries;
 pub mod facts;
 pub mod goals;

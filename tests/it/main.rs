@@ -10,6 +10,7 @@ mod chaos;
 mod cli;
 mod clickhouse;
 mod crash;
+mod doctor;
 mod flow;
 mod interop;
 mod life;

@@ -256,6 +256,8 @@ async fn repeats(app: &TestApp) {
 /// What is kept of traffic that others write.
 async fn observations(app: &TestApp) {
     let (now, node) = (app.now(), NodeId(Uuid::from_u128(77)));
+    let condition = app.store.condition().await.unwrap();
+    assert_eq!((condition.missing, condition.unknown), (0, 0));
     let shards = app.store.looked_until(node).await.unwrap();
     assert!(shards.is_empty(), "nobody of that name holds any");
     let row = Reported { shard: 1, at: now, identity: 5, count: 1 };

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::ClickHouse;
 use super::errors::explain;
-use crate::analytics::{Dimension, Result};
+use crate::analytics::{Dimension, Freshness, Result};
 use crate::domain::baseline::{WINDOW, WindowCount};
 use crate::domain::hit::{Device, ENGAGEMENT, Hit, Origin, Page};
 use crate::domain::ids::SiteId;
@@ -290,6 +290,31 @@ impl ClickHouse {
                 WindowCount { start, visitors: counted.get(&start).copied().unwrap_or(0) }
             })
             .collect())
+    }
+
+    /// The server's clock.
+    pub async fn clock(&self) -> Result<Timestamp> {
+        const SQL: &str = "SELECT toUnixTimestamp64Micro(now64(6))";
+        let query = self.query(SQL, "clock");
+        let micros: i64 = self.timed(async { query.fetch_one().await.map_err(explain) }).await?;
+        Ok(Timestamp::from_micros(micros))
+    }
+
+    /// How recent the traffic of all sites is.
+    pub async fn freshness(&self, now: Timestamp) -> Result<Freshness> {
+        const SQL: &str = "
+            SELECT toUnixTimestamp(max(timestamp)) AS newest, count() AS rows,
+                countIf(timestamp >= {hour:DateTime('UTC')}) AS last_hour
+            FROM events_v2
+            WHERE timestamp >= {day:DateTime('UTC')}";
+        let query = self
+            .query(SQL, "freshness")
+            .param("hour", seconds(now - Duration::from_secs(3_600)))
+            .param("day", seconds(now - Duration::from_secs(86_400)));
+        let (newest, rows, last_hour): (u32, u64, u64) =
+            self.timed(async { query.fetch_one().await.map_err(explain) }).await?;
+        let newest_at = (rows > 0).then(|| Timestamp::from_micros(i64::from(newest) * 1_000_000));
+        Ok(Freshness { newest_at, hits_last_hour: last_hour })
     }
 
     pub async fn first_hit_at(&self, site_id: SiteId) -> Result<Option<Timestamp>> {
