@@ -1,6 +1,7 @@
 //! Several nodes on one PostgreSQL: they share the work, wake each other, keep each other's promises, and take over from
 //! those that die. Real processes, in real time: what is waited for is what arrives.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use pulsehook::clock::Clock;
@@ -11,8 +12,9 @@ use sqlx::{Connection as _, PgConnection};
 
 use crate::support::Database;
 use crate::support::app::{Answer, SITE, http_client, text};
+use crate::support::clickhouse::{CURRENT, ClickHouse, Row};
 use crate::support::process::{Served, key, pulsehook};
-use crate::support::zoo::{Behaviour, Endpoint};
+use crate::support::zoo::{Arrived, Behaviour, Endpoint};
 
 /// What a wake-up takes on a busy machine, at most; without one it would be the sweep's second.
 const PROMPTLY: Duration = Duration::from_millis(1_500);
@@ -34,10 +36,14 @@ impl Cluster {
 
     /// A node with a data folder of its own.
     async fn node(&self, role: &str) -> (Served, Database) {
+        self.node_with(&[("PULSEHOOK_ROLE", role)]).await
+    }
+
+    async fn node_with(&self, environment: &[(&str, &str)]) -> (Served, Database) {
         let folder = tempfile::tempdir().unwrap();
         let home = Database { url: self.home.url.clone(), folder };
         let mut command = pulsehook(&home);
-        command.env("PULSEHOOK_ROLE", role);
+        command.envs(environment.iter().copied());
         (Served::run(command).await, home)
     }
 
@@ -192,6 +198,67 @@ async fn roles_can_be_split() {
         for node in [api, ingest, engine] {
             assert!(node.stop().await.success());
         }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_share_what_is_in_clickhouse_and_report_it_once() {
+    crate::support::in_time(async {
+        let cluster = Cluster::new().await;
+        let clickhouse = ClickHouse::plausible(CURRENT).await;
+        let endpoint = Endpoint::http([Behaviour::status(200)]).await;
+        let url = clickhouse.url();
+        let environment = [("PULSEHOOK_ANALYTICS_URL", url.as_str()), ("PULSEHOOK_EVALUATION_INTERVAL", "200ms")];
+        let (first, _first_home) = cluster.node_with(&environment).await;
+        cluster.wait_for_shards(&[256]).await;
+        cluster.webhooks(&first, &endpoint.url()).await;
+        let mut sites = Vec::new();
+        for number in 0..10 {
+            let path = format!("/api/sites/site{number}.{SITE}");
+            for name in ["Signup", "Last"] {
+                let goals = format!("{path}/goals");
+                cluster.ask(&first, Method::POST, &goals, json!({"event_name": name})).await.expect(201);
+            }
+            let site = cluster.ask(&first, Method::GET, &path, json!({})).await.expect(200);
+            sites.push(text(&site["site"]["id"]).parse::<i64>().unwrap());
+        }
+        let (second, _second_home) = cluster.node_with(&environment).await;
+        let (third, _third_home) = cluster.node_with(&environment).await;
+        cluster.wait_for_shards(&[86, 86, 84]).await;
+        let happen = async |name: &'static str, visitor| {
+            let at = Clock::system().now();
+            let rows: Vec<_> =
+                sites.iter().map(|site| Row { site: *site, name, visitor, at, ..Row::default() }).collect();
+            clickhouse.insert(&rows).await;
+        };
+        let told = |arrived: &[Arrived], name: &str| {
+            // What was sent when its node was killed is sent again, under the same id.
+            let events: BTreeMap<_, _> = arrived
+                .iter()
+                .map(|arrived| (arrived.header("webhook-id").unwrap().to_owned(), arrived.json()))
+                .collect();
+            let data = events.values().map(|event| &event["data"]).filter(|data| data["goal_name"] == name);
+            data.map(|data| data["count"].as_u64().unwrap()).sum::<u64>()
+        };
+        for visitor in 0..10 {
+            happen("Signup", visitor).await;
+        }
+        endpoint.wait_until(|arrived| told(arrived, "Signup") >= 100).await;
+        // One is killed, one leaves; what they worked for is looked at by the one that is left.
+        second.kill().await;
+        for visitor in 10..20 {
+            happen("Signup", visitor).await;
+        }
+        assert!(third.stop().await.success());
+        for visitor in 20..30 {
+            happen("Signup", visitor).await;
+        }
+        cluster.wait_for_shards(&[256]).await;
+        happen("Last", 1).await;
+        endpoint.wait_until(|arrived| told(arrived, "Last") >= 10).await;
+        assert_eq!(told(&endpoint.arrived(), "Signup"), 300);
+        assert!(first.stop().await.success());
     })
     .await;
 }
