@@ -15,8 +15,9 @@ use crate::analytics::recorder::Recorder;
 use crate::analytics::sqlite::Embedded;
 use crate::chance::Chance;
 use crate::clock::Clock;
-use crate::config::{AnalyticsPlace, Config};
+use crate::config::{AnalyticsPlace, Config, DirectoryPlace};
 use crate::directory::Directory;
+use crate::directory::plausible::{Plausible, PlausibleError};
 use crate::domain::address::AddressPolicy;
 use crate::domain::ids::NodeId;
 use crate::domain::time::Timestamp;
@@ -76,6 +77,8 @@ impl App {
         );
         let keyring = master_key(&config, &chance)?;
         let store = open_store(&config).await?;
+        settle_directory(&config, &store).await?;
+        let plausible = open_plausible(&config, &clock).await?;
         let analytics = open_analytics(&config, identity.node, &clock).await?;
         let policy = AddressPolicy { allow: config.egress_allow.clone(), allow_http: config.egress_allow_http };
         let room = Room { total: room_in_flight(config.in_flight), per_host: config.host_in_flight as usize };
@@ -89,7 +92,7 @@ impl App {
             config.listen = address;
         }
         let recorder = Recorder::new(analytics.clone(), clock.clone(), chance.clone()).await?;
-        let directory = Directory::load(store.clone(), clock.clone()).await?;
+        let directory = Directory::load(store.clone(), clock.clone(), plausible.clone()).await?;
         // What this node held before it was killed is nobody else's: no need to wait for its leases to run out.
         store.release_shards(identity.node).await?;
         let node = Node { id: identity.node, version: env!("CARGO_PKG_VERSION"), roles: config.roles.to_string() };
@@ -107,6 +110,7 @@ impl App {
             room,
             evaluation_interval: config.evaluation_interval,
             retention: config.retention,
+            plausible,
         }
         .start()
         .await
@@ -127,7 +131,9 @@ impl App {
                 max_webhooks_per_account: config.max_webhooks_per_account,
                 trusted_proxies: config.trusted_proxies.clone(),
                 answers_api: config.roles.api,
-                takes_hits: config.roles.ingest,
+                // Beside Plausible it is Plausible that takes them.
+                takes_hits: config.roles.ingest && config.directory == DirectoryPlace::Own,
+                mirrors_plausible: config.directory != DirectoryPlace::Own,
             },
         );
         Ok(Self { config, clock, store, analytics, api, listener, engine, _identity: identity })
@@ -174,6 +180,38 @@ pub async fn open_store(config: &Config) -> anyhow::Result<Store> {
     let store = Store::open(&config.database_url).await.context("the database cannot be opened")?;
     store.migrate().await.context("the database cannot be brought up to date")?;
     Ok(store)
+}
+
+/// Has the database belong to the directory that is set.
+///
+/// # Errors
+/// It belongs to another one already, whose accounts are in it.
+async fn settle_directory(config: &Config, store: &Store) -> anyhow::Result<()> {
+    let name = match config.directory {
+        DirectoryPlace::Own => "own",
+        DirectoryPlace::Plausible { .. } => "plausible",
+    };
+    anyhow::ensure!(
+        store.settle_directory(name).await?,
+        "directory is {name}, but this database has the accounts of another directory: set directory back, or give this \
+         server a new, empty database (database_url)"
+    );
+    Ok(())
+}
+
+/// The Plausible beside us, if there is to be one. While it is away its sites and goals are what is known of them.
+///
+/// # Errors
+/// One sentence about why it can never be read like this.
+async fn open_plausible(config: &Config, clock: &Clock) -> anyhow::Result<Option<Plausible>> {
+    let DirectoryPlace::Plausible { database_url, secret_key_base } = &config.directory else { return Ok(None) };
+    let plausible = Plausible::new(database_url, secret_key_base.as_deref(), clock.clone())?;
+    match plausible.check().await {
+        Err(error @ PlausibleError::Unusable(_)) => return Err(error.into()),
+        Err(error @ PlausibleError::Away(_)) => warn!("{error}; until it does, its sites and goals are what they were"),
+        Ok(()) => {}
+    }
+    Ok(Some(plausible))
 }
 
 /// Opens or connects to where traffic is kept.

@@ -54,6 +54,13 @@ pub enum ToResender {
     Look(Answer),
 }
 
+/// What the mirror of another directory is asked.
+#[derive(Debug)]
+pub enum ToMirror {
+    /// Look at the other directory now. Answered once what is there is here too, or it cannot be read.
+    Look(Answer),
+}
+
 /// What the learner is asked.
 #[derive(Debug)]
 pub enum ToLearner {
@@ -71,6 +78,7 @@ pub struct Wake {
     pub leases: Option<mpsc::Sender<ToLeases>>,
     pub keeper: Option<mpsc::Sender<ToKeeper>>,
     pub resender: Option<mpsc::Sender<ToResender>>,
+    pub mirror: Option<mpsc::Sender<ToMirror>>,
     /// To other nodes.
     pub notify: mpsc::Sender<i32>,
     /// How long another node may act on what it read before.
@@ -96,6 +104,16 @@ impl Wake {
         }
     }
 
+    /// These webhooks, by shard, and other things changed without anybody asking for it. Returns once neither an evaluation
+    /// nor an attempt of this node uses the old configuration any more; other nodes notice by themselves.
+    pub async fn webhooks_changed(&self, webhooks: &[(WebhookId, i32)]) {
+        for (id, shard) in webhooks {
+            let call = |answer| ToDispatcher::WebhookChanged(*id, *shard, answer);
+            ask(self.dispatcher.as_ref(), call).await;
+        }
+        self.configuration_changed().await;
+    }
+
     /// Something was put into the queue of this shard.
     pub async fn queue_changed(&self, shard: i32) {
         match &self.dispatcher {
@@ -110,9 +128,11 @@ impl Wake {
         ask(self.resender.as_ref(), ToResender::Look).await;
     }
 
-    /// Returns once everything committed so far has been learned from and evaluated, and everything due was attempted.
+    /// Returns once what another directory says is known, everything committed so far has been learned from and evaluated,
+    /// and everything due was attempted.
     pub async fn drain(&self) {
         ask(self.leases.as_ref(), ToLeases::Renew).await;
+        ask(self.mirror.as_ref(), ToMirror::Look).await;
         ask(self.learner.as_ref(), ToLearner::Learn).await;
         ask(self.evaluator.as_ref(), ToEvaluator::Look).await;
         ask(self.dispatcher.as_ref(), ToDispatcher::Drain).await;

@@ -12,7 +12,8 @@ use crate::analytics::clickhouse::{ClickHouse, Limits};
 use crate::app;
 use crate::chance::Chance;
 use crate::clock::Clock;
-use crate::config::{AnalyticsPlace, Config};
+use crate::config::{AnalyticsPlace, Config, DirectoryPlace};
+use crate::directory::plausible::Plausible;
 use crate::domain::ids::NodeId;
 use crate::domain::time::Timestamp;
 use crate::store::Store;
@@ -86,6 +87,7 @@ impl Doctor {
                 let clock = Clock::system();
                 look_at_folder(&config, &mut findings);
                 look_at_database(&config, &clock, &mut findings).await;
+                look_at_plausible(&config, &clock, &mut findings).await;
                 look_at_analytics(&config, &clock, &mut findings).await;
             }
             Err(error) => findings.fault("settings", format!("{error:#}")),
@@ -171,6 +173,35 @@ async fn look_at_database(config: &Config, clock: &Clock, findings: &mut Finding
             if let Some(theirs) = condition.clock {
                 compare_clocks("PostgreSQL", theirs, clock.now(), findings);
             }
+        }
+    }
+}
+
+async fn look_at_plausible(config: &Config, clock: &Clock, findings: &mut Findings) {
+    const WHAT: &str = "plausible";
+    let DirectoryPlace::Plausible { database_url, secret_key_base } = &config.directory else { return };
+    let truth = match Plausible::new(database_url, secret_key_base.as_deref(), clock.clone()) {
+        Ok(plausible) => {
+            // Everything that is read for the mirror, so that a missing right shows here.
+            let checked = plausible.check().await;
+            let truth = match checked {
+                Ok(()) => plausible.truth(clock.now()).await,
+                Err(error) => Err(error),
+            };
+            plausible.close().await;
+            truth
+        }
+        Err(error) => Err(error),
+    };
+    match truth {
+        Err(error) => findings.fault(WHAT, error.to_string()),
+        Ok(truth) => {
+            let resting = truth.owners.iter().filter(|owner| owner.suspended).count();
+            let mut sentence = format!("{} sites and {} goals can be read", truth.sites.len(), truth.goals.len());
+            if resting > 0 {
+                sentence.push_str(&format!("; {resting} teams are locked and left alone"));
+            }
+            findings.ok(WHAT, sentence);
         }
     }
 }

@@ -7,10 +7,14 @@ use super::{Flags, output};
 use crate::app;
 use crate::chance::Chance;
 use crate::clock::Clock;
+use crate::config::DirectoryPlace;
 use crate::directory::{Grant, issue_key};
 use crate::domain::access::{Role, Who};
-use crate::domain::time::parse_span;
+use crate::domain::ids::AccountId;
+use crate::domain::time::{Timestamp, parse_span};
+use crate::store::Store;
 use crate::store::audit::Change;
+use crate::store::mirror::DIRECTORY;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Keys {
@@ -32,7 +36,7 @@ pub enum Keys {
 
 #[derive(Debug, clap::Args)]
 pub struct Create {
-    /// Name of the account
+    /// Name of the account; beside Plausible the team's name and id, as in "My Personal Sites (12)", or the id alone
     #[arg(long)]
     account: String,
     /// owner, admin, editor or viewer
@@ -75,7 +79,7 @@ impl Create {
         let store = app::open_store(&config).await?;
         let (clock, chance) = (Clock::system(), Chance::from_system());
         let now = clock.now();
-        let account_id = store.find_or_create_account(account, now).await?;
+        let account_id = account_of(&store, &config.directory, account, now).await?;
         let change = Change { account_id, who: Who::Operator, now, id: chance.uuid_v7(now) };
         let grant = Grant { name: self.name.clone(), role: self.role, expires_at: span.map(|span| now + span) };
         let (key, text) = issue_key(&store, &change, grant, &chance).await?;
@@ -93,6 +97,31 @@ impl Create {
         }
         Ok(())
     }
+}
+
+/// The account of this name. Beside Plausible that is a team, which its id names too, and nobody makes one here.
+async fn account_of(
+    store: &Store,
+    directory: &DirectoryPlace,
+    account: &str,
+    now: Timestamp,
+) -> anyhow::Result<AccountId> {
+    let is_own = store.fact(DIRECTORY).await?.is_none_or(|directory| directory == "own");
+    if is_own && *directory == DirectoryPlace::Own {
+        return Ok(store.find_or_create_account(account, now).await?);
+    }
+    if let Some(id) = store.operator_account_named(account).await? {
+        return Ok(id);
+    }
+    for external_id in [format!("team:{account}"), format!("user:{account}")] {
+        if let Some(holder) = store.operator_account_there(&external_id).await? {
+            return Ok(holder.account_id);
+        }
+    }
+    anyhow::bail!(
+        "Plausible has no team \"{account}\" that is known here; write its name with its id, such as \"My Personal Sites \
+         (12)\", or the id alone. What Plausible has is known ten seconds after pulsehook serve started."
+    )
 }
 
 async fn list(connection: &Connection) -> anyhow::Result<()> {

@@ -10,6 +10,7 @@ use super::{Flags, output};
 use crate::app::{self, App};
 use crate::chance::Chance;
 use crate::clock::Clock;
+use crate::config::DirectoryPlace;
 use crate::directory::token_hash;
 use crate::store::facts::SETUP_TOKEN;
 use crate::telemetry;
@@ -29,7 +30,8 @@ impl Serve {
         let chance = Chance::from_system();
         let app = App::build(config, Clock::system(), chance.clone()).await?;
         info!("Pulsehook {} listens on {}", env!("CARGO_PKG_VERSION"), app.config.base_url);
-        if !app.store.operator_is_set_up().await? {
+        // Beside Plausible people have accounts and credentials already.
+        if app.config.directory == DirectoryPlace::Own && !app.store.operator_is_set_up().await? {
             let token = URL_SAFE_NO_PAD.encode(chance.bytes::<24>());
             app.store.set_fact(SETUP_TOKEN, &hex::encode(token_hash(&token))).await?;
             output::say(&format!(

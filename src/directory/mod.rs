@@ -1,7 +1,8 @@
 //! Who owns what: who is behind a credential, and whose site a domain is.
 //!
-//! The `own` directory keeps that in our tables. This room knows `domain` and `store`; it does not know HTTP, and it does
-//! not know webhooks. Passwords are hashed here ([`password`]).
+//! The `own` directory keeps that in our tables. With `plausible` our tables mirror what a Plausible beside us says, and its
+//! credentials work here too ([`guest`], [`plausible`]). This room knows `domain` and `store`; it does not know HTTP, and it
+//! does not know webhooks. Passwords are hashed here ([`password`]).
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -19,9 +20,14 @@ use crate::domain::key::KeyText;
 use crate::domain::time::Timestamp;
 use crate::store::audit::Change;
 use crate::store::keys::ApiKey;
-use crate::store::{Result, Store};
+use crate::store::{Result, Store, StoreError};
 
+pub mod guest;
 pub mod password;
+pub mod plausible;
+
+use guest::Guests;
+use plausible::{Plausible, PlausibleError};
 
 /// How old the list of domains may become.
 const DOMAINS_FOR: Duration = Duration::from_secs(5);
@@ -38,6 +44,24 @@ pub struct Directory {
     store: Store,
     clock: Clock,
     domains: Arc<RwLock<Domains>>,
+    /// Who comes with a credential of Plausible's, where there is one beside us.
+    guests: Option<Arc<Guests>>,
+}
+
+/// Why nobody can say who somebody is.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The other directory does not answer. Whoever asks may be somebody or nobody.
+    #[error(transparent)]
+    Plausible(#[from] PlausibleError),
+    /// A password could not be checked.
+    #[error("{0}")]
+    Broken(anyhow::Error),
+    /// The credential is right, and opens nothing.
+    #[error("{sentence}")]
+    Refused { code: &'static str, sentence: &'static str },
 }
 
 #[derive(Default)]
@@ -50,27 +74,67 @@ struct Domains {
 impl Directory {
     /// # Errors
     /// The database does not answer.
-    pub async fn load(store: Store, clock: Clock) -> Result<Self> {
-        let directory = Self { store, clock, domains: Arc::default() };
+    pub async fn load(store: Store, clock: Clock, plausible: Option<Plausible>) -> Result<Self> {
+        let guests = plausible.map(|plausible| Arc::new(Guests::new(plausible, store.clone(), clock.clone())));
+        let directory = Self { store, clock, domains: Arc::default(), guests };
         directory.reload().await?;
         Ok(directory)
     }
 
-    /// Who has this key, if anybody.
-    pub async fn by_key(&self, text: &str) -> Result<Option<Actor>> {
-        let Ok(key) = KeyText::parse(text) else { return Ok(None) };
+    /// Who has this key, if anybody: one of ours, or a credential of the Plausible beside us.
+    ///
+    /// # Errors
+    /// Nobody can tell now, or the credential opens nothing.
+    pub async fn by_key(&self, text: &str) -> Result<Option<Actor>, DirectoryError> {
+        let Ok(key) = KeyText::parse(text) else {
+            return match &self.guests {
+                Some(guests) => guests.actor(text).await,
+                None => Ok(None),
+            };
+        };
         let now = self.clock.now();
         let Some(found) = self.store.operator_key_by_hash(&key.hash(), now).await? else { return Ok(None) };
         if found.last_used_at.is_none_or(|used| now.since(used) >= TOUCH_EVERY) {
             self.store.touch_key(found.account_id, found.id, now).await?;
         }
-        Ok(Some(Actor { account_id: found.account_id, role: found.role, who: Who::Key(found.id) }))
+        let who = Who::Key(found.id);
+        Ok(Some(Actor { account_id: found.account_id, role: found.role, only_site: None, who }))
     }
 
     /// Who is signed in with this token, if anybody.
-    pub async fn by_session(&self, token: &str) -> Result<Option<Actor>> {
+    ///
+    /// # Errors
+    /// Nobody can tell now, or the account is suspended.
+    pub async fn by_session(&self, token: &str) -> Result<Option<Actor>, DirectoryError> {
         let Some(session) = self.store.session(&token_hash(token), self.clock.now()).await? else { return Ok(None) };
-        Ok(Some(Actor { account_id: session.account_id, role: session.role, who: Who::User(session.user_id) }))
+        let role = match &self.guests {
+            Some(guests) => guests.role_of(&session).await?,
+            None => Some(session.role),
+        };
+        let Some(role) = role else { return Ok(None) };
+        let who = Who::User(session.user_id);
+        Ok(Some(Actor { account_id: session.account_id, role, only_site: None, who }))
+    }
+
+    /// Whose e-mail address and password these are, if anybody's, and the account they belong to.
+    ///
+    /// # Errors
+    /// Nobody can tell now, or they are right and not enough.
+    pub async fn by_password(
+        &self,
+        email: &str,
+        password: &str,
+    ) -> Result<Option<(AccountId, UserId)>, DirectoryError> {
+        if password.len() > password::MAX_BYTES {
+            return Ok(None);
+        }
+        if let Some(guests) = &self.guests {
+            return guests.by_password(email, password).await;
+        }
+        let login = self.store.login(email).await?;
+        let hash = login.as_ref().map(|login| login.password_hash.clone());
+        let matches = password::verify(password.to_owned(), hash).await.map_err(DirectoryError::Broken)?;
+        Ok(login.filter(|_| matches).map(|login| (login.account_id, login.user_id)))
     }
 
     /// Signs somebody in and answers the token of the session.

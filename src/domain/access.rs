@@ -4,8 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
-use super::ids::{AccountId, KeyId, UserId};
+use super::ids::{AccountId, KeyId, SiteId, UserId};
 
 /// What somebody may do within an account. Ordered: each role may do everything the ones before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, sqlx::Type)]
@@ -59,7 +60,16 @@ impl FromStr for Role {
 pub struct Actor {
     pub account_id: AccountId,
     pub role: Role,
+    /// Nothing of the account but this site is there for them.
+    pub only_site: Option<SiteId>,
     pub who: Who,
+}
+
+impl Actor {
+    /// Whether a site of the account is theirs to see.
+    pub fn sees(&self, site_id: SiteId) -> bool {
+        self.only_site.is_none_or(|only| only == site_id)
+    }
 }
 
 /// By what an actor is known in the audit log.
@@ -67,6 +77,12 @@ pub struct Actor {
 pub enum Who {
     Key(KeyId),
     User(UserId),
+    /// A token of Plausible's Plugins API, by Plausible's id.
+    PluginToken(Uuid),
+    /// An API key of Plausible's, by its id there.
+    PlausibleKey(i64),
+    /// Nobody here: it was changed in Plausible.
+    Plausible,
     /// Somebody with a shell on the machine.
     Operator,
 }
@@ -76,6 +92,9 @@ impl fmt::Display for Who {
         match self {
             Self::Key(id) => write!(f, "key:{id}"),
             Self::User(id) => write!(f, "user:{id}"),
+            Self::PluginToken(id) => write!(f, "plugin_token:{id}"),
+            Self::PlausibleKey(id) => write!(f, "plausible_key:{id}"),
+            Self::Plausible => f.write_str("plausible"),
             Self::Operator => f.write_str("operator"),
         }
     }

@@ -1,5 +1,6 @@
 //! The long-running duties, one file each: noticing ([`evaluator`]), sending ([`dispatcher`], [`sender`], [`settler`]),
-//! learning ([`profiles`]), holding shards ([`leases`]) and tidying up ([`janitor`]).
+//! learning ([`profiles`]), following another directory ([`mirror`]), holding shards ([`leases`]) and tidying up
+//! ([`janitor`]).
 //!
 //! This room does not know HTTP servers, and nothing outside calls into it but through [`crate::wake::Wake`]. All duties
 //! are started and stopped here; one that ends by itself takes the process down. Start reading at
@@ -16,6 +17,7 @@ use tracing::warn;
 use crate::analytics::Analytics;
 use crate::chance::Chance;
 use crate::clock::Clock;
+use crate::directory::plausible::Plausible;
 use crate::domain::address::AddressPolicy;
 use crate::domain::node::Roles;
 use crate::domain::pace::Limits;
@@ -37,6 +39,7 @@ mod late;
 pub mod leases;
 pub mod live;
 mod meters;
+pub mod mirror;
 pub mod notifier;
 pub mod poller;
 pub mod profiles;
@@ -62,6 +65,8 @@ pub struct Engine {
     pub room: ready::Room,
     pub evaluation_interval: Duration,
     pub retention: Duration,
+    /// Whose accounts, sites and goals are mirrored, where there is one beside us.
+    pub plausible: Option<Plausible>,
 }
 
 /// A started engine.
@@ -93,6 +98,7 @@ impl Engine {
                 leases: None,
                 keeper: None,
                 resender: None,
+                mirror: None,
                 notify,
                 others_notice_within: target::BELIEVED_FOR,
             },
@@ -122,7 +128,7 @@ impl Engine {
                 let evaluator = evaluator::Evaluator {
                     store: self.store.clone(),
                     analytics: embedded.clone(),
-                    leases: held,
+                    leases: held.clone(),
                     clock: self.clock.clone(),
                     interval: self.evaluation_interval,
                     firing,
@@ -138,7 +144,7 @@ impl Engine {
                 let poller = poller::Poller {
                     store: self.store.clone(),
                     clickhouse: clickhouse.clone(),
-                    leases: held,
+                    leases: held.clone(),
                     clock: self.clock.clone(),
                     interval: self.evaluation_interval,
                     firing,
@@ -148,6 +154,11 @@ impl Engine {
                 running.wake.evaluator = Some(calls);
             }
             Analytics::Embedded(_) | Analytics::ClickHouse(_) => {}
+        }
+        if let Some(plausible) = &self.plausible
+            && self.roles.engine
+        {
+            self.follow(&mut running, &held, plausible.clone());
         }
         let speaking = notifier::speak(self.store.clone(), self.clock.clone(), to_others, stop.clone());
         running.duties.spawn(async move { ("notifier", speaking.await) });
@@ -232,6 +243,22 @@ impl Engine {
         running.wake.leases = Some(leases_calls);
         running.wake.keeper = Some(keeper_calls);
         running.wake.resender = Some(resender_calls);
+    }
+
+    /// Starts the duty that keeps sites and goals as Plausible has them.
+    fn follow(&self, running: &mut Running, held: &leases::Leases, plausible: Plausible) {
+        let (calls, to_mirror) = mpsc::channel(64);
+        let mirror = mirror::Mirror {
+            store: self.store.clone(),
+            plausible,
+            leases: held.clone(),
+            clock: self.clock.clone(),
+            chance: self.chance.clone(),
+            wake: running.wake.clone(),
+        };
+        let following = mirror.run(to_mirror, running.stop.clone());
+        running.duties.spawn(async move { ("mirror", following.await) });
+        running.wake.mirror = Some(calls);
     }
 
     /// Starts the duty that learns what is usual, and answers what events are made with.

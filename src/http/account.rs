@@ -20,7 +20,7 @@ pub struct MeAnswer {
     account: AccountView,
     #[schema(value_type = String)]
     role: Role,
-    /// `key:…` or `user:…`, as in the audit log.
+    /// `key:…`, `user:…`, `plugin_token:…` or `plausible_key:…`, as in the audit log.
     who: String,
 }
 
@@ -91,7 +91,7 @@ pub async fn me(State(api): State<Api>, asking: Asking) -> Result<Json<MeAnswer>
     responses((status = 200, body = MembersAnswer), (status = 401, body = Problem), (status = 403, body = Problem),
         (status = 503, body = Problem)))]
 pub async fn list_members(State(api): State<Api>, asking: Asking) -> Result<Json<MembersAnswer>> {
-    let members = api.store.members(asking.0.account_id).await?;
+    let members = api.store.members(asking.of_the_account()?.account_id).await?;
     let view = |member: crate::store::accounts::Member| MemberView {
         id: member.user_id.to_string(),
         email: member.email,

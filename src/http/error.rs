@@ -9,6 +9,8 @@ use tracing::error;
 use utoipa::ToSchema;
 
 use crate::analytics::AnalyticsError;
+use crate::directory::DirectoryError;
+use crate::directory::plausible::PlausibleError;
 use crate::domain::access::Role;
 use crate::domain::invalid::Invalid;
 use crate::store::StoreError;
@@ -154,6 +156,24 @@ impl From<StoreError> for ApiError {
             StoreError::Dangling => Self::not_found(),
             StoreError::LeaseLost | StoreError::Overtaken | StoreError::Unavailable(_) => Self::unavailable(error),
             StoreError::Other(_) | StoreError::Refused(_) => Self::internal(error),
+        }
+    }
+}
+
+impl From<DirectoryError> for ApiError {
+    fn from(error: DirectoryError) -> Self {
+        match error {
+            DirectoryError::Store(error) => error.into(),
+            DirectoryError::Plausible(error @ PlausibleError::Away(_)) => {
+                let detail = "Plausible's database, which knows this credential or does not, does not answer; try again shortly.";
+                Self { detail: detail.to_owned(), ..Self::unavailable(error) }
+            }
+            DirectoryError::Plausible(error @ PlausibleError::Unusable(_)) => {
+                let detail = "What this takes cannot be read in Plausible's database; the log of this server says why.";
+                Self { detail: detail.to_owned(), ..Self::unavailable(error) }
+            }
+            DirectoryError::Broken(error) => Self::internal(error),
+            DirectoryError::Refused { code, sentence } => Self::forbidden(code, sentence),
         }
     }
 }

@@ -109,6 +109,7 @@ pub async fn create_goal(
 ) -> Result<(StatusCode, Json<GoalAnswer>)> {
     let actor = asking.at_least(Role::Editor)?;
     let site = find(&api, &actor, &site).await?;
+    api.refuse_what_is_mirrored()?;
     let goal = NewGoal::parse(&body)?;
     if api.store.goals(actor.account_id, site.id).await?.len() >= MAX_GOALS_PER_SITE {
         return Err(ApiError::limit_reached(format!("A site may have at most {MAX_GOALS_PER_SITE} goals.")));
@@ -134,7 +135,7 @@ pub async fn create_goal(
 #[utoipa::path(delete, path = "/api/sites/{site}/goals/{id}", tag = "sites", security(("key" = []), ("session" = [])),
     params(("site" = String, Path, description = "Id or domain"), ("id" = String, Path)),
     responses((status = 204), (status = 401, body = Problem), (status = 403, body = Problem),
-        (status = 404, body = Problem), (status = 503, body = Problem)))]
+        (status = 404, body = Problem), (status = 409, body = Problem), (status = 503, body = Problem)))]
 pub async fn delete_goal(
     State(api): State<Api>,
     asking: Asking,
@@ -142,6 +143,7 @@ pub async fn delete_goal(
 ) -> Result<StatusCode> {
     let actor = asking.at_least(Role::Editor)?;
     let site = find(&api, &actor, &site).await?;
+    api.refuse_what_is_mirrored()?;
     let id: GoalId = id.parse().map_err(|_| ApiError::not_found())?;
     if !api.store.delete_goal(&api.change(&actor), site.id, id).await? {
         return Err(ApiError::not_found());

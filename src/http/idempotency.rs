@@ -43,6 +43,11 @@ async fn run_once(api: &Api, request: Request, next: Next) -> Result<Response> {
     let body = read(body, API_BYTES).await?;
     let mut hash = Sha256::new();
     hash.update(parts.uri.path());
+    // What one may see, another may not.
+    if let Some(site) = actor.only_site {
+        hash.update([0]);
+        hash.update(site.to_string());
+    }
     hash.update([0]);
     hash.update(&body);
     let hash = hash.finalize();

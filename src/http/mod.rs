@@ -88,6 +88,8 @@ pub struct Settings {
     pub answers_api: bool,
     /// Whether it takes hits in.
     pub takes_hits: bool,
+    /// Whether sites and goals are Plausible's to change.
+    pub mirrors_plausible: bool,
 }
 
 impl std::ops::Deref for Api {
@@ -140,6 +142,21 @@ impl Api {
     fn change(&self, actor: &Actor) -> Change {
         let now = self.clock.now();
         Change::by(actor, now, self.chance.uuid_v7(now))
+    }
+
+    /// For whoever wants to change sites or goals.
+    ///
+    /// # Errors
+    /// 409 when they are mirrored.
+    fn refuse_what_is_mirrored(&self) -> Result<(), ApiError> {
+        if !self.settings.mirrors_plausible {
+            return Ok(());
+        }
+        Err(ApiError::conflict(
+            "managed_in_plausible",
+            "Sites and goals are Plausible's: change them there, in the site's settings. What you change is known here \
+             within ten seconds.",
+        ))
     }
 
     /// After a change of what is watched: returns once everybody here works with it.

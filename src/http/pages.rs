@@ -44,7 +44,11 @@ async fn style() -> Response {
 }
 
 async fn welcome(State(api): State<Api>) -> Result<Html<String>> {
-    let next = if api.store.operator_is_set_up().await? {
+    let next = if api.settings.mirrors_plausible {
+        "<p>Sites and goals are those of the Plausible beside it. Use a token of a site's Plugins API as the key, or run \
+         <code>pulsehook keys create --account TEAM</code> on the machine with the id of the team; then \
+         <code>pulsehook webhooks create</code> and <code>pulsehook webhooks test</code>.</p>"
+    } else if api.store.operator_is_set_up().await? {
         "<p>Next steps: <code>pulsehook sites create</code>, <code>pulsehook webhooks create</code>, \
          <code>pulsehook webhooks test</code>. Every command has <code>--help</code>.</p>"
     } else {

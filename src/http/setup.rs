@@ -91,13 +91,9 @@ pub async fn sign_in(
     let peer = peer.map_or_else(String::new, |peer| peer.0.0.ip().to_string());
     let who = [format!("email:{email}"), format!("address:{peer}")];
     refuse_after_too_many_tries(&api, &who)?;
-    let login = api.store.login(&email).await?;
-    let hash = login.as_ref().map(|login| login.password_hash.clone());
-    let matches =
-        password.len() <= password::MAX_BYTES && password::verify(password, hash).await.map_err(ApiError::internal)?;
-    match login.filter(|_| matches) {
-        Some(login) => {
-            let token = api.directory.sign_in(login.account_id, login.user_id, &api.chance).await?;
+    match api.directory.by_password(&email, &password).await? {
+        Some((account_id, user_id)) => {
+            let token = api.directory.sign_in(account_id, user_id, &api.chance).await?;
             let mut response = StatusCode::NO_CONTENT.into_response();
             response.headers_mut().insert(SET_COOKIE, cookie(&api, &token, SESSION_FOR));
             Ok(response)

@@ -90,7 +90,8 @@ impl From<Site> for SiteView {
         (status = 503, body = Problem)))]
 pub async fn list_sites(State(api): State<Api>, asking: Asking) -> Result<Json<SitesAnswer>> {
     let sites = api.store.sites(asking.0.account_id).await?;
-    Ok(Json(SitesAnswer { sites: sites.into_iter().map(SiteView::from).collect() }))
+    let seen = sites.into_iter().filter(|site| asking.0.sees(site.id));
+    Ok(Json(SitesAnswer { sites: seen.map(SiteView::from).collect() }))
 }
 
 /// Create a site
@@ -105,6 +106,7 @@ pub async fn create_site(
     JsonObject(body): JsonObject,
 ) -> Result<(StatusCode, Json<SiteAnswer>)> {
     let actor = asking.at_least(Role::Editor)?;
+    api.refuse_what_is_mirrored()?;
     let (domain, timezone) = read(&body, true)?;
     let domain = domain.unwrap_or_default();
     let timezone = timezone.unwrap_or_else(|| DEFAULT_ZONE.to_owned());
@@ -154,6 +156,7 @@ pub async fn update_site(
 ) -> Result<Json<SiteAnswer>> {
     let actor = asking.at_least(Role::Editor)?;
     let site = find(&api, &actor, &site).await?;
+    api.refuse_what_is_mirrored()?;
     let (domain, timezone) = read(&body, false)?;
     let domain = domain.unwrap_or(site.domain);
     let timezone = timezone.unwrap_or(site.timezone);
@@ -167,10 +170,11 @@ pub async fn update_site(
 #[utoipa::path(delete, path = "/api/sites/{site}", tag = "sites", security(("key" = []), ("session" = [])),
     params(("site" = String, Path, description = "Id or domain")),
     responses((status = 204), (status = 401, body = Problem), (status = 403, body = Problem),
-        (status = 404, body = Problem), (status = 503, body = Problem)))]
+        (status = 404, body = Problem), (status = 409, body = Problem), (status = 503, body = Problem)))]
 pub async fn delete_site(State(api): State<Api>, asking: Asking, Path(site): Path<String>) -> Result<StatusCode> {
     let actor = asking.at_least(Role::Editor)?;
     let site = find(&api, &actor, &site).await?;
+    api.refuse_what_is_mirrored()?;
     let webhooks = api.store.webhooks_of_site(actor.account_id, site.id).await?;
     if !api.store.delete_site(&api.change(&actor), site.id).await? {
         return Err(ApiError::not_found());
@@ -192,9 +196,10 @@ pub async fn delete_site(State(api): State<Api>, asking: Asking, Path(site): Pat
 /// The actor's site, by id or domain.
 ///
 /// # Errors
-/// 404 when there is none, or it is somebody else's.
+/// 404 when there is none, or it is somebody else's, or another than the one the actor may see.
 pub async fn find(api: &Api, actor: &Actor, id_or_domain: &str) -> Result<Site> {
-    api.store.site(actor.account_id, id_or_domain).await?.ok_or_else(ApiError::not_found)
+    let site = api.store.site(actor.account_id, id_or_domain).await?;
+    site.filter(|site| actor.sees(site.id)).ok_or_else(ApiError::not_found)
 }
 
 fn read(body: &Map<String, Value>, required: bool) -> Result<(Option<String>, Option<String>), Invalid> {

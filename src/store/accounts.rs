@@ -143,6 +143,60 @@ impl Store {
         Ok(on!(self.reader(), pool => sqlx::query_as(SQL).bind(token_hash).bind(now).fetch_optional(pool).await)?)
     }
 
+    /// Somebody who signed in to the other directory is here from now on, with this role in the account.
+    pub async fn welcome(
+        &self,
+        account_id: AccountId,
+        external_id: &str,
+        email: &str,
+        role: Role,
+        now: Timestamp,
+    ) -> Result<UserId> {
+        // Whoever had the address before has another one by now, or none.
+        const FORMER: &str = "DELETE FROM users WHERE email = $1 AND (external_id IS NULL OR external_id <> $2)";
+        const USER: &str = "
+            INSERT INTO users (external_id, email, password_hash, inserted_at) VALUES ($1, $2, '', $3)
+            ON CONFLICT (external_id) DO UPDATE SET email = excluded.email
+            RETURNING id";
+        let mut tx = self.begin().await?;
+        on!(&mut tx.0, tx => sqlx::query(FORMER).bind(email).bind(external_id).execute(&mut **tx).await.map(drop))?;
+        let user_id: UserId = on!(&mut tx.0, tx => sqlx::query_scalar(USER)
+            .bind(external_id).bind(email).bind(now).fetch_one(&mut **tx).await)?;
+        tx.set_role(account_id, user_id, role, now).await?;
+        tx.commit().await?;
+        Ok(user_id)
+    }
+
+    /// A member from the other directory may do something else there now.
+    pub async fn set_role(&self, account_id: AccountId, user_id: UserId, role: Role, now: Timestamp) -> Result<()> {
+        let mut tx = self.begin().await?;
+        tx.set_role(account_id, user_id, role, now).await?;
+        tx.commit().await
+    }
+
+    /// What the other directory calls a user and an account of ours.
+    pub async fn names_there(&self, account_id: AccountId, user_id: UserId) -> Result<Option<(String, String)>> {
+        const SQL: &str = "
+            SELECT users.external_id, accounts.external_id
+            FROM users, accounts
+            WHERE users.id = $2 AND accounts.id = $1
+                AND users.external_id IS NOT NULL AND accounts.external_id IS NOT NULL";
+        Ok(on!(self.reader(), pool => sqlx::query_as(SQL)
+            .bind(account_id).bind(user_id).fetch_optional(pool).await)?)
+    }
+
+    /// Somebody is no member any more: none of their sessions goes on.
+    pub async fn dismiss(&self, account_id: AccountId, user_id: UserId) -> Result<()> {
+        const SESSIONS: &str = "DELETE FROM sessions WHERE account_id = $1 AND user_id = $2";
+        const MEMBER: &str = "DELETE FROM memberships WHERE account_id = $1 AND user_id = $2";
+        let mut tx = self.begin().await?;
+        for sql in [SESSIONS, MEMBER] {
+            on!(&mut tx.0, tx => sqlx::query(sql)
+                .bind(account_id).bind(user_id).execute(&mut **tx).await.map(drop))?;
+        }
+        tx.commit().await
+    }
+
     pub async fn close_session(&self, token_hash: &[u8]) -> Result<()> {
         const SQL: &str = "DELETE FROM sessions WHERE token_hash = $1";
         on!(self.writer(), pool => sqlx::query(SQL).bind(token_hash).execute(pool).await.map(drop))?;
@@ -157,6 +211,15 @@ impl Store {
 }
 
 impl Tx {
+    async fn set_role(&mut self, account_id: AccountId, user_id: UserId, role: Role, now: Timestamp) -> Result<()> {
+        const SQL: &str = "
+            INSERT INTO memberships (account_id, user_id, role, inserted_at) VALUES ($1, $2, $3, $4)
+            ON CONFLICT (account_id, user_id) DO UPDATE SET role = excluded.role";
+        on!(&mut self.0, tx => sqlx::query(SQL)
+            .bind(account_id).bind(user_id).bind(role).bind(now).execute(&mut **tx).await.map(drop))?;
+        Ok(())
+    }
+
     /// Makes two requests of one account take turns, so that a limit holds when they race.
     pub(super) async fn lock_account(&mut self, account_id: AccountId) -> Result<()> {
         // SQLite's writers take turns anyway.

@@ -63,6 +63,24 @@ impl From<GoalRow> for Goal {
     }
 }
 
+/// `event_name`, `page_path` and `scroll_threshold`.
+pub(super) fn columns_of(kind: &GoalKind) -> (Option<&str>, Option<&str>, i32) {
+    match kind {
+        GoalKind::Event { name } => (Some(name), None, NO_SCROLL),
+        GoalKind::Page { path } => (None, Some(path), NO_SCROLL),
+        GoalKind::Scroll { path, threshold } => (None, Some(path), i32::from(*threshold)),
+    }
+}
+
+/// `custom_props`. Sorted, so that the same pairs in another order are the same goal.
+pub(super) fn props_text(pairs: &[(String, String)]) -> String {
+    let mut pairs = pairs.to_vec();
+    pairs.sort();
+    let props: serde_json::Map<String, serde_json::Value> =
+        pairs.into_iter().map(|(key, value)| (key, value.into())).collect();
+    serde_json::Value::Object(props).to_string()
+}
+
 impl Store {
     /// # Errors
     /// [`super::StoreError::Conflict`] when the site has such a goal, or one of that name.
@@ -73,16 +91,7 @@ impl Store {
             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
             RETURNING id, site_id, event_name, page_path, scroll_threshold, display_name, custom_props, currency,
                 inserted_at";
-        let (event_name, page_path, scroll_threshold) = match &draft.kind {
-            GoalKind::Event { name } => (Some(name), None, NO_SCROLL),
-            GoalKind::Page { path } => (None, Some(path), NO_SCROLL),
-            GoalKind::Scroll { path, threshold } => (None, Some(path), i32::from(*threshold)),
-        };
-        // Sorted, so that the same pairs in another order are the same goal.
-        let mut pairs = draft.custom_props.clone();
-        pairs.sort();
-        let props: serde_json::Map<String, serde_json::Value> =
-            pairs.into_iter().map(|(key, value)| (key, value.into())).collect();
+        let (event_name, page_path, scroll_threshold) = columns_of(&draft.kind);
         let mut tx = self.begin().await?;
         let row: GoalRow = on!(&mut tx.0, tx => sqlx::query_as(SQL)
             .bind(change.account_id)
@@ -91,7 +100,7 @@ impl Store {
             .bind(page_path)
             .bind(scroll_threshold)
             .bind(&draft.display_name)
-            .bind(serde_json::Value::Object(props).to_string())
+            .bind(props_text(&draft.custom_props))
             .bind(&draft.currency)
             .bind(change.now)
             .fetch_one(&mut **tx)

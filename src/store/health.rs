@@ -88,7 +88,8 @@ const GIVEN_UP: &str = "Nothing could be delivered for five days. Repair the end
     it again; what was given up can be resent.";
 
 impl Store {
-    /// Webhooks that fail, and those that were disabled with fewer than `told_all` warnings.
+    /// Webhooks that fail, and those that were disabled with fewer than `told_all` warnings. While its account is suspended
+    /// none is judged: nothing is sent to it.
     pub async fn operator_ailing(&self, told_all: u32) -> Result<Vec<Ailing>> {
         const SQL: &str = "
             SELECT webhooks.account_id, webhooks.site_id, sites.domain AS site_domain, webhooks.id AS webhook_id,
@@ -96,7 +97,9 @@ impl Store {
                 webhooks.disabled_reason
             FROM webhooks
             JOIN sites ON sites.id = webhooks.site_id
+            JOIN accounts ON accounts.id = webhooks.account_id
             WHERE webhooks.failing_since IS NOT NULL AND webhooks.active AND webhooks.warnings < $1
+                AND accounts.status = 'active'
             ORDER BY webhooks.failing_since";
         let rows: Vec<AilingRow> = on!(self.reader(), pool => sqlx::query_as(SQL)
             .bind(i64::from(told_all)).fetch_all(pool).await)?;

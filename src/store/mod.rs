@@ -23,6 +23,7 @@ pub mod goals;
 pub mod health;
 pub mod idempotency;
 pub mod keys;
+pub mod mirror;
 pub mod notices;
 pub mod observations;
 pub mod outbox;

@@ -16,6 +16,7 @@ mod interop;
 mod life;
 mod nodes;
 mod plans;
+mod plausible;
 mod resends;
 mod rooms;
 mod sending;

@@ -44,6 +44,14 @@ const MEANT: &[&str] = &[
     "SELECT trigger_id, fired, state FROM trigger_states",
     "SELECT site_id, profile FROM site_profiles",
     "SELECT sites.id, sites.domain FROM sites JOIN accounts",
+    // What is mirrored, compared as a whole with what the other directory says.
+    "SELECT id, external_id, name, status FROM accounts",
+    "SELECT external_id, id FROM accounts",
+    "SELECT id, account_id, domain, timezone FROM sites ORDER BY id",
+    "SELECT id, site_id, event_name, page_path, scroll_threshold, display_name, custom_props, currency, inserted_at FROM goals \
+     ORDER BY id",
+    // An account goes once, with what is left of it.
+    "DELETE FROM accounts",
     // The queue's depth: the longer it takes, the less often it is asked for.
     "SELECT count(*) AS deliveries, min(due_at) AS oldest_due_at FROM queue",
     // Its first row; the rest goes by keys.
@@ -54,6 +62,7 @@ const MEANT: &[&str] = &[
     "INSERT INTO accounts",
     // The first row of either.
     "SELECT count(*) FROM (SELECT 1 AS one FROM users",
+    "SELECT count(*) FROM (SELECT 1 AS one FROM accounts",
 ];
 
 /// Ours, one at a time, and not meant to read everything.

@@ -5,8 +5,11 @@ use std::path::Path;
 use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
+use pulsehook::domain::access::Role;
 use pulsehook::domain::event::{Addressee, Data, Event};
-use pulsehook::domain::ids::{AccountId, EventId, NodeId, WebhookId};
+use pulsehook::domain::goal::{Goal, GoalKind};
+use pulsehook::domain::ids::{AccountId, EventId, GoalId, NodeId, SiteId, WebhookId};
+use pulsehook::domain::mirror::{Changes, Owner, SiteThere, Truth};
 use pulsehook::domain::settle::Ended;
 use pulsehook::domain::time::Timestamp;
 use pulsehook::engine::leases::TTL;
@@ -188,6 +191,7 @@ async fn use_everything(database: Database) -> Database {
     app.get("/api/me").await.expect(200);
     trouble(&app).await;
     people(&app).await;
+    another_directory(&app).await;
     repeats(&app).await;
     bookkeeping(&app).await;
     observations(&app).await;
@@ -238,6 +242,70 @@ async fn people(app: &TestApp) {
     assert!(store.session(b"token", until).await.unwrap().is_none());
     assert_eq!(store.operator_prune_sessions(until).await.unwrap(), 1);
     store.close_session(b"token").await.unwrap();
+}
+
+/// Accounts, sites and goals that come from elsewhere, change and go.
+async fn another_directory(app: &TestApp) {
+    let store = &app.store;
+    assert!(store.settle_directory("own").await.unwrap());
+    assert!(!store.settle_directory("plausible").await.unwrap(), "it has accounts of its own");
+    let node = std::fs::read_to_string(app.database.folder.path().join("node")).unwrap();
+    let node = NodeId(node.trim().parse().unwrap());
+    let lease = store.held_shards(node).await.unwrap()[0];
+    let (id, owner) = (SiteId(9_000), Some("team:5".to_owned()));
+    let team = Owner { external_id: "team:5".into(), formerly: None, name: "Team (5)".into(), suspended: false };
+    let site =
+        SiteThere { id, owner, domain: "there.example".into(), timezone: "Etc/UTC".into(), inserted_at: app.now() };
+    let goal = Goal {
+        id: GoalId(9_000),
+        site_id: id,
+        display_name: "Signup".into(),
+        kind: GoalKind::Event { name: "Signup".into() },
+        custom_props: vec![("plan".into(), "pro".into())],
+        currency: None,
+        inserted_at: app.now(),
+    };
+    let mut truth = Truth { owners: vec![team], sites: vec![site], goals: vec![goal] };
+    let follow = async |truth: &Truth, lease: Lease| {
+        let known = store.mirrored().await.unwrap();
+        // What this directory has of its own is none of the other's.
+        let mut changes = Changes::between(&known, truth);
+        changes.forgotten_sites.retain(|site| site.id == id);
+        changes.forgotten_goals.retain(|goal| goal.site_id == id);
+        let outcome = store.mirror(node, lease, &changes, app.now(), || app.change(app.account_id).id).await;
+        (changes, outcome)
+    };
+    let elsewhere = Lease { epoch: lease.epoch + 1, ..lease };
+    assert!(matches!(follow(&truth, elsewhere).await.1, Err(StoreError::LeaseLost)));
+    assert_eq!(store.operator_holder_of(id).await.unwrap(), None, "nothing of it happened");
+    follow(&truth, lease).await.1.unwrap();
+    assert!(follow(&truth, lease).await.0.is_empty());
+    let holder = store.operator_holder_of(id).await.unwrap().unwrap();
+    assert_eq!(store.operator_account_there("team:5").await.unwrap(), Some(holder));
+    assert_eq!(store.operator_account_named("Team (5)").await.unwrap(), Some(holder.account_id));
+    for suspended in [true, false] {
+        truth.owners[0].suspended = suspended;
+        truth.sites[0].domain = format!("{suspended}.example");
+        truth.goals[0].display_name = format!("{suspended}");
+        follow(&truth, lease).await.1.unwrap();
+        assert_eq!(store.operator_holder_of(id).await.unwrap().unwrap().active, !suspended);
+        assert!(follow(&truth, lease).await.0.is_empty());
+    }
+    let user_id = store.welcome(holder.account_id, "user:7", "ann@example.com", Role::Editor, app.now()).await.unwrap();
+    let renamed = store.welcome(holder.account_id, "user:7", "new@example.com", Role::Editor, app.now()).await.unwrap();
+    assert_eq!(renamed, user_id);
+    let other = store.welcome(holder.account_id, "user:8", "ann@example.com", Role::Viewer, app.now()).await.unwrap();
+    store.set_role(holder.account_id, other, Role::Admin, app.now()).await.unwrap();
+    let names = store.names_there(holder.account_id, other).await.unwrap();
+    assert_eq!(names, Some(("user:8".to_owned(), "team:5".to_owned())));
+    assert_eq!(
+        store.members(holder.account_id).await.unwrap().iter().map(|member| member.role).collect::<Vec<_>>(),
+        [Role::Admin, Role::Editor]
+    );
+    store.dismiss(holder.account_id, other).await.unwrap();
+    assert_eq!(store.members(holder.account_id).await.unwrap().len(), 1);
+    follow(&Truth::default(), lease).await.1.unwrap();
+    assert_eq!(store.operator_account_there("team:5").await.unwrap(), None);
 }
 
 async fn repeats(app: &TestApp) {
