@@ -30,10 +30,11 @@ lint: ## Check format, lints and that nothing of one machine slipped in
 
 .PHONY: bench
 bench: ## Measure everything, each figure beside its ceiling and its target (ONLY=drain for one)
-	@scripts/need.sh cargo cc postgres anchor
+	@scripts/need.sh cargo cc postgres clickhouse anchor
 	@cargo build --release --locked
-	@scripts/with-postgres.sh sh -c \
-	    'exec target/release/pulsehook bench $(or $(ONLY),all) --postgres "$$PULSEHOOK_BENCH_POSTGRES"'
+	@scripts/with-postgres.sh scripts/with-clickhouse.sh sh -c \
+	    'exec target/release/pulsehook bench $(or $(ONLY),all) --postgres "$$PULSEHOOK_BENCH_POSTGRES" \
+	        --clickhouse "$$PULSEHOOK_BENCH_CLICKHOUSE"'
 
 # The names of the tests that make up a run on each database.
 CHAOS_both := chaos::survives::

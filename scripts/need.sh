@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes sure that what is named is there; installs what can be installed without asking, and says in one line how to get
-# the rest. Usage: need.sh cargo cc node postgres tools anchor
+# the rest. Usage: need.sh cargo cc node postgres clickhouse tools anchor
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,7 +20,8 @@ have_postgres() {
     command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null
 }
 
-need_tools() {
+# The ClickHouse of the tests is a Python package.
+need_python_tools() {
     local tools=tests/tools
     if [ ! -x $tools/.venv/bin/python ] || [ $tools/requirements.txt -nt $tools/.venv/stamp ]; then
         command -v python3 >/dev/null || apt_install python3 python3-venv
@@ -29,6 +30,11 @@ need_tools() {
         $tools/.venv/bin/pip install --quiet --disable-pip-version-check -r $tools/requirements.txt
         touch $tools/.venv/stamp
     fi
+}
+
+need_tools() {
+    need_python_tools
+    local tools=tests/tools
     if [ ! -f $tools/node_modules/stamp ] || [ $tools/package-lock.json -nt $tools/node_modules/stamp ]; then
         echo "Installing the npm packages of the tests"
         (cd $tools && npm ci --silent --no-audit --no-fund --ignore-scripts)
@@ -53,6 +59,7 @@ for what in "$@"; do
         cc) command -v cc >/dev/null || apt_install gcc libc6-dev ;;
         node) command -v node >/dev/null && command -v npm >/dev/null || { echo "Node is missing: get version 20 or newer from https://nodejs.org." >&2; exit 1; } ;;
         postgres) have_postgres || apt_install postgresql ;;
+        clickhouse) need_python_tools ;;
         tools) need_tools ;;
         anchor) need_anchor ;;
         *) echo "need.sh does not know $what" >&2; exit 2 ;;

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tracing::{info, warn};
 
 use crate::analytics::Analytics;
-use crate::analytics::clickhouse::ClickHouse;
+use crate::analytics::clickhouse::{ClickHouse, Mode};
 use crate::analytics::recorder::Recorder;
 use crate::analytics::sqlite::Embedded;
 use crate::chance::Chance;
@@ -79,7 +79,10 @@ impl App {
         let store = open_store(&config).await?;
         settle_directory(&config, &store).await?;
         let plausible = open_plausible(&config, &clock).await?;
-        let analytics = open_analytics(&config, identity.node, &clock).await?;
+        let analytics = open_analytics(&config, identity.node, &clock, &chance).await?;
+        if let Analytics::ClickHouse(clickhouse) = &analytics {
+            clickhouse.take_hits(&config.data_dir, config.spill_limit)?;
+        }
         let policy = AddressPolicy { allow: config.egress_allow.clone(), allow_http: config.egress_allow_http };
         let room = Room { total: room_in_flight(config.in_flight), per_host: config.host_in_flight as usize };
         let sender = sender(&config, &policy, &clock, substitutes)?;
@@ -218,17 +221,39 @@ async fn open_plausible(config: &Config, clock: &Clock) -> anyhow::Result<Option
 ///
 /// # Errors
 /// It cannot be opened or reached, or is not what we can work with.
-pub async fn open_analytics(config: &Config, node: NodeId, clock: &Clock) -> anyhow::Result<Analytics> {
+pub async fn open_analytics(
+    config: &Config,
+    node: NodeId,
+    clock: &Clock,
+    chance: &Chance,
+) -> anyhow::Result<Analytics> {
     Ok(match &config.analytics {
         AnalyticsPlace::Embedded(path) => {
             let opened = Embedded::open(path).await;
             Analytics::Embedded(opened.with_context(|| format!("{} cannot be opened", path.display()))?)
         }
         AnalyticsPlace::ClickHouse(address) => {
-            let connected = ClickHouse::connect(address, node, clock.clone()).await;
+            let mode = match &config.directory {
+                DirectoryPlace::Own => Mode::Ours { chance: chance.clone() },
+                DirectoryPlace::Plausible { .. } => Mode::Theirs,
+            };
+            let connected = ClickHouse::connect(address, node, clock.clone(), mode).await;
             Analytics::ClickHouse(connected.with_context(|| format!("the ClickHouse at {address} cannot be used"))?)
         }
     })
+}
+
+/// Makes the tables of a ClickHouse of our own. With anything else there is nothing to do: an embedded database is made when
+/// it is opened, and Plausible's is Plausible's.
+///
+/// # Errors
+/// It cannot be reached, or has tables that are not ours.
+pub async fn make_tables(config: &Config) -> anyhow::Result<()> {
+    let (AnalyticsPlace::ClickHouse(address), DirectoryPlace::Own) = (&config.analytics, &config.directory) else {
+        return Ok(());
+    };
+    let unusable = || format!("the ClickHouse at {address} cannot be used");
+    ClickHouse::make_tables(address, &Clock::system()).await.with_context(unusable)
 }
 
 /// Who this process is among the nodes. The name stays in the data folder, so that a node that was killed comes back as

@@ -93,6 +93,11 @@ pub const SETTINGS: &[Setting] = &[
         default: "loopback and private networks",
         help: "Networks whose X-Forwarded-For is believed",
     },
+    Setting {
+        name: "spill_limit",
+        default: "1GiB",
+        help: "With a ClickHouse of our own: events kept in DATA_DIR/spill while it does not take them, before new ones are refused",
+    },
     Setting { name: "retention", default: "30d", help: "How long deliveries are kept" },
     Setting { name: "log_format", default: "text on a terminal, else json", help: "text or json" },
     Setting { name: "log_level", default: "info", help: "error, warn, info, debug or trace" },
@@ -129,6 +134,8 @@ pub struct Config {
     /// `None`: as many as the process may have files open.
     pub in_flight: Option<u32>,
     pub trusted_proxies: Vec<IpNet>,
+    /// Bytes of hits that may wait for ClickHouse.
+    pub spill_limit: u64,
     pub retention: Duration,
     pub log_format: Option<LogFormat>,
     pub log_level: String,
@@ -316,6 +323,12 @@ impl Config {
                 networks,
                 "networks such as 10.1.0.0/16",
             )?,
+            spill_limit: sources.parsed(
+                "spill_limit",
+                1 << 30,
+                |text| size(text).filter(|bytes| *bytes >= 64 << 10),
+                "a size of at least 64KiB, such as 1GiB",
+            )?,
             retention: sources.parsed(
                 "retention",
                 Duration::from_secs(30 * 86_400),
@@ -422,6 +435,20 @@ fn at_least_one(text: &str) -> Option<u32> {
     text.parse().ok().filter(|number| *number >= 1)
 }
 
+/// Bytes: a whole number of KiB, MiB, GiB or TiB.
+fn size(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let unit = text.find(|c: char| !c.is_ascii_digit())?;
+    let power = match text[unit..].trim() {
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        _ => return None,
+    };
+    text[..unit].parse::<u64>().ok()?.checked_mul(1 << power)
+}
+
 fn networks(text: &str) -> Option<Vec<IpNet>> {
     text.split(',')
         .map(str::trim)
@@ -452,6 +479,8 @@ mod tests {
         assert_eq!(config.base_url, "http://127.0.0.1:8080");
         assert_eq!(config.database_url, "sqlite://./pulsehook-data/pulsehook.db");
         assert_eq!(config.max_webhooks_per_account, 10);
+        assert_eq!(config.spill_limit, 1_073_741_824);
+        assert_eq!(with(&[("spill_limit", "512MiB")]).unwrap().spill_limit, 512 << 20);
     }
 
     #[test]
@@ -482,6 +511,8 @@ mod tests {
             ),
             (vec![("analytics_url", "mysql://x")], "analytics_url must be sqlite://path, or it must be clickhouse://"),
             (vec![("retention", "5")], "retention must be a span"),
+            (vec![("spill_limit", "1GB")], "spill_limit must be a size of at least 64KiB"),
+            (vec![("spill_limit", "1KiB")], "spill_limit must be a size of at least 64KiB"),
             (vec![("role", "worker")], "role must be one or more of api, ingest and engine"),
             (vec![("role", "api")], "role splits the work over several nodes"),
             (vec![("endpoint_rate", "-1")], "endpoint_rate must be a whole number"),

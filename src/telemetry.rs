@@ -45,6 +45,12 @@ pub fn start_metrics() -> PrometheusHandle {
 
 fn describe() {
     describe_counter!("pulsehook_hits_total", "Tracked events, by what became of them");
+    describe_counter!("pulsehook_clickhouse_rows_total", "Tracked events that ClickHouse has taken");
+    describe_counter!("pulsehook_clickhouse_batches_total", "Inserts that ClickHouse has taken");
+    describe_counter!("pulsehook_clickhouse_insert_failures_total", "Inserts that failed and were repeated");
+    describe_gauge!("pulsehook_spill_bytes", Unit::Bytes, "Tracked events on disk that wait for ClickHouse");
+    describe_gauge!("pulsehook_spill_oldest_seconds", Unit::Seconds, "How long the oldest of them has waited");
+    describe_counter!("pulsehook_spill_damaged_bytes_total", Unit::Bytes, "What of them was damaged and set aside");
     describe_counter!("pulsehook_events_fired_total", "Events recorded, by type");
     describe_counter!("pulsehook_evaluations_total", "Looks at the traffic, by result");
     describe_histogram!("pulsehook_evaluation_seconds", Unit::Seconds, "Time of one look at the traffic");

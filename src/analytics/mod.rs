@@ -40,6 +40,9 @@ pub enum AnalyticsError {
     Unavailable(String),
     #[error("{0}")]
     Refused(String),
+    /// The database is there, and nothing is in it.
+    #[error("{0}")]
+    NoTable(String),
 }
 
 impl From<sqlx::Error> for AnalyticsError {

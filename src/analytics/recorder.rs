@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::sessions::Sessions;
 use super::visitor::{SALT_BYTES, Salts, day_of, visitor_id};
@@ -48,8 +49,12 @@ pub struct Recorder {
     state: Arc<Mutex<State>>,
 }
 
+/// How often the salts are read again: another node may have been first.
+const REREAD: Duration = Duration::from_secs(90);
+
 struct State {
     salts: Salts,
+    read_at: Timestamp,
     sessions: Sessions,
 }
 
@@ -59,8 +64,9 @@ impl Recorder {
     /// # Errors
     /// The analytics database does not answer.
     pub async fn new(analytics: Analytics, clock: Clock, chance: Chance) -> Result<Self> {
-        let salts = load_salts(&analytics, &chance, clock.now()).await?;
-        let state = Arc::new(Mutex::new(State { salts, sessions: Sessions::default() }));
+        let now = clock.now();
+        let salts = load_salts(&analytics, &chance, now).await?;
+        let state = Arc::new(Mutex::new(State { salts, read_at: now, sessions: Sessions::default() }));
         Ok(Self { analytics, clock, chance, state })
     }
 
@@ -77,7 +83,7 @@ impl Recorder {
         device: Device,
     ) -> Result<Result<Hit, Dropped>> {
         let now = self.clock.now();
-        self.change_salt_at_midnight(now).await?;
+        self.read_salts_again(now).await?;
         Ok(self.attribute_at(event, site_id, domain, client, device, now))
     }
 
@@ -126,11 +132,23 @@ impl Recorder {
         })
     }
 
-    async fn change_salt_at_midnight(&self, now: Timestamp) -> Result<()> {
-        let day = self.state.lock().unwrap_or_else(PoisonError::into_inner).salts.day;
-        if day_of(now) > day {
-            let salts = load_salts(&self.analytics, &self.chance, now).await?;
-            self.state.lock().unwrap_or_else(PoisonError::into_inner).salts = salts;
+    /// At midnight, and every now and then.
+    async fn read_salts_again(&self, now: Timestamp) -> Result<()> {
+        let is_new_day = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_new_day = day_of(now) > state.salts.day;
+            if !is_new_day && now.since(state.read_at) < REREAD {
+                return Ok(());
+            }
+            // One request does it; at midnight nobody goes on without.
+            state.read_at = now;
+            is_new_day
+        };
+        match load_salts(&self.analytics, &self.chance, now).await {
+            Ok(salts) => self.state.lock().unwrap_or_else(PoisonError::into_inner).salts = salts,
+            Err(error) if is_new_day => return Err(error),
+            // Those of the day are known.
+            Err(_) => {}
         }
         Ok(())
     }

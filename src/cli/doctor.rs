@@ -7,9 +7,9 @@ use anyhow::bail;
 use serde_json::json;
 
 use super::{Flags, output};
-use crate::analytics::Analytics;
-use crate::analytics::clickhouse::{ClickHouse, Limits};
-use crate::app;
+use crate::analytics::clickhouse::{ClickHouse, Limits, Mode};
+use crate::analytics::sqlite::Embedded;
+use crate::analytics::{Analytics, AnalyticsError};
 use crate::chance::Chance;
 use crate::clock::Clock;
 use crate::config::{AnalyticsPlace, Config, DirectoryPlace};
@@ -213,10 +213,21 @@ async fn look_at_analytics(config: &Config, clock: &Clock, findings: &mut Findin
     {
         return findings.ok(WHAT, format!("{} is not there yet; the first start makes it", path.display()));
     }
-    let node = NodeId(Chance::from_system().uuid_v7(clock.now()));
-    let analytics = match app::open_analytics(config, node, clock).await {
+    // As somebody who only reads: whatever is not there yet is not made.
+    let opened = match &config.analytics {
+        AnalyticsPlace::Embedded(path) => Embedded::open(path).await.map(Analytics::Embedded),
+        AnalyticsPlace::ClickHouse(address) => {
+            let node = NodeId(Chance::from_system().uuid_v7(clock.now()));
+            let connected = ClickHouse::connect(address, node, clock.clone(), Mode::Theirs).await;
+            connected.map(Analytics::ClickHouse)
+        }
+    };
+    let analytics = match opened {
         Ok(analytics) => analytics,
-        Err(error) => return findings.fault(WHAT, format!("{error:#}")),
+        Err(AnalyticsError::NoTable(_)) if config.directory == DirectoryPlace::Own => {
+            return findings.ok(WHAT, "ClickHouse answers; the first start makes the tables");
+        }
+        Err(error) => return findings.fault(WHAT, error.to_string()),
     };
     match &analytics {
         Analytics::Embedded(_) => findings.ok(WHAT, "an SQLite file of our own"),
@@ -240,6 +251,13 @@ async fn look_at_analytics(config: &Config, clock: &Clock, findings: &mut Findin
 
 async fn look_at_clickhouse(config: &Config, clickhouse: &ClickHouse, clock: &Clock, findings: &mut Findings) {
     let shape = clickhouse.shape();
+    if config.directory == DirectoryPlace::Own && !shape.is_ours {
+        findings.fault(
+            "analytics",
+            "events_v2 was not made by Pulsehook, which writes into no other; if it is Plausible's, set directory to \
+             plausible, else name a database of Pulsehook's own in analytics_url",
+        );
+    }
     let began = clock.monotonic();
     let theirs = clickhouse.clock().await;
     let took = clock.monotonic().saturating_sub(began);
@@ -251,6 +269,10 @@ async fn look_at_clickhouse(config: &Config, clickhouse: &ClickHouse, clock: &Cl
     let sentence = format!("ClickHouse {} at {place}{scroll}, answers in {} ms", shape.version, took.as_millis());
     findings.ok("analytics", sentence);
     match shape.limits {
+        Limits::AskedFor if shape.is_ours => findings.ok("permissions", "may write, as it has to"),
+        Limits::Allowed | Limits::TheirsOnly if shape.is_ours => {
+            findings.fault("permissions", "this user of ClickHouse may not write, so no events can be taken in");
+        }
         Limits::AskedFor => findings.warn(
             "permissions",
             "this user of ClickHouse may write; Pulsehook asks for read-only, but a user with readonly = 2 cannot err",

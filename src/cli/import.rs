@@ -147,7 +147,7 @@ async fn store_history(command: &AccessLog, site: &str, bytes: &[u8], visits: &[
     }
     let (clock, chance) = (Clock::system(), Chance::from_system());
     let node = NodeId(chance.uuid_v7(clock.now()));
-    let analytics = app::open_analytics(&config, node, &clock).await?;
+    let analytics = app::open_analytics(&config, node, &clock, &chance).await?;
     let recorder = Recorder::new(analytics.clone(), clock.clone(), chance.clone()).await?;
     let progress = progress_bar(visits.len());
     for batch in visits.chunks(BATCH) {

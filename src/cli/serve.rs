@@ -77,6 +77,7 @@ impl Migrate {
         app::prepare_data_dir(&config.data_dir)?;
         let store = app::open_store(&config).await?;
         store.close().await;
+        app::make_tables(&config).await?;
         output::say("The database is up to date.");
         Ok(())
     }

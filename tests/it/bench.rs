@@ -3,8 +3,9 @@
 use serde_json::Value;
 use tokio::process::Command;
 
+use crate::support::clickhouse::ClickHouse;
 use crate::support::process::succeeded;
-use crate::support::{Database, on_both};
+use crate::support::{Database, in_time, on_both};
 
 /// Runs a figure on one database and answers what it printed, one object a line.
 async fn bench(database: &Database, arguments: &[&str]) -> Vec<Value> {
@@ -57,6 +58,22 @@ on_both! {
         positive(&figures[0], "with_50_per_second");
         positive(&figures[0], "with_500_per_second");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_arrives_in_clickhouse_is_measured() {
+    in_time(async {
+        let url = ClickHouse::empty().await.url();
+        let (server, _) = url.rsplit_once('/').unwrap();
+        let arguments = ["ingest", "--count", "50", "--rows", "500", "--clickhouse", server];
+        let figures = bench(&Database::sqlite(), &arguments).await;
+        let [embedded, clickhouse] = &figures[..] else { panic!("{figures:#?}") };
+        positive(embedded, "ratio");
+        for key in ["arrived_per_second", "writer_per_second", "driver_alone_per_second", "ratio"] {
+            positive(clickhouse, key);
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod bench;
 mod chaos;
 mod cli;
 mod clickhouse;
+mod clickhouse_ingest;
 mod crash;
 mod doctor;
 mod flow;

@@ -12,7 +12,7 @@ use sqlx::{Connection as _, PgConnection};
 
 use crate::support::Database;
 use crate::support::app::{Answer, SITE, http_client, text};
-use crate::support::clickhouse::{CURRENT, ClickHouse, Row};
+use crate::support::clickhouse::{ClickHouse, Row};
 use crate::support::process::{Served, key, pulsehook};
 use crate::support::zoo::{Arrived, Behaviour, Endpoint};
 
@@ -206,7 +206,7 @@ async fn roles_can_be_split() {
 async fn nodes_share_what_is_in_clickhouse_and_report_it_once() {
     crate::support::in_time(async {
         let cluster = Cluster::new().await;
-        let clickhouse = ClickHouse::plausible(CURRENT).await;
+        let clickhouse = ClickHouse::empty().await;
         let endpoint = Endpoint::http([Behaviour::status(200)]).await;
         let url = clickhouse.url();
         let environment = [("PULSEHOOK_ANALYTICS_URL", url.as_str()), ("PULSEHOOK_EVALUATION_INTERVAL", "200ms")];

@@ -37,7 +37,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     // The load generator measures from inside: it is the one part of the command line that may.
-    ("bench", &["cli", "domain", "store", "directory", "engine", "clock", "chance", "telemetry"]),
+    ("bench", &["cli", "domain", "store", "analytics", "directory", "engine", "clock", "chance", "telemetry"]),
     ("cli", &["app", "domain", "store", "analytics", "directory", "clock", "chance", "config", "telemetry", "http"]),
 ];
 

@@ -7,6 +7,7 @@ use clickhouse::{Client, Row};
 use serde::Deserialize;
 
 use super::errors::explain;
+use super::tables::MARK;
 use crate::analytics::{AnalyticsError, Result};
 
 /// The table hits are in.
@@ -24,6 +25,8 @@ pub struct Shape {
     /// Whether engagement says how far a page was scrolled: since Plausible 3.0.
     pub has_scroll_depth: bool,
     pub has_engagement_time: bool,
+    /// Whether Pulsehook made the table.
+    pub is_ours: bool,
     pub limits: Limits,
 }
 
@@ -44,6 +47,17 @@ struct Column {
 }
 
 impl Shape {
+    /// What our own tables look like, on a server that has not answered yet.
+    pub fn ours() -> Self {
+        Self {
+            version: "unknown".to_owned(),
+            has_scroll_depth: true,
+            has_engagement_time: true,
+            is_ours: true,
+            limits: Limits::AskedFor,
+        }
+    }
+
     /// Asks the server.
     ///
     /// # Errors
@@ -62,7 +76,7 @@ impl Shape {
         let columns: Vec<Column> = columns.fetch_all().await.map_err(explain)?;
         let columns: HashSet<_> = columns.into_iter().map(|column| column.name).collect();
         if columns.is_empty() {
-            return Err(AnalyticsError::Refused(format!(
+            return Err(AnalyticsError::NoTable(format!(
                 "the ClickHouse database {database} has no table {EVENTS} that this user may read; is it the one \
                  Plausible keeps its events in (CLICKHOUSE_DATABASE_URL)?"
             )));
@@ -75,7 +89,12 @@ impl Shape {
                 missing.join(", ")
             )));
         }
+        const COMMENT: &str =
+            "SELECT comment FROM system.tables WHERE database = {database:String} AND name = {table:String}";
+        let comment = client.query(COMMENT).param("database", database).param("table", EVENTS);
+        let comment: Option<String> = comment.fetch_optional().await.map_err(explain)?;
         Ok(Self {
+            is_ours: comment.is_some_and(|comment| comment.starts_with(MARK)),
             version,
             has_scroll_depth: columns.contains("scroll_depth"),
             has_engagement_time: columns.contains("engagement_time"),

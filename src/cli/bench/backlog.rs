@@ -48,7 +48,7 @@ impl Backlog {
 
     async fn once(&self, world: &World, kind: Kind, figure: &mut Figure) -> anyhow::Result<()> {
         let sink = Sink::start(&world.clock).await?;
-        let launch = Launch { authorities_pem: sink.authority_pem.clone(), unlimited: true };
+        let launch = Launch { authorities_pem: sink.authority_pem.clone(), unlimited: true, ..Launch::default() };
         let home = Home::new(world, kind).await?;
         let accounts = accounts(world, &home.database, ACCOUNTS).await?;
         let served = home.serve(world, &launch).await?;

@@ -174,7 +174,7 @@ pub async fn hooks(world: &World, home: &Home, sink: &Sink) -> anyhow::Result<Ve
 }
 
 fn launch(sink: &Sink) -> Launch {
-    Launch { authorities_pem: sink.authority_pem.clone(), unlimited: true }
+    Launch { authorities_pem: sink.authority_pem.clone(), unlimited: true, ..Launch::default() }
 }
 
 /// Starts the server on a queue of `count` deliveries and measures until it is empty.

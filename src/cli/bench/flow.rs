@@ -100,7 +100,7 @@ impl Flow {
     async fn once(&self, world: &World, kind: Kind, figure: &mut Figure) -> anyhow::Result<f64> {
         let sink = Arc::new(Sink::with_groups(&world.clock, self.crowd.sites).await?);
         let home = Home::new(world, kind).await?;
-        let launch = Launch { authorities_pem: sink.authority_pem.clone(), unlimited: true };
+        let launch = Launch { authorities_pem: sink.authority_pem.clone(), unlimited: true, ..Launch::default() };
         let served = home.serve(world, &launch).await?;
         set_up(&served, &self.crowd.plans(&home.account, |site, index| sink.url(site, index))).await?;
         let store = home.database.store().await?;

@@ -66,7 +66,7 @@ impl Isolation {
         let home = Home::new(world, kind).await?;
         let accounts = accounts(world, &home.database, self.healthy + 2 * self.hanging).await?;
         let authorities_pem = format!("{}{}", sink.authority_pem, answering.authority_pem);
-        let served = home.serve(world, &Launch { authorities_pem, unlimited: false }).await?;
+        let served = home.serve(world, &Launch { authorities_pem, unlimited: false, ..Launch::default() }).await?;
         let (well, others) = accounts.split_at(self.healthy);
         let (busy, ill) = others.split_at(self.hanging);
         let well = sites(&served, well, "well", |index| sink.url(0, index)).await?;

@@ -138,7 +138,7 @@ impl Latency {
         for _ in world.runs("latency, across nodes", Some(Kind::Postgres)) {
             let (sink, home, first) = stage(world, Kind::Postgres).await?;
             let folder = Folder::new(world)?;
-            let launch = Launch { authorities_pem: sink.authority_pem.clone(), unlimited: false };
+            let launch = Launch { authorities_pem: sink.authority_pem.clone(), unlimited: false, ..Launch::default() };
             let second = Served::start(world, &home.database.url, folder.path(), &launch).await?;
             let hooks = set_up(&first, &[Plan::silent(&home.account, SITE, vec![sink.url(0, 0)])]).await?.concat();
             world.clock.sleep(SETTLING).await;
@@ -197,7 +197,7 @@ impl Latency {
 async fn stage(world: &World, kind: Kind) -> anyhow::Result<(Sink, Home, Served)> {
     let sink = Sink::keeping(&world.clock, Ipv4Addr::LOCALHOST).await?;
     let home = Home::new(world, kind).await?;
-    let launch = Launch { authorities_pem: sink.authority_pem.clone(), unlimited: false };
+    let launch = Launch { authorities_pem: sink.authority_pem.clone(), unlimited: false, ..Launch::default() };
     let served = home.serve(world, &launch).await?;
     Ok((sink, home, served))
 }

@@ -1,7 +1,7 @@
 //! `bench`: the load generator behind every figure, as a command, so that anybody can repeat them on their machine.
 //!
 //! The real server does the work: this process starts `serve` of its own executable as a child, on a throw-away folder
-//! or a fresh database of the cluster `--postgres` names, and plays the world around it: trackers that post
+//! or a fresh database of the cluster `--postgres` names (and of the ClickHouse `--clickhouse` names), and plays the world around it: trackers that post
 //! ([`trackers`]), endpoints that answer ([`sink`]) or hang ([`hanging`]), an outage that filled the queue ([`queue`]).
 //! All of them share the machine, so ratios say more than numbers.
 //!
@@ -22,8 +22,8 @@
 //! what the product can do (`drain`, `flow`, `backlog`, `history`) and at their defaults everywhere else.
 //!
 //! This room may name the engine's sender and speak SQL, which the rest of the command line may not: it is a measuring
-//! device. It knows the product's insides in three places only: [`queue::fill`] records events, [`ceiling`] builds the
-//! sender, and [`history`] has the tables' columns.
+//! device. It knows the product's insides in four places only: [`queue::fill`] records events, [`ceiling`] builds the
+//! sender, [`history`] has the tables' columns, and [`ingest`] gives hits to the writer.
 
 use std::path::PathBuf;
 
@@ -41,6 +41,7 @@ mod anchor;
 mod arrivals;
 mod backlog;
 mod ceiling;
+mod clickhouse;
 mod database;
 mod drain;
 mod flow;
@@ -62,8 +63,10 @@ mod trackers;
 mod usage;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "`make bench` builds it, starts a private PostgreSQL and measures everything; `make bench \
-                        ONLY=drain` one figure.")]
+#[command(
+    after_help = "`make bench` builds it, starts a private PostgreSQL and ClickHouse and measures everything; `make bench \
+                        ONLY=drain` one figure."
+)]
 pub struct Bench {
     #[command(flatten)]
     common: Common,
@@ -82,6 +85,9 @@ struct Common {
     /// A PostgreSQL cluster in which databases may be made; without it only SQLite is measured
     #[arg(long, global = true, value_name = "URL")]
     postgres: Option<String>,
+    /// A ClickHouse in which databases may be made; without it nothing is measured there
+    #[arg(long, global = true, value_name = "URL")]
+    clickhouse: Option<String>,
     /// Measure on this database only
     #[arg(long, global = true, value_name = "KIND")]
     database: Option<Kind>,
@@ -114,7 +120,7 @@ struct All {
 /// What `all` measures, as it would be typed, and the small counts of `--quick`.
 const EVERYTHING: &[(&[&str], &[&str])] = &[
     (&["start"], &["--count", "1"]),
-    (&["ingest"], &["--count", "200"]),
+    (&["ingest"], &["--count", "200", "--rows", "2000"]),
     (&["ceiling"], &["--count", "1000"]),
     (&["drain"], &["--count", "1000"]),
     (&["drain", "--snapshot"], &["--count", "1000"]),
@@ -141,6 +147,7 @@ struct World {
     /// This program.
     executable: PathBuf,
     cluster: Option<Cluster>,
+    clickhouse: Option<clickhouse::Server>,
     common: Common,
 }
 
@@ -202,10 +209,11 @@ impl World {
             cluster.is_some() || common.database != Some(Kind::Postgres),
             "--database postgres needs a cluster: --postgres postgres://user@host:5432"
         );
+        let clickhouse = common.clickhouse.as_deref().map(clickhouse::Server::parse).transpose()?;
         let executable = std::env::current_exe().context("this program's own file cannot be found")?;
         // Thousands of endpoints that hang are thousands of connections; if they may not be, that shows soon enough.
         let _ = rlimit::increase_nofile_limit(u64::MAX);
-        Ok(Self { clock: Clock::system(), chance: Chance::from_system(), executable, cluster, common })
+        Ok(Self { clock: Clock::system(), chance: Chance::from_system(), executable, cluster, clickhouse, common })
     }
 
     /// The databases to measure on.

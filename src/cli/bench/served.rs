@@ -32,6 +32,8 @@ pub struct Launch {
     pub authorities_pem: String,
     /// Whether the limits that protect endpoints are off. Without, they are what they are by default.
     pub unlimited: bool,
+    /// Where traffic is kept, if not in a file of its own.
+    pub analytics_url: String,
 }
 
 /// The running server. It is killed when dropped.
@@ -78,6 +80,9 @@ impl Served {
             .kill_on_drop(true);
         if launch.unlimited {
             command.envs(UNLIMITED);
+        }
+        if !launch.analytics_url.is_empty() {
+            command.env("PULSEHOOK_ANALYTICS_URL", &launch.analytics_url);
         }
         if !launch.authorities_pem.is_empty() {
             let path = folder.join("authorities.pem");

@@ -50,8 +50,11 @@ impl Starve {
     async fn once(&self, world: &World, kind: Kind, figure: &mut Figure) -> anyhow::Result<()> {
         let crowded = Sink::start(&world.clock).await?;
         let quiet = Sink::keeping(&world.clock, OTHER_HOST).await?;
-        let launch =
-            Launch { authorities_pem: format!("{}{}", crowded.authority_pem, quiet.authority_pem), unlimited: false };
+        let launch = Launch {
+            authorities_pem: format!("{}{}", crowded.authority_pem, quiet.authority_pem),
+            unlimited: false,
+            ..Launch::default()
+        };
         let home = Home::new(world, kind).await?;
         let other = accounts(world, &home.database, 1).await?.remove(0);
         let served = home.serve(world, &launch).await?;

@@ -16,7 +16,8 @@ use super::process::tools;
 
 /// Started when first looked at.
 static SERVER: LazyLock<Server> = LazyLock::new(Server::start);
-static DATABASES: AtomicU32 = AtomicU32::new(0);
+/// Numbers databases and inserts.
+static NUMBERS: AtomicU32 = AtomicU32::new(0);
 
 /// The versions of Plausible whose tables there are.
 pub const CURRENT: &str = "current";
@@ -89,7 +90,7 @@ impl ClickHouse {
     pub async fn empty() -> Self {
         // The first look starts a process and waits for it.
         let server = tokio::task::spawn_blocking(|| &*SERVER).await.expect("the server starts");
-        let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
+        let name = format!("test_{}", NUMBERS.fetch_add(1, Ordering::Relaxed));
         let database = Self { name: name.clone(), http: http_client() };
         let made = database.http.post(&server.url).body(format!("CREATE DATABASE {name}")).send().await.unwrap();
         assert!(made.status().is_success(), "{}", made.text().await.unwrap());
@@ -128,7 +129,11 @@ impl ClickHouse {
     /// Puts rows in, as a flush of Plausible's would: all in one insert.
     pub async fn insert(&self, rows: &[Row<'_>]) {
         let lines: Vec<_> = rows.iter().map(Row::json).collect();
-        self.run(&format!("INSERT INTO events_v2 FORMAT JSONEachRow\n{}", lines.join("\n"))).await;
+        // Two inserts that are alike are two.
+        let token = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        let insert =
+            format!("INSERT INTO events_v2 SETTINGS insert_deduplication_token = 'test {token}' FORMAT JSONEachRow");
+        self.run(&format!("{insert}\n{}", lines.join("\n"))).await;
     }
 
     /// The same into tables of a version.
