@@ -246,7 +246,8 @@ struct Candidate {
 #[derive(Debug, Default)]
 struct PathIndex {
     exact: HashMap<String, Vec<Candidate>>,
-    patterns: RegexSet,
+    /// Even an empty set takes tens of kilobytes, and most sites have none.
+    patterns: Option<RegexSet>,
     by_pattern: Vec<Candidate>,
 }
 
@@ -307,18 +308,16 @@ impl PathIndex {
                 exact.entry(path).or_default().push(goal);
             }
         }
-        let patterns = RegexSetBuilder::new(patterns)
-            .dot_matches_new_line(true)
-            .size_limit(256 * 1_024 * 1_024)
-            .build()
-            // A thousand paths of two thousand characters fit; should they not one day, no path matches.
-            .unwrap_or_else(|_| RegexSet::empty());
+        let set = || RegexSetBuilder::new(&patterns).dot_matches_new_line(true).size_limit(256 * 1_024 * 1_024).build();
+        // A thousand paths of two thousand characters fit; should they not one day, no path matches.
+        let patterns = if patterns.is_empty() { None } else { set().ok() };
         Self { exact, patterns, by_pattern }
     }
 
     fn fitting(&self, path: &str) -> impl Iterator<Item = &Candidate> {
         let exact = self.exact.get(path).into_iter().flatten();
-        exact.chain(self.patterns.matches(path).into_iter().map(|index| &self.by_pattern[index]))
+        let patterns = self.patterns.iter().flat_map(|patterns| patterns.matches(path));
+        exact.chain(patterns.map(|index| &self.by_pattern[index]))
     }
 }
 

@@ -85,7 +85,7 @@ struct View {
     /// Everything before was looked at.
     looked_until: Timestamp,
     /// How many rows like this one, of this second, were reported.
-    reported: HashMap<(i64, i64), i32>,
+    reported: foldhash::HashMap<(i64, i64), i32>,
 }
 
 /// Completions of one goal for one trigger that are new.
@@ -96,12 +96,14 @@ struct Found {
     name: u64,
 }
 
+/// Rows of a shard like this one, of this second: how many there are.
+type Counts = foldhash::HashMap<(i32, i64, i64), i32>;
+
 /// What was read in a step.
 #[derive(Default)]
 struct News {
     found: BTreeMap<(TriggerId, GoalId), Found>,
-    /// Rows like this one, of this second: how many there are, by shard.
-    counts: HashMap<(i32, i64, i64), i32>,
+    counts: Counts,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -223,6 +225,8 @@ impl Poller {
             step.fired.extend(self.firing.completion(&known.catalog.sites, completions, moment, now));
         }
         let memories = self.judge(known, &visitors, &mut step, now).await?;
+        let looked = self.clock.monotonic().saturating_sub(started);
+        histogram!("pulsehook_look_seconds").record(looked.as_secs_f64());
         self.commit(known, step, news.counts, now).await?;
         self.store.record_gaps(&gaps).await?;
         for view in known.views.values_mut() {
@@ -316,7 +320,7 @@ impl Poller {
         &self,
         known: &mut Knowledge,
         step: Step,
-        counts: HashMap<(i32, i64, i64), i32>,
+        counts: Counts,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let mut reported = Vec::new();
@@ -358,7 +362,7 @@ impl Poller {
                 continue;
             }
             let looked_until = looked_until.get(&shard).copied().flatten();
-            let mut reported = HashMap::new();
+            let mut reported = foldhash::HashMap::default();
             // Where nobody ever looked nothing can have been reported.
             if looked_until.is_some() {
                 for row in self.store.operator_reported(shard, now - REMEMBERED).await? {
@@ -429,16 +433,23 @@ impl News {
     fn take_in(&mut self, known: &Knowledge, hit: &Hit) {
         let Some(site) = known.catalog.sites.get(&hit.site_id) else { return };
         let Some(view) = known.views.get(&site.shard) else { return };
+        let (secs, identity) = (hit.at.secs(), identity(hit));
+        let key = (site.shard, secs, identity);
+        // Most rows were reported with a look before this one, and nobody need be asked who wants them.
+        let reported = view.reported.get(&(secs, identity)).copied().unwrap_or(0);
+        if reported > 0 {
+            let count = self.counts.entry(key).or_insert(0);
+            if *count < reported {
+                *count += 1;
+                return;
+            }
+        }
         let wanted = site.wanted(hit, Timestamp::floor_to_second);
         if wanted.is_empty() {
             return;
         }
-        let (secs, identity) = (hit.at.secs(), identity(hit));
-        let count = self.counts.entry((site.shard, secs, identity)).or_insert(0);
+        let count = self.counts.entry(key).or_insert(0);
         *count += 1;
-        if *count <= view.reported.get(&(secs, identity)).copied().unwrap_or(0) {
-            return;
-        }
         let name = name(secs, identity, *count);
         for wanted in wanted {
             let new = || Found { site_id: hit.site_id, tally: firing::tally(hit), name: 0 };

@@ -58,6 +58,16 @@ impl Delivered {
         millis(self.at.since(self.recorded_at))
     }
 
+    /// When the first hit that it counts came in.
+    pub fn first_hit_at(&self) -> Option<Timestamp> {
+        self.first_hit_at
+    }
+
+    /// How many hits it counts.
+    pub fn hits(&self) -> u64 {
+        self.count
+    }
+
     /// From each hit to the arrival. Hits that share an event are all charged with the wait of the first.
     fn since_hits_ms(&self) -> impl Iterator<Item = f64> {
         let wait = millis(self.at.since(self.first_hit_at.unwrap_or(self.recorded_at)));

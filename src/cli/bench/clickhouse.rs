@@ -2,9 +2,13 @@
 
 use anyhow::Context as _;
 use clickhouse::{Client, Row};
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::World;
+use super::trackers::http;
 use crate::analytics::clickhouse::{Address, ClickHouse};
 use crate::domain::hit::Hit;
 
@@ -84,6 +88,25 @@ impl Database {
             insert.write(&Plain::of(hit)).await?;
         }
         Ok(insert.end().await?)
+    }
+
+    /// Milliseconds the server has taken so far for the two statements of every look, by its own account; `None` where it
+    /// keeps none that we know how to read.
+    pub async fn own_time_of_looks(&self) -> anyhow::Result<Option<f64>> {
+        let address = format!("{}/queries?database={}", self.address.url, self.address.database);
+        let answer = http().request(Request::get(address).body(Full::default())?).await?;
+        if answer.status() != StatusCode::OK {
+            return Ok(None);
+        }
+        let Ok(log) = serde_json::from_slice::<Value>(&answer.into_body().collect().await?.to_bytes()) else {
+            return Ok(None);
+        };
+        let Some(queries) = log["queries"].as_array() else { return Ok(None) };
+        let is_look = |query: &&Value| {
+            let id = query["query_id"].as_str().unwrap_or_default();
+            id.contains("-hits-") || id.contains("-visitors-")
+        };
+        Ok(Some(queries.iter().filter(is_look).filter_map(|query| query["elapsed_ms"].as_f64()).sum()))
     }
 
     pub async fn discard(self) -> anyhow::Result<()> {

@@ -54,6 +54,7 @@ mod latency;
 mod postgres;
 mod queue;
 mod report;
+mod scale;
 mod served;
 mod sink;
 mod stage;
@@ -106,6 +107,7 @@ enum Which {
     Starve(starve::Starve),
     Backlog(backlog::Backlog),
     History(history::History),
+    Scale(scale::Scale),
     Anchor(anchor::Anchor),
 }
 
@@ -130,6 +132,7 @@ const EVERYTHING: &[(&[&str], &[&str])] = &[
     (&["starve"], &["--count", "2000", "--singles", "3"]),
     (&["backlog"], &["--count", "5000", "--webhooks", "50", "--deliver", "1000"]),
     (&["history"], &["--count", "1000", "--sizes", "1000,10000"]),
+    (&["scale"], &["--sites", "100", "--triggers", "2", "--rows", "50", "--seconds", "3"]),
     (&["anchor"], &["--count", "1000"]),
 ];
 
@@ -179,6 +182,7 @@ impl Which {
             Self::Starve(figure) => Box::pin(figure.run(world)).await,
             Self::Backlog(figure) => Box::pin(figure.run(world)).await,
             Self::History(figure) => Box::pin(figure.run(world)).await,
+            Self::Scale(figure) => Box::pin(figure.run(world)).await,
             Self::Anchor(figure) => Box::pin(figure.run(world)).await,
         }
     }
