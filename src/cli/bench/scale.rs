@@ -15,7 +15,7 @@ use http::Request;
 use http_body_util::{BodyExt as _, Full};
 use sqlx::Connection as _;
 
-use super::arrivals::{gather, millis};
+use super::arrivals::{Delivered, gather, millis};
 use super::home::Home;
 use super::report::{Figure, Kind, Target, percentile};
 use super::served::{Launch, Served};
@@ -112,7 +112,7 @@ impl Scale {
             .iter()
             .filter_map(|one| Some(millis(one.at.since(*visible.get(&one.first_hit_at()?.secs())?))))
             .collect();
-        let counted: u64 = delivered.iter().map(|one| one.hits()).sum();
+        let counted: u64 = delivered.iter().map(Delivered::hits).sum();
         figure.add("visible_to_post_p50_ms", percentile(&lags, 50));
         figure.add("visible_to_post_p99_ms", percentile(&lags, 99));
         figure.add("missing", expected as f64 - counted as f64);
