@@ -22,12 +22,14 @@ use crate::domain::address::AddressPolicy;
 use crate::domain::ids::NodeId;
 use crate::domain::time::Timestamp;
 use crate::domain::vault::Keyring;
+use crate::engine::checker::Checker;
 use crate::engine::egress::{DialRecorder, EgressConnector, Resolver, trusted_roots};
 use crate::engine::ready::Room;
 use crate::engine::sender::Sender;
 use crate::engine::{Engine, Running};
 use crate::http::{Api, Settings};
 use crate::store::Store;
+use crate::store::facts::MASTER_KEYS;
 use crate::store::shards::Node;
 use crate::telemetry;
 
@@ -40,6 +42,8 @@ pub struct App {
     pub api: Api,
     listener: TcpListener,
     engine: Running,
+    /// Under which it says what master keys it works with.
+    keys_fact: String,
     /// Says to other processes that this folder, and the node's name in it, are taken.
     _identity: Identity,
 }
@@ -85,7 +89,8 @@ impl App {
         }
         let policy = AddressPolicy { allow: config.egress_allow.clone(), allow_http: config.egress_allow_http };
         let room = Room { total: room_in_flight(config.in_flight), per_host: config.host_in_flight as usize };
-        let sender = sender(&config, &policy, &clock, substitutes)?;
+        let connector = connector(&config, &policy, &clock, substitutes)?;
+        let sender = Sender::new(connector.clone(), clock.clone(), config.host_in_flight as usize);
         let listener = TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("cannot listen on {}; is another server there?", config.listen))?;
@@ -96,6 +101,10 @@ impl App {
         }
         let recorder = Recorder::new(analytics.clone(), clock.clone(), chance.clone()).await?;
         let directory = Directory::load(store.clone(), clock.clone(), plausible.clone()).await?;
+        // Nothing is to be sealed with a key that somebody who runs does not know.
+        let keys_fact = format!("{MASTER_KEYS}{}", identity.node);
+        let keys = keyring.ids().collect::<Vec<_>>().join(",");
+        store.set_fact(&keys_fact, &format!("{} {keys}", clock.now())).await?;
         // What this node held before it was killed is nobody else's: no need to wait for its leases to run out.
         store.release_shards(identity.node).await?;
         let node = Node { id: identity.node, version: env!("CARGO_PKG_VERSION"), roles: config.roles.to_string() };
@@ -103,6 +112,7 @@ impl App {
             store: store.clone(),
             analytics: analytics.clone(),
             sender: Arc::new(sender),
+            checker: Checker::new(connector, policy.clone(), clock.clone()),
             keyring: keyring.clone(),
             policy: policy.clone(),
             clock: clock.clone(),
@@ -139,7 +149,7 @@ impl App {
                 mirrors_plausible: config.directory != DirectoryPlace::Own,
             },
         );
-        Ok(Self { config, clock, store, analytics, api, listener, engine, _identity: identity })
+        Ok(Self { config, clock, store, analytics, api, listener, engine, keys_fact, _identity: identity })
     }
 
     /// Where it listens.
@@ -169,6 +179,9 @@ impl App {
             () = self.clock.sleep(std::time::Duration::from_secs(5)) => warn!("Some requests did not end in time"),
         }
         let stopped = self.engine.stop().await;
+        if let Err(error) = self.store.forget_fact(&self.keys_fact).await {
+            warn!(%error, "That this process ended could not be noted: {error}");
+        }
         self.analytics.close().await;
         self.store.close().await;
         outcome.and(stopped)
@@ -325,6 +338,9 @@ fn room_in_flight(asked: Option<u32>) -> usize {
     usize::try_from(room.min(possible)).unwrap_or(16)
 }
 
+/// Name of the file in the data folder that has the master keys, where no setting has them.
+pub const MASTER_KEY_FILE: &str = "master.key";
+
 /// The configured key, else the one in the data folder, else a new one there.
 fn master_key(config: &Config, chance: &Chance) -> anyhow::Result<Keyring> {
     use std::io::Write as _;
@@ -332,19 +348,15 @@ fn master_key(config: &Config, chance: &Chance) -> anyhow::Result<Keyring> {
     if let Some(keyring) = &config.master_key {
         return Ok(keyring.clone());
     }
-    let path = config.data_dir.join("master.key");
-    let read = || -> anyhow::Result<Keyring> {
-        let text = std::fs::read_to_string(&path)?;
-        Ok(Keyring::parse(text.trim())?)
-    };
+    let path = config.data_dir.join(MASTER_KEY_FILE);
     if path.exists() {
-        return read().with_context(|| format!("{} is not a master key", path.display()));
+        return master_key_in(&path);
     }
     let text = base64::engine::general_purpose::STANDARD.encode(chance.bytes::<32>());
     let mut file = match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
         Ok(file) => file,
         // Another process was faster; its key is the one.
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return read(),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return master_key_in(&path),
         Err(error) => return Err(error).with_context(|| format!("{} cannot be written", path.display())),
     };
     writeln!(file, "{text}")
@@ -354,7 +366,22 @@ fn master_key(config: &Config, chance: &Chance) -> anyhow::Result<Keyring> {
     Ok(Keyring::parse(&text)?)
 }
 
-fn sender(config: &Config, policy: &AddressPolicy, clock: &Clock, substitutes: Substitutes) -> anyhow::Result<Sender> {
+/// The keys in this file.
+///
+/// # Errors
+/// It cannot be read, or holds something else.
+pub fn master_key_in(path: &Path) -> anyhow::Result<Keyring> {
+    let read = || -> anyhow::Result<Keyring> { Ok(Keyring::parse(std::fs::read_to_string(path)?.trim())?) };
+    read().with_context(|| format!("{} is not a master key", path.display()))
+}
+
+/// The one way out, for deliveries and for whoever looks at an address before.
+fn connector(
+    config: &Config,
+    policy: &AddressPolicy,
+    clock: &Clock,
+    substitutes: Substitutes,
+) -> anyhow::Result<EgressConnector> {
     let extra = match &config.egress_ca {
         Some(path) => {
             Some(std::fs::read(path).with_context(|| format!("egress_ca {} cannot be read", path.display()))?)
@@ -369,9 +396,9 @@ fn sender(config: &Config, policy: &AddressPolicy, clock: &Clock, substitutes: S
         warn!(networks = ?policy.allow, "Webhooks may reach networks that are otherwise forbidden (egress_allow)");
     }
     let roots = trusted_roots(extra.as_deref())?;
-    let mut connector = EgressConnector::new(policy.clone(), resolver, roots, clock.clone());
-    if let Some(dialled) = substitutes.dialled {
-        connector = connector.recording(dialled);
-    }
-    Ok(Sender::new(connector, clock.clone(), config.host_in_flight as usize))
+    let connector = EgressConnector::new(policy.clone(), resolver, roots, clock.clone());
+    Ok(match substitutes.dialled {
+        Some(dialled) => connector.recording(dialled),
+        None => connector,
+    })
 }

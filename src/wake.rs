@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Clock;
 use crate::domain::ids::WebhookId;
+use crate::domain::url_check::{Verdict, Wanted};
 
 /// A call that is answered once it has been acted upon.
 pub type Answer<T = ()> = oneshot::Sender<T>;
@@ -61,6 +62,13 @@ pub enum ToMirror {
     Look(Answer),
 }
 
+/// What the checker of addresses is asked.
+#[derive(Debug)]
+pub enum ToChecker {
+    /// Look at this address. Given up when nobody waits for the answer any more.
+    Check(Box<Wanted>, Answer<Verdict>),
+}
+
 /// What the learner is asked.
 #[derive(Debug)]
 pub enum ToLearner {
@@ -79,6 +87,7 @@ pub struct Wake {
     pub keeper: Option<mpsc::Sender<ToKeeper>>,
     pub resender: Option<mpsc::Sender<ToResender>>,
     pub mirror: Option<mpsc::Sender<ToMirror>>,
+    pub checker: Option<mpsc::Sender<ToChecker>>,
     /// To other nodes.
     pub notify: mpsc::Sender<i32>,
     /// How long another node may act on what it read before.
@@ -126,6 +135,11 @@ impl Wake {
     /// A range of deliveries is to be sent once more. Returns once its first part is in the queue, if this node does that.
     pub async fn resend_wanted(&self) {
         ask(self.resender.as_ref(), ToResender::Look).await;
+    }
+
+    /// How far one comes with this address, within half a minute. `None` when the engine is stopping.
+    pub async fn check_url(&self, wanted: Wanted) -> Option<Verdict> {
+        ask(self.checker.as_ref(), |answer| ToChecker::Check(Box::new(wanted), answer)).await
     }
 
     /// Returns once what another directory says is known, everything committed so far has been learned from and evaluated,

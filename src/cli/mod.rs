@@ -20,6 +20,7 @@ mod keys;
 mod output;
 pub mod receive;
 mod resources;
+mod rotate_key;
 mod serve;
 
 #[derive(Parser)]
@@ -70,6 +71,8 @@ enum Action {
     Bench(bench::Bench),
     /// Bring the database up to date (`serve` does it by itself)
     Migrate(serve::Migrate),
+    /// Encrypt what is kept secret with the newest master key, while the server runs
+    RotateKey(rotate_key::RotateKey),
     /// Check a set-up: settings, databases, schema, clocks, permissions, freshness of the traffic
     Doctor(doctor::Doctor),
 }
@@ -90,6 +93,7 @@ pub async fn main() -> ExitCode {
         Action::Keys(command) => command.run().await,
         Action::Bench(command) => command.run().await,
         Action::Migrate(command) => command.run().await,
+        Action::RotateKey(command) => command.run().await,
         Action::Doctor(command) => command.run().await,
     };
     match outcome {

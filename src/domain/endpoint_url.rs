@@ -133,6 +133,11 @@ impl EndpointUrl {
         self.0.scheme() == "https"
     }
 
+    /// Whether its host is a name, which has to be looked up.
+    pub fn is_name(&self) -> bool {
+        matches!(self.0.host(), Some(Host::Domain(_)))
+    }
+
     /// Host and port, for lists and logs: paths and queries often carry tokens.
     pub fn authority(&self) -> String {
         match (self.0.host_str().unwrap_or_default(), self.0.port()) {

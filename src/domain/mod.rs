@@ -28,5 +28,6 @@ pub mod settle;
 pub mod signature;
 pub mod time;
 pub mod trigger;
+pub mod url_check;
 pub mod vault;
 pub mod webhook;

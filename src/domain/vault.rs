@@ -48,6 +48,9 @@ pub enum CannotOpen {
     Damaged,
 }
 
+/// Column of the answers to requests with an `Idempotency-Key`. They have no row of their own: the account is enough.
+pub const ANSWERS: &str = "idempotency";
+
 /// Where a sealed value lives.
 #[derive(Debug, Clone, Copy)]
 pub struct Place {
@@ -74,6 +77,24 @@ impl Keyring {
             })
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Self(keys))
+    }
+
+    /// Names of the keys, the newest first.
+    pub fn ids(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.0.iter().map(|key| key.id.as_str())
+    }
+
+    /// Name of the key that seals.
+    pub fn newest(&self) -> &str {
+        &self.0[0].id
+    }
+
+    /// What was sealed for `place`, sealed with the newest key; `None` when it is already. `nonce` must be random and new.
+    pub fn renew(&self, place: &Place, nonce: [u8; NONCE_BYTES], sealed: &[u8]) -> Result<Option<Vec<u8>>, CannotOpen> {
+        if split(sealed).is_some_and(|(id, _, _)| id == self.newest()) {
+            return Ok(None);
+        }
+        Ok(Some(self.seal(place, nonce, &self.open(place, sealed)?)))
     }
 
     /// Encrypts `plain` for `place`. `nonce` must be random and new.
@@ -147,6 +168,18 @@ mod tests {
     fn an_older_key_still_opens_after_a_new_one_was_put_first() {
         let sealed = ring(&[1]).seal(&place(1), [9; 24], b"hush");
         assert_eq!(ring(&[2, 1]).open(&place(1), &sealed).unwrap(), b"hush");
+    }
+
+    #[test]
+    fn what_an_older_key_sealed_is_renewed_once() {
+        let (old, both) = (ring(&[1]), ring(&[2, 1]));
+        let sealed = old.seal(&place(1), [9; 24], b"hush");
+        let renewed = both.renew(&place(1), [8; 24], &sealed).unwrap().unwrap();
+        assert_eq!(ring(&[2]).open(&place(1), &renewed).unwrap(), b"hush");
+        assert_eq!(both.renew(&place(1), [7; 24], &renewed), Ok(None));
+        assert_eq!(both.renew(&place(2), [7; 24], &sealed), Err(CannotOpen::Damaged));
+        assert!(matches!(ring(&[2]).renew(&place(1), [7; 24], &sealed), Err(CannotOpen::UnknownKey(_))));
+        assert_eq!((both.ids().count(), both.newest()), (2, ring(&[2]).newest()));
     }
 
     #[test]

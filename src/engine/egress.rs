@@ -31,6 +31,7 @@ use tower::Service;
 use crate::clock::Clock;
 use crate::domain::address::AddressPolicy;
 use crate::domain::outcome::{Outcome, Stage};
+use crate::domain::url_check::Step;
 
 const DNS_BUDGET: Duration = Duration::from_secs(3);
 const CONNECT_BUDGET: Duration = Duration::from_secs(5);
@@ -64,8 +65,19 @@ pub type DialRecorder = Arc<Mutex<Vec<SocketAddr>>>;
 
 /// Why there is no connection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .0.code())]
-pub struct NoConnection(pub Outcome);
+#[error("{}", outcome.code())]
+pub struct NoConnection {
+    /// How far it came.
+    pub at: Step,
+    pub outcome: Outcome,
+}
+
+impl NoConnection {
+    /// Failures of a step.
+    fn at(step: Step) -> impl Fn(Outcome) -> Self {
+        move |outcome| Self { at: step, outcome }
+    }
+}
 
 /// A connection, encrypted or not.
 pub enum Stream {
@@ -141,47 +153,68 @@ impl EgressConnector {
         self
     }
 
-    async fn connect(self, uri: Uri) -> Result<TokioIo<Stream>, Outcome> {
+    /// The same for whoever wants to know how an endpoint is today: what is remembered of earlier handshakes would hide
+    /// that its certificate is not valid any more.
+    #[must_use]
+    pub fn without_memory(mut self) -> Self {
+        let mut config = ClientConfig::clone(self.tls.config());
+        config.resumption = Resumption::disabled();
+        self.tls = TlsConnector::from(Arc::new(config));
+        self
+    }
+
+    async fn connect(self, uri: Uri) -> Result<TokioIo<Stream>, NoConnection> {
         let https = match uri.scheme_str() {
             Some("https") => true,
             Some("http") if self.policy.allow_http => false,
-            _ => return Err(Outcome::ForbiddenUrl { problem: "must start with https://".to_owned() }),
+            _ => {
+                let problem = "must start with https://".to_owned();
+                return Err(NoConnection { at: Step::Https, outcome: Outcome::ForbiddenUrl { problem } });
+            }
         };
-        let host = uri.host().ok_or(Outcome::Internal { what: "an address without a host" })?;
+        let host = uri.host().ok_or(Outcome::Internal { what: "an address without a host" });
+        let host = host.map_err(NoConnection::at(Step::Syntax))?;
         let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let addresses = self.vetted_addresses(host).await?;
-        let tcp = self.dial(&addresses, port).await?;
+        let tcp = self.dial(&addresses, port).await.map_err(NoConnection::at(Step::Connection))?;
         // What the kernel says is what counts.
-        let peer = tcp.peer_addr().map_err(|error| connect_outcome(&error))?;
-        self.policy.judge(peer.ip()).map_err(|_| Outcome::ForbiddenAddress)?;
+        let peer = tcp.peer_addr().map_err(|error| connect_outcome(&error));
+        let peer = peer.map_err(NoConnection::at(Step::Connection))?;
+        let forbidden = NoConnection { at: Step::Address, outcome: Outcome::ForbiddenAddress };
+        self.policy.judge(peer.ip()).map_err(|_| forbidden)?;
         // Small requests go out at once; failing to ask for it costs only time.
         let _ = tcp.set_nodelay(true);
         if !https {
             return Ok(TokioIo::new(Stream::Plain(tcp)));
         }
-        let name = ServerName::try_from(host.to_owned())
-            .map_err(|_| Outcome::Internal { what: "a host name TLS cannot express" })?;
-        let stream = within(&self.clock, TLS_BUDGET, self.tls.connect(name, tcp))
-            .await
-            .ok_or(Outcome::Timeout(Stage::Tls))?
-            .map_err(|error| tls_outcome(&error))?;
+        let stream = self.encrypt(host, tcp).await.map_err(NoConnection::at(Step::Certificate))?;
         Ok(TokioIo::new(Stream::Tls(Box::new(stream))))
     }
 
+    async fn encrypt(&self, host: &str, tcp: TcpStream) -> Result<TlsStream<TcpStream>, Outcome> {
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| Outcome::Internal { what: "a host name TLS cannot express" })?;
+        within(&self.clock, TLS_BUDGET, self.tls.connect(name, tcp))
+            .await
+            .ok_or(Outcome::Timeout(Stage::Tls))?
+            .map_err(|error| tls_outcome(&error))
+    }
+
     /// All of them or none: a name with one forbidden record is refused.
-    async fn vetted_addresses(&self, host: &str) -> Result<Vec<IpAddr>, Outcome> {
+    async fn vetted_addresses(&self, host: &str) -> Result<Vec<IpAddr>, NoConnection> {
         let addresses = match host.parse::<IpAddr>() {
             Ok(literal) => vec![literal],
             Err(_) => {
-                within(&self.clock, DNS_BUDGET, self.resolver.resolve(host)).await.ok_or(Outcome::DnsTimeout)??
+                let found = within(&self.clock, DNS_BUDGET, self.resolver.resolve(host)).await;
+                found.unwrap_or(Err(Outcome::DnsTimeout)).map_err(NoConnection::at(Step::Dns))?
             }
         };
         if addresses.is_empty() {
-            return Err(Outcome::DnsNotFound);
+            return Err(NoConnection { at: Step::Dns, outcome: Outcome::DnsNotFound });
         }
         if addresses.iter().any(|address| self.policy.judge(*address).is_err()) {
-            return Err(Outcome::ForbiddenAddress);
+            return Err(NoConnection { at: Step::Address, outcome: Outcome::ForbiddenAddress });
         }
         Ok(addresses)
     }
@@ -270,7 +303,7 @@ impl Service<Uri> for EgressConnector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let connector = self.clone();
-        Box::pin(async move { connector.connect(uri).await.map_err(NoConnection) })
+        Box::pin(async move { connector.connect(uri).await })
     }
 }
 

@@ -1,6 +1,6 @@
 //! The long-running duties, one file each: noticing ([`evaluator`]), sending ([`dispatcher`], [`sender`], [`settler`]),
-//! learning ([`profiles`]), following another directory ([`mirror`]), holding shards ([`leases`]) and tidying up
-//! ([`janitor`]).
+//! learning ([`profiles`]), following another directory ([`mirror`]), looking at addresses ([`checker`]), holding shards
+//! ([`leases`]) and tidying up ([`janitor`]).
 //!
 //! This room does not know HTTP servers, and nothing outside calls into it but through [`crate::wake::Wake`]. All duties
 //! are started and stopped here; one that ends by itself takes the process down. Start reading at
@@ -29,6 +29,7 @@ use crate::wake::Wake;
 
 pub mod backlog;
 pub mod catalog;
+pub mod checker;
 pub mod dispatcher;
 pub mod egress;
 pub mod evaluator;
@@ -55,6 +56,7 @@ pub struct Engine {
     pub store: Store,
     pub analytics: Analytics,
     pub sender: Arc<sender::Sender>,
+    pub checker: checker::Checker,
     pub keyring: Keyring,
     pub policy: AddressPolicy,
     pub clock: Clock,
@@ -99,6 +101,7 @@ impl Engine {
                 keeper: None,
                 resender: None,
                 mirror: None,
+                checker: None,
                 notify,
                 others_notice_within: target::BELIEVED_FOR,
             },
@@ -160,6 +163,10 @@ impl Engine {
         {
             self.follow(&mut running, &held, plausible.clone());
         }
+        let (checker_calls, to_checker) = mpsc::channel(64);
+        let checking = self.checker.clone().run(to_checker, stop.clone());
+        running.duties.spawn(async move { ("checker", checking.await) });
+        running.wake.checker = Some(checker_calls);
         let speaking = notifier::speak(self.store.clone(), self.clock.clone(), to_others, stop.clone());
         running.duties.spawn(async move { ("notifier", speaking.await) });
         Ok(running)

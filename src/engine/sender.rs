@@ -211,7 +211,7 @@ fn kept(head: &HeaderMap) -> Vec<(String, String)> {
 fn outcome_of(error: &hyper_util::client::legacy::Error) -> Outcome {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
-        if let Some(NoConnection(outcome)) = error.downcast_ref::<NoConnection>() {
+        if let Some(NoConnection { outcome, .. }) = error.downcast_ref::<NoConnection>() {
             return outcome.clone();
         }
         if let Some(error) = error.downcast_ref::<hyper::Error>()

@@ -17,7 +17,7 @@ use super::body::{API_BYTES, read};
 use super::error::{ApiError, Result};
 use crate::domain::ids::AccountId;
 use crate::domain::invalid::Invalid;
-use crate::domain::vault::Place;
+use crate::domain::vault::{ANSWERS, Place};
 use crate::store::idempotency::Repeated;
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -70,7 +70,7 @@ async fn run_once(api: &Api, request: Request, next: Next) -> Result<Response> {
 }
 
 fn place(account_id: AccountId) -> Place {
-    Place { account_id, row: Uuid::nil(), column: "idempotency" }
+    Place { account_id, row: Uuid::nil(), column: ANSWERS }
 }
 
 fn replay(api: &Api, account_id: AccountId, status: i32, sealed: &[u8]) -> Result<Response> {
@@ -84,10 +84,10 @@ fn replay(api: &Api, account_id: AccountId, status: i32, sealed: &[u8]) -> Resul
     Ok(response)
 }
 
-/// Our own failures are not remembered: the same request may be tried again.
+/// Our own failures are not remembered, nor that it was too soon: the same request may be tried again.
 async fn remember(api: &Api, account_id: AccountId, key: &str, response: Response) -> Result<Response> {
     let (parts, body) = response.into_parts();
-    if parts.status.is_server_error() {
+    if parts.status.is_server_error() || parts.status == StatusCode::TOO_MANY_REQUESTS {
         api.store.forget_idempotency_key(account_id, key).await?;
         return Ok(Response::from_parts(parts, body));
     }

@@ -51,6 +51,7 @@ pub mod schemas;
 pub mod setup;
 pub mod sites;
 pub mod triggers;
+pub mod url_check;
 pub mod webhooks;
 
 use error::ApiError;
@@ -76,6 +77,8 @@ pub struct Parts {
     ready: AtomicBool,
     /// Failed tries to sign in, by who tried.
     tries: Mutex<HashMap<String, setup::Tries>>,
+    /// Who looked at addresses lately.
+    checks: url_check::Checks,
     /// Who was recognised as robot or browser lately.
     agents: event::Agents,
 }
@@ -129,6 +132,7 @@ impl Api {
             settings,
             ready: AtomicBool::new(true),
             tries: Mutex::default(),
+            checks: url_check::Checks::default(),
             agents: event::Agents::default(),
         }))
     }
@@ -216,6 +220,7 @@ fn routes() -> OpenApiRouter<Api> {
             webhooks::delete_webhook
         ))
         .routes(routes!(webhooks::rotate_secret))
+        .routes(routes!(url_check::check_url))
         .routes(routes!(triggers::create_trigger))
         .routes(routes!(triggers::update_trigger, triggers::delete_trigger))
         .routes(routes!(deliveries::send_test))

@@ -5,6 +5,10 @@ use super::{Result, Store, Tx, on};
 /// Hash of the one-time set-up token, while nobody has used it.
 pub const SETUP_TOKEN: &str = "setup_token_hash";
 
+/// How the facts begin that say which master keys a process works with; the rest is its name among the nodes. The value is
+/// when it started and the names of the keys, the newest first.
+pub const MASTER_KEYS: &str = "master_keys:";
+
 impl Store {
     pub async fn fact(&self, name: &str) -> Result<Option<String>> {
         const SQL: &str = "SELECT value FROM facts WHERE name = $1";
@@ -17,6 +21,18 @@ impl Store {
             ON CONFLICT (name) DO UPDATE SET value = excluded.value";
         on!(self.writer(), pool => sqlx::query(SQL).bind(name).bind(value).execute(pool).await.map(drop))?;
         Ok(())
+    }
+
+    pub async fn forget_fact(&self, name: &str) -> Result<()> {
+        const SQL: &str = "DELETE FROM facts WHERE name = $1";
+        on!(self.writer(), pool => sqlx::query(SQL).bind(name).execute(pool).await.map(drop))?;
+        Ok(())
+    }
+
+    /// Which master keys each process works with that did not end yet, or ended without a word: name of the fact, value.
+    pub async fn operator_master_keys(&self) -> Result<Vec<(String, String)>> {
+        const SQL: &str = "SELECT name, value FROM facts WHERE name LIKE 'master_keys:%' ORDER BY name";
+        Ok(on!(self.writer(), pool => sqlx::query_as(SQL).fetch_all(pool).await)?)
     }
 
     /// Moves with every change of what is watched: sites, goals, webhooks, triggers.

@@ -33,6 +33,7 @@ pub mod queue;
 pub mod resends;
 pub mod retention;
 mod rows;
+pub mod sealed;
 pub mod shards;
 pub mod sites;
 pub mod triggers;

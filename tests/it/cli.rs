@@ -195,6 +195,8 @@ async fn help_and_version_are_there() {
         vec!["receive", "--help"],
         vec!["import", "access-log", "--help"],
         vec!["webhooks", "create", "--help"],
+        vec!["webhooks", "check", "--help"],
+        vec!["rotate-key", "--help"],
         vec!["keys", "create", "--help"],
         vec!["deliveries", "list", "--help"],
         vec!["resends", "pause", "--help"],

@@ -20,6 +20,8 @@ mod plans;
 mod plausible;
 mod resends;
 mod rooms;
+mod rotate_key;
 mod sending;
 mod store;
 mod support;
+mod url_check;

@@ -20,6 +20,7 @@ use pulsehook::store::idempotency::Repeated;
 use pulsehook::store::observations::{Gap, Looked, Reported};
 use pulsehook::store::outbox::{Fired, StateChange, Step, Watermark};
 use pulsehook::store::outcomes::{AttemptRow, Life, Settled, Standing};
+use pulsehook::store::sealed::{SealedAnswer, SealedWebhook};
 use pulsehook::store::shards::{Lease, SHARDS, shard_of};
 use pulsehook::store::sites::Site;
 use pulsehook::store::{Store, StoreError};
@@ -193,6 +194,7 @@ async fn use_everything(database: Database) -> Database {
     people(&app).await;
     another_directory(&app).await;
     repeats(&app).await;
+    sealed(&app).await;
     bookkeeping(&app).await;
     observations(&app).await;
     app.patch(&format!("/api/sites/{SITE}"), json!({"timezone": "Asia/Tokyo"})).await.expect(200);
@@ -347,6 +349,31 @@ async fn observations(app: &TestApp) {
     let later = now + TTL * 2;
     assert_eq!(app.store.operator_forget_reported(&[1, 2], later, later).await.unwrap(), 1);
     assert_eq!(app.store.gaps(1).await.unwrap(), []);
+}
+
+/// What is kept secret, sealed anew.
+async fn sealed(app: &TestApp) {
+    let store = &app.store;
+    assert_eq!(store.operator_master_keys().await.unwrap().len(), 1);
+    store.set_fact("master_keys:gone", "").await.unwrap();
+    store.forget_fact("master_keys:gone").await.unwrap();
+    assert_eq!(store.operator_master_keys().await.unwrap().len(), 1);
+    let found = store.operator_sealed_webhooks(WebhookId(Uuid::nil()), 1).await.unwrap().remove(0);
+    assert!(found.secret.is_some() && found.headers.is_none());
+    let renewed = SealedWebhook { secret: Some(vec![1]), ..found.clone() };
+    assert_eq!(store.operator_reseal_webhooks(&[(found.clone(), renewed.clone())]).await.unwrap(), 1);
+    // It is not what it was any more.
+    assert_eq!(store.operator_reseal_webhooks(&[(found.clone(), renewed.clone())]).await.unwrap(), 0);
+    assert_eq!(store.operator_reseal_webhooks(&[(renewed, found)]).await.unwrap(), 1);
+    let now = app.now();
+    store.take_idempotency_key(app.account_id, "sealed", b"hash", now).await.unwrap();
+    store.remember_answer(app.account_id, "sealed", 200, b"old").await.unwrap();
+    let answers = store.operator_sealed_answers(app.account_id, "seale", 9).await.unwrap();
+    let found = answers.into_iter().find(|answer| answer.key == "sealed").unwrap();
+    let renewed = SealedAnswer { response: b"new".to_vec(), ..found.clone() };
+    assert_eq!(store.operator_reseal_answers(&[(found.clone(), renewed.clone())]).await.unwrap(), 1);
+    assert_eq!(store.operator_reseal_answers(&[(found, renewed)]).await.unwrap(), 0);
+    store.forget_idempotency_key(app.account_id, "sealed").await.unwrap();
 }
 
 async fn version(app: &TestApp) -> i64 {

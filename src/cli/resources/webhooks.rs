@@ -1,6 +1,6 @@
 //! Webhooks of a site.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -18,6 +18,25 @@ use crate::clock::Clock;
 pub enum Webhooks {
     /// List the webhooks of a site
     List {
+        /// Id or domain
+        #[arg(long)]
+        site: String,
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// Look at an address, step by step, before making a webhook of it; exit code 1 when something is wrong
+    Check {
+        /// Where deliveries would go
+        url: String,
+        /// Send a test event there too
+        #[arg(long)]
+        ping: bool,
+        /// File with the secret to sign it with; one made for it alone when absent
+        #[arg(long, value_name = "FILE", requires = "ping")]
+        secret_file: Option<PathBuf>,
+        /// Shape of the test event: json, cloudevents, slack, discord, teams or ntfy
+        #[arg(long, requires = "ping")]
+        format: Option<String>,
         /// Id or domain
         #[arg(long)]
         site: String,
@@ -146,6 +165,15 @@ impl Webhooks {
                 let answer = connection.client()?.get(&format!("{}/webhooks", site_path(&site))).await?;
                 show_list(&connection, &answer, "webhooks", &["id", "name", "status", "url", "triggers"]);
             }
+            Self::Check { url, ping, secret_file, format, site, connection } => {
+                let body = object([
+                    ("url", Some(url.into())),
+                    ("ping", ping.then_some(true.into())),
+                    ("secret", secret_in(secret_file.as_deref())?.map(Value::from)),
+                    ("format", format.map(Value::from)),
+                ]);
+                check_url(&connection, &site, body).await?;
+            }
             Self::Create(fields) => create_webhook(fields).await?,
             Self::Show(webhook) => {
                 let answer = webhook.connection.client()?.get(&webhook.path()).await?;
@@ -206,16 +234,33 @@ impl Webhooks {
     }
 }
 
+fn secret_in(file: Option<&Path>) -> anyhow::Result<Option<String>> {
+    let Some(path) = file else { return Ok(None) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    Ok(Some(text.trim().to_owned()))
+}
+
+async fn check_url(connection: &Connection, site: &str, body: Map<String, Value>) -> anyhow::Result<()> {
+    let answer = connection.client()?.post(&format!("{}/webhooks/check", site_path(site)), body).await?;
+    if connection.json {
+        output::json(&answer);
+    } else {
+        for step in answer["steps"].as_array().into_iter().flatten() {
+            let [name, state, message] = ["step", "state", "message"].map(|field| plain(&step[field]));
+            output::say(&printable(&format!("{name:<11}  {state:<7}  {message}")));
+            if let Some(fix) = step["fix"].as_str() {
+                output::say(&printable(&format!("{:22}{fix}", "")));
+            }
+        }
+    }
+    if answer["ok"] != true {
+        bail!("a delivery would not arrive there as it is");
+    }
+    Ok(())
+}
+
 async fn create_webhook(fields: WebhookFields) -> anyhow::Result<()> {
-    let secret = match &fields.secret_file {
-        Some(path) => Some(
-            std::fs::read_to_string(path)
-                .with_context(|| format!("{} cannot be read", path.display()))?
-                .trim()
-                .to_owned(),
-        ),
-        None => None,
-    };
+    let secret = secret_in(fields.secret_file.as_deref())?;
     let triggers: Vec<_> = fields.triggers.iter().map(|text| trigger(text)).collect::<anyhow::Result<_>>()?;
     let headers = pairs(&fields.headers, ':')?;
     let body = object([

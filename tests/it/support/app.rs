@@ -129,6 +129,11 @@ impl TestApp {
         self.database
     }
 
+    /// Every address that was dialled so far.
+    pub fn dialled(&self) -> Vec<SocketAddr> {
+        self.dialled.lock().unwrap().clone()
+    }
+
     /// A key of an account, which is created when there is none of that name.
     pub async fn account(&self, name: &str, role: Role) -> (AccountId, String) {
         let now = self.clock.now();
