@@ -227,8 +227,7 @@ impl Poller {
         let memories = self.judge(known, &visitors, &mut step, now).await?;
         let looked = self.clock.monotonic().saturating_sub(started);
         histogram!("pulsehook_look_seconds").record(looked.as_secs_f64());
-        self.commit(known, step, news.counts, now).await?;
-        self.store.record_gaps(&gaps).await?;
+        self.commit(known, step, news.counts, gaps, now).await?;
         for view in known.views.values_mut() {
             view.looked_until = now;
         }
@@ -321,6 +320,7 @@ impl Poller {
         known: &mut Knowledge,
         step: Step,
         counts: Counts,
+        gaps: Vec<Gap>,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let mut reported = Vec::new();
@@ -331,11 +331,11 @@ impl Poller {
             }
         }
         let is_due = now.since(known.saved_at) >= SAVE_EVERY;
-        if known.views.is_empty() || (step.is_empty() && reported.is_empty() && !is_due) {
+        if known.views.is_empty() || (step.is_empty() && reported.is_empty() && gaps.is_empty() && !is_due) {
             return Ok(());
         }
         let leases = known.views.values().map(|view| view.lease).collect();
-        let looked = Looked { leases, until: now, catalog_version: known.catalog.version, reported };
+        let looked = Looked { leases, until: now, catalog_version: known.catalog.version, reported, gaps };
         let owed = self.store.observe(self.leases.node(), &step, &looked, now).await?;
         known.saved_at = now;
         for row in looked.reported {

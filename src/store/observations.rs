@@ -38,6 +38,8 @@ pub struct Looked {
     pub catalog_version: i64,
     /// Rows that are reported with this step, with their new counts.
     pub reported: Vec<Reported>,
+    /// Spans that nobody will look at any more.
+    pub gaps: Vec<Gap>,
 }
 
 impl Store {
@@ -49,12 +51,16 @@ impl Store {
     /// configuration or a trigger's state is not what the step knew. Nothing was recorded then.
     pub async fn observe(&self, node: NodeId, step: &Step, looked: &Looked, now: Timestamp) -> Result<Vec<EventId>> {
         let mut tx = self.begin_hot().await?;
-        tx.look_at(node, looked).await?;
         let owed = tx.insert_and_enqueue(&step.fired, now).await?;
         for state in &step.states {
             tx.save_state(state, now).await?;
         }
         tx.report(&looked.reported).await?;
+        for gap in &looked.gaps {
+            tx.note_gap(gap).await?;
+        }
+        // Last, so that those who write outcomes of these shards wait for no more than the commit.
+        tx.look_at(node, looked).await?;
         crate::failpoint::hit("evaluator.before_commit");
         tx.commit().await?;
         crate::failpoint::hit("evaluator.after_commit");
@@ -99,19 +105,6 @@ impl Store {
         })
     }
 
-    /// Notes spans nobody looked at.
-    pub async fn record_gaps(&self, gaps: &[Gap]) -> Result<()> {
-        const SQL: &str = "
-            INSERT INTO gaps (shard, from_at, until_at)
-            VALUES ($1, $2, $3)
-            ON CONFLICT (shard, from_at) DO UPDATE SET until_at = excluded.until_at";
-        for gap in gaps {
-            on!(self.writer(), pool => sqlx::query(SQL)
-                .bind(gap.shard).bind(gap.from_at).bind(gap.until_at).execute(pool).await.map(drop))?;
-        }
-        Ok(())
-    }
-
     /// Spans of a shard that nobody looked at, newest first.
     pub async fn gaps(&self, shard: i32) -> Result<Vec<Gap>> {
         const SQL: &str = "
@@ -129,11 +122,17 @@ impl Tx {
             SET looked_until = $3
             WHERE node_id = $1
                 AND (shard, epoch) IN (SELECT value ->> 0, value ->> 1 FROM json_each($2))";
+        // Locked in the order of shards, as everybody does it: two that lock several never wait for each other.
         const POSTGRES: &str = "
-            UPDATE shards
-            SET looked_until = $4
-            FROM unnest($2::integer[], $3::bigint[]) AS lease (shard, epoch)
-            WHERE shards.node_id = $1 AND shards.shard = lease.shard AND shards.epoch = lease.epoch";
+            WITH held AS MATERIALIZED (
+                SELECT shards.shard
+                FROM unnest($2::integer[], $3::bigint[]) AS lease (shard, epoch)
+                JOIN shards ON shards.shard = lease.shard AND shards.epoch = lease.epoch
+                WHERE shards.node_id = $1
+                ORDER BY shards.shard
+                FOR UPDATE OF shards
+            )
+            UPDATE shards SET looked_until = $4 FROM held WHERE shards.shard = held.shard";
         const VERSION: &str = "SELECT value FROM facts WHERE name = 'catalog_version'";
         let leases = || looked.leases.iter();
         let moved = match &mut self.0 {
@@ -156,6 +155,16 @@ impl Tx {
         }
         let version: String = on!(&mut self.0, tx => sqlx::query_scalar(VERSION).fetch_one(&mut **tx).await)?;
         if version == looked.catalog_version.to_string() { Ok(()) } else { Err(StoreError::Overtaken) }
+    }
+
+    async fn note_gap(&mut self, gap: &Gap) -> Result<()> {
+        const SQL: &str = "
+            INSERT INTO gaps (shard, from_at, until_at)
+            VALUES ($1, $2, $3)
+            ON CONFLICT (shard, from_at) DO UPDATE SET until_at = excluded.until_at";
+        on!(&mut self.0, tx => sqlx::query(SQL)
+            .bind(gap.shard).bind(gap.from_at).bind(gap.until_at).execute(&mut **tx).await.map(drop))?;
+        Ok(())
     }
 
     async fn report(&mut self, reported: &[Reported]) -> Result<()> {

@@ -139,6 +139,7 @@ async fn settle_at_once(
             FROM unnest($2::integer[], $3::bigint[]) AS lease (shard, epoch)
             JOIN shards ON shards.shard = lease.shard AND shards.epoch = lease.epoch
             WHERE shards.node_id = $1
+            ORDER BY shards.shard
             FOR SHARE OF shards
         ),
         made AS MATERIALIZED (

@@ -132,11 +132,19 @@ impl Store {
     /// Prolongs the leases of `node` and says which ones it still holds.
     pub async fn renew_shards(&self, node: NodeId, ttl: Duration) -> Result<Vec<Lease>> {
         const POSTGRES: &str = "
+            WITH held AS MATERIALIZED (
+                SELECT shard
+                FROM shards
+                WHERE node_id = $1
+                    AND lease_until >= (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+                ORDER BY shard
+                FOR UPDATE
+            )
             UPDATE shards
             SET lease_until = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + $2
-            WHERE node_id = $1
-                AND lease_until >= (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
-            RETURNING shard, epoch";
+            FROM held
+            WHERE shards.shard = held.shard
+            RETURNING shards.shard, shards.epoch";
         match self.writer() {
             Backend::Sqlite(_) => self.held_shards(node).await,
             Backend::Postgres(pool) => {

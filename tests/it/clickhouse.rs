@@ -443,6 +443,63 @@ on_both! {
         app.stop().await;
     }
 
+    async fn an_hour_without_clickhouse_is_said_and_not_made_up(database: Database) {
+        let clickhouse = ClickHouse::empty().await;
+        let endpoint = always().await;
+        let app = app_at(&clickhouse, database).await;
+        let site = site_id(&app).await;
+        app.goal(json!({"event_name": "Signup"})).await;
+        let spike = json!({"type": "visitor_spike", "baseline": "fixed", "min_visitors": 20, "cooldown": "1m"});
+        app.webhook(&endpoint.url(), json!([{"type": "goal_completion"}, spike])).await;
+        app.drain().await;
+        clickhouse.fault("kind=error&code=159&count=10000&containing=FROM%20events_v2").await;
+        for _ in 0..60 {
+            app.advance(MINUTE);
+            clickhouse.insert(&[Row { site, name: "Signup", at: app.now(), ..Row::default() }]).await;
+            app.drain().await;
+        }
+        assert_eq!(endpoint.arrived().len(), 0);
+        let metrics = app.get("/metrics").await.expect_text(200);
+        let unknown = metrics.lines().any(|line| line.starts_with("pulsehook_analytics_unknown_seconds "));
+        assert!(unknown, "how long nothing has been known is a metric");
+        clickhouse.heal().await;
+        look_after(&app, 30 * SECOND).await;
+        app.drain().await;
+        let told = told(&endpoint)["Signup"];
+        assert!((15..=16).contains(&told), "{told} of the last quarter of an hour");
+        let answer = app.get(&format!("/api/sites/{SITE}/gaps")).await.expect(200);
+        assert_eq!(answer["gaps"].as_array().unwrap().len(), 1, "{answer}");
+        app.stop().await;
+    }
+
+    async fn however_many_names_there_are_they_are_looked_for(database: Database) {
+        let clickhouse = ClickHouse::empty().await;
+        let endpoint = always().await;
+        let app = app_at(&clickhouse, database).await;
+        let site = site_id(&app).await;
+        let name = |number: usize| format!("{number} {}", "x".repeat(100));
+        let draft = |number| pulsehook::store::goals::GoalDraft {
+            site_id: SiteId(site),
+            display_name: name(number),
+            kind: GoalKind::Event { name: name(number) },
+            custom_props: Vec::new(),
+            currency: None,
+        };
+        for number in 0..400 {
+            app.store.create_goal(&app.change(app.account_id), &draft(number)).await.unwrap();
+        }
+        app.webhook(&endpoint.url(), json!([{"type": "goal_completion"}])).await;
+        let wanted = name(399);
+        let row = Row { site, at: app.now(), ..Row::default() };
+        clickhouse.insert(&[Row { name: &wanted, ..row }, Row { name: "Another", ..row }]).await;
+        look_after(&app, 5 * SECOND).await;
+        assert_eq!(told(&endpoint), BTreeMap::from([(wanted, 1)]));
+        let queries = clickhouse.queries().await;
+        let hits: Vec<_> = queries.iter().filter(|query| purpose(query) == "hits").collect();
+        assert!(!hits.is_empty() && hits.iter().all(|query| query["params"].to_string().len() < 40_000));
+        app.stop().await;
+    }
+
     async fn what_lands_too_late_is_counted(database: Database) {
         let clickhouse = ClickHouse::empty().await;
         let app = app_at(&clickhouse, database).await;

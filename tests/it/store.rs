@@ -331,7 +331,13 @@ async fn observations(app: &TestApp) {
     let shards = app.store.looked_until(node).await.unwrap();
     assert!(shards.is_empty(), "nobody of that name holds any");
     let row = Reported { shard: 1, at: now, identity: 5, count: 1 };
-    let looked = Looked { leases: Vec::new(), until: now, catalog_version: version(app).await, reported: vec![row] };
+    let looked = Looked {
+        leases: Vec::new(),
+        until: now,
+        catalog_version: version(app).await,
+        reported: vec![row],
+        gaps: Vec::new(),
+    };
     for count in 1..=2 {
         let looked = Looked { reported: vec![Reported { count, ..row }], ..looked.clone() };
         app.store.observe(node, &Step::default(), &looked, now).await.unwrap();
@@ -340,11 +346,12 @@ async fn observations(app: &TestApp) {
     let stale = Looked { catalog_version: -1, ..looked.clone() };
     let outcome = app.store.observe(node, &Step::default(), &stale, now).await;
     assert!(matches!(outcome, Err(StoreError::Overtaken)));
-    let lost = Looked { leases: vec![Lease { shard: 1, epoch: -1 }], ..looked };
+    let lost = Looked { leases: vec![Lease { shard: 1, epoch: -1 }], ..looked.clone() };
     let outcome = app.store.observe(node, &Step::default(), &lost, now).await;
     assert!(matches!(outcome, Err(StoreError::LeaseLost)));
     let gap = Gap { shard: 1, from_at: now, until_at: now + TTL };
-    app.store.record_gaps(&[gap]).await.unwrap();
+    let looked = Looked { leases: Vec::new(), gaps: vec![gap], ..looked };
+    app.store.observe(node, &Step::default(), &looked, now).await.unwrap();
     assert_eq!(app.store.gaps(1).await.unwrap(), [gap]);
     let later = now + TTL * 2;
     assert_eq!(app.store.operator_forget_reported(&[1, 2], later, later).await.unwrap(), 1);

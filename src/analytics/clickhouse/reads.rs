@@ -16,6 +16,8 @@ use crate::domain::time::Timestamp;
 
 /// Up to so many sites are named in a statement; beyond that all are asked for and the rest is passed over.
 const NAMED_SITES: usize = 500;
+/// Up to so many bytes of names are named too: a server takes 128 KiB in a parameter and refuses more.
+const NAMED_BYTES: usize = 32 * 1_024;
 /// On rows of engagement: how far the page was scrolled is not known.
 const NO_SCROLL_DEPTH: u8 = 255;
 
@@ -125,8 +127,8 @@ impl ClickHouse {
         Ok(rows.iter().map(|row| (site(row.site_id), visitors(row))).collect())
     }
 
-    /// Shows `each` every hit since `since` whose name is one of `names`, in no order. The same hit is lent again and again
-    /// with other contents.
+    /// Shows `each` every hit since `since` whose name is one of `names`, in no order; when those are too many to be said, hits
+    /// of other names too. The same hit is lent again and again with other contents.
     ///
     /// # Errors
     /// The answer did not come to its end. What was shown before is not to be acted on.
@@ -137,6 +139,7 @@ impl ClickHouse {
         since: Timestamp,
         mut each: impl FnMut(&Hit),
     ) -> Result<()> {
+        let are_few = names.iter().map(|name| name.len() + 8).sum::<usize>() <= NAMED_BYTES;
         let scroll_depth = if self.shape.has_scroll_depth { "scroll_depth" } else { "toUInt8(255)" };
         let sql = format!(
             "SELECT toUnixTimestamp(timestamp) AS at, site_id, toValidUTF8(events_v2.name) AS name, user_id, session_id,
@@ -144,11 +147,12 @@ impl ClickHouse {
                 {scroll_depth} AS scroll_depth, arrayMap(text -> toValidUTF8(text), `meta.key`) AS keys,
                 arrayMap(text -> toValidUTF8(text), `meta.value`) AS values
             FROM events_v2
-            WHERE timestamp >= {{since:DateTime('UTC')}} AND events_v2.name IN {{names:Array(String)}} {}",
+            WHERE timestamp >= {{since:DateTime('UTC')}} {} {}",
+            if are_few { "AND events_v2.name IN {names:Array(String)}" } else { "" },
             sites.condition()
         );
-        let query = self.query(&sql, "hits").param("since", seconds(since)).param("names", names);
-        let query = with_sites(query, sites);
+        let query = with_sites(self.query(&sql, "hits").param("since", seconds(since)), sites);
+        let query = if are_few { query.param("names", names) } else { query };
         self.timed(async {
             let mut rows = query.fetch::<HitRow<'_>>().map_err(explain)?;
             let mut hit = blank();
