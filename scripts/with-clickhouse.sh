@@ -23,6 +23,8 @@ trap 'stop_server; rm -rf "$folder"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
+# There before the server is, for whoever looks for the address in it.
+: >"$folder/ready"
 # In a session of its own: an interrupt from the terminal is for the command, which ends first.
 setsid "$python" "$root/tests/fixtures/clickhouse/server.py" --data-dir "$folder/data" </dev/null \
     >"$folder/ready" 2>"$folder/log" &
@@ -36,17 +38,5 @@ done
 [ -n "${address:-}" ] || { cat "$folder/log" >&2; echo "ClickHouse does not start." >&2; exit 1; }
 
 export PULSEHOOK_BENCH_CLICKHOUSE="clickhouse://$address"
-# In a process group of its own, so that an interrupt reaches it once: from here. It is waited for before its database goes.
-set -m
-"$@" &
-command=$!
-set +m
-trap 'kill -INT -- "-$command" 2>/dev/null || true' INT
-trap 'kill -TERM -- "-$command" 2>/dev/null || true' TERM HUP
-status=0
-wait "$command" || status=$?
-while kill -0 "$command" 2>/dev/null; do
-    status=0
-    wait "$command" || status=$?
-done
-exit "$status"
+# shellcheck source=scripts/in-front.sh
+. "$(dirname "$0")/in-front.sh"

@@ -56,17 +56,5 @@ done
 [ -n "${ready:-}" ] || { cat "$folder/log" >&2; echo "PostgreSQL does not start." >&2; exit 1; }
 
 export PULSEHOOK_BENCH_POSTGRES="postgres://postgres@127.0.0.1:$port"
-# In a process group of its own, so that an interrupt reaches it once: from here. It is waited for before its database goes.
-set -m
-"$@" &
-command=$!
-set +m
-trap 'kill -INT -- "-$command" 2>/dev/null || true' INT
-trap 'kill -TERM -- "-$command" 2>/dev/null || true' TERM HUP
-status=0
-wait "$command" || status=$?
-while kill -0 "$command" 2>/dev/null; do
-    status=0
-    wait "$command" || status=$?
-done
-exit "$status"
+# shellcheck source=scripts/in-front.sh
+. "$(dirname "$0")/in-front.sh"
