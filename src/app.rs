@@ -123,6 +123,7 @@ impl App {
             room,
             evaluation_interval: config.evaluation_interval,
             retention: config.retention,
+            audit_retention: config.audit_retention,
             plausible,
         }
         .start()
@@ -142,6 +143,9 @@ impl App {
             Settings {
                 base_url: config.base_url.clone(),
                 max_webhooks_per_account: config.max_webhooks_per_account,
+                max_sites_per_account: config.max_sites_per_account,
+                api_rate: config.api_rate,
+                sign_up: config.sign_up,
                 trusted_proxies: config.trusted_proxies.clone(),
                 answers_api: config.roles.api,
                 // Beside Plausible it is Plausible that takes them.

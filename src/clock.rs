@@ -51,6 +51,15 @@ impl Clock {
         }
     }
 
+    /// What comes of `work`, or `None` when `span` passed first.
+    pub async fn within<T>(&self, span: Duration, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = self.sleep(span) => None,
+        }
+    }
+
     /// Returns once `moment` has come; at once when it is past.
     pub async fn sleep_until(&self, moment: Timestamp) {
         self.sleep(moment.since(self.now())).await;

@@ -59,6 +59,13 @@ pub const SETTINGS: &[Setting] = &[
         help: "32 bytes in base64 that encrypt secrets; several, newest first, separated by commas",
     },
     Setting { name: "max_webhooks_per_account", default: "10", help: "Webhooks an account may have" },
+    Setting { name: "max_sites_per_account", default: "10000", help: "Sites an account may have" },
+    Setting {
+        name: "api_rate",
+        default: "500",
+        help: "Requests a second one key or session may make, ten times that at once; 0 for as many as it likes",
+    },
+    Setting { name: "sign_up", default: "false", help: "Whether strangers may sign up for an account of their own" },
     Setting {
         name: "evaluation_interval",
         default: "1s, or 5s with ClickHouse",
@@ -99,6 +106,7 @@ pub const SETTINGS: &[Setting] = &[
         help: "With a ClickHouse of our own: events kept in DATA_DIR/spill while it does not take them, before new ones are refused",
     },
     Setting { name: "retention", default: "30d", help: "How long deliveries are kept" },
+    Setting { name: "audit_retention", default: "365d", help: "How long audit logs are kept" },
     Setting { name: "log_format", default: "text on a terminal, else json", help: "text or json" },
     Setting { name: "log_level", default: "info", help: "error, warn, info, debug or trace" },
 ];
@@ -124,6 +132,9 @@ pub struct Config {
     /// `None`: to be read from, or generated into, the data folder.
     pub master_key: Option<Keyring>,
     pub max_webhooks_per_account: u32,
+    pub max_sites_per_account: u32,
+    pub api_rate: u32,
+    pub sign_up: bool,
     pub evaluation_interval: Duration,
     pub egress_allow: Vec<IpNet>,
     pub egress_allow_http: bool,
@@ -137,6 +148,7 @@ pub struct Config {
     /// Bytes of hits that may wait for ClickHouse.
     pub spill_limit: u64,
     pub retention: Duration,
+    pub audit_retention: Duration,
     pub log_format: Option<LogFormat>,
     pub log_level: String,
 }
@@ -290,6 +302,14 @@ impl Config {
                 |text| text.parse().ok(),
                 "a whole number",
             )?,
+            max_sites_per_account: sources.parsed(
+                "max_sites_per_account",
+                10_000,
+                |text| text.parse().ok(),
+                "a whole number",
+            )?,
+            api_rate: sources.parsed("api_rate", 500, |text| text.parse().ok(), "a whole number")?,
+            sign_up: sources.parsed("sign_up", false, |text| text.parse().ok(), "true or false")?,
             evaluation_interval: sources.parsed(
                 "evaluation_interval",
                 match &analytics {
@@ -335,6 +355,12 @@ impl Config {
                 |text| parse_span(text).ok().filter(|span| *span >= Duration::from_secs(3_600)),
                 "a span of at least 1h, such as 30d",
             )?,
+            audit_retention: sources.parsed(
+                "audit_retention",
+                Duration::from_secs(365 * 86_400),
+                |text| parse_span(text).ok().filter(|span| *span >= Duration::from_secs(86_400)),
+                "a span of at least 1d, such as 365d",
+            )?,
             log_format: log_format(sources)?,
             log_level: log_level(sources)?,
         };
@@ -348,6 +374,11 @@ impl Config {
             return Err(ConfigError(
                 "directory is plausible, whose traffic is in ClickHouse: set analytics_url to clickhouse://…"
                     .to_owned(),
+            ));
+        }
+        if beside_plausible && self.sign_up {
+            return Err(ConfigError(
+                "sign_up is true, but directory is plausible, which knows the people: leave sign_up out".to_owned(),
             ));
         }
         let sqlite = self.database_url.starts_with("sqlite://");

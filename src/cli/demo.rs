@@ -163,10 +163,12 @@ async fn set_up(
 ) -> anyhow::Result<Stage> {
     let now = clock.now();
     let account_id = app.store.find_or_create_account("Demo", now).await?;
-    let change = || Change { account_id, who: Who::Operator, now, id: chance.uuid_v7(now) };
-    let grant = Grant { name: "Demo".to_owned(), role: Role::Owner, expires_at: None };
-    let (_, text) = issue_key(&app.store, &change(), grant, chance).await?;
-    let site = app.store.create_site(&change(), SITE, "America/Los_Angeles").await?;
+    let change = || Change::without_request(account_id, Who::Operator, now, chance.uuid_v7(now));
+    let grant = Grant { name: "Demo".to_owned(), role: Role::Owner, site_id: None, expires_at: None };
+    let made = issue_key(&app.store, &change(), grant, chance).await?;
+    let (_, text) = made.context("a new account has as many keys as it may")?;
+    let site = app.store.create_site(&change(), SITE, "America/Los_Angeles", 1).await?;
+    let site = site.context("a new account has as many sites as it may")?;
 
     let (visits, summary) = judge(&unpack(LOG.to_vec())?, SITE);
     output::hint(&format!("The access log of {SITE}, four days in May 2015:\n{summary}"));

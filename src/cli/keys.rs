@@ -1,5 +1,6 @@
 //! API keys: `create` works on the machine's database, so that nobody needs a key to get the first one.
 
+use anyhow::Context as _;
 use serde_json::json;
 
 use super::client::{Connection, id_of};
@@ -14,6 +15,7 @@ use crate::domain::ids::AccountId;
 use crate::domain::time::{Timestamp, parse_span};
 use crate::store::Store;
 use crate::store::audit::Change;
+use crate::store::keys::MOST_KEYS;
 use crate::store::mirror::DIRECTORY;
 
 #[derive(Debug, clap::Subcommand)]
@@ -80,9 +82,11 @@ impl Create {
         let (clock, chance) = (Clock::system(), Chance::from_system());
         let now = clock.now();
         let account_id = account_of(&store, &config.directory, account, now).await?;
-        let change = Change { account_id, who: Who::Operator, now, id: chance.uuid_v7(now) };
-        let grant = Grant { name: self.name.clone(), role: self.role, expires_at: span.map(|span| now + span) };
-        let (key, text) = issue_key(&store, &change, grant, &chance).await?;
+        let change = Change::without_request(account_id, Who::Operator, now, chance.uuid_v7(now));
+        let grant =
+            Grant { name: self.name.clone(), role: self.role, site_id: None, expires_at: span.map(|span| now + span) };
+        let made = issue_key(&store, &change, grant, &chance).await?;
+        let (key, text) = made.with_context(|| format!("the account has {MOST_KEYS} keys; delete one nobody uses"))?;
         store.close().await;
         if self.json {
             output::json(&json!({
@@ -135,11 +139,11 @@ async fn list(connection: &Connection) -> anyhow::Result<()> {
         .into_iter()
         .flatten()
         .map(|key| {
-            ["id", "name", "role", "prefix", "last_used_at", "expires_at"]
+            ["id", "name", "role", "site_id", "prefix", "last_used_at", "expires_at"]
                 .map(|field| output::plain(&key[field]))
                 .to_vec()
         })
         .collect();
-    output::table(&["id", "name", "role", "prefix", "last used", "expires"], &rows);
+    output::table(&["id", "name", "role", "site", "prefix", "last used", "expires"], &rows);
     Ok(())
 }

@@ -18,6 +18,7 @@ mod doctor;
 mod import;
 mod keys;
 mod output;
+mod people;
 pub mod receive;
 mod resources;
 mod rotate_key;
@@ -67,6 +68,15 @@ enum Action {
     /// API keys
     #[command(subcommand)]
     Keys(keys::Keys),
+    /// People of the account
+    #[command(subcommand)]
+    Members(resources::members::Members),
+    /// Accounts of this server, for whoever runs it
+    #[command(subcommand)]
+    Accounts(people::Accounts),
+    /// People who can sign in, for whoever runs this server
+    #[command(subcommand)]
+    Users(people::Users),
     /// Measure what it can do on this machine, each figure beside its ceiling and its target
     Bench(bench::Bench),
     /// Bring the database up to date (`serve` does it by itself)
@@ -91,6 +101,9 @@ pub async fn main() -> ExitCode {
         Action::Deliveries(command) => command.run().await,
         Action::Resends(command) => command.run().await,
         Action::Keys(command) => command.run().await,
+        Action::Members(command) => command.run().await,
+        Action::Accounts(command) => command.run().await,
+        Action::Users(command) => command.run().await,
         Action::Bench(command) => command.run().await,
         Action::Migrate(command) => command.run().await,
         Action::RotateKey(command) => command.run().await,

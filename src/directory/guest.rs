@@ -13,11 +13,11 @@ use super::plausible::people::Membership;
 use super::plausible::truth::user;
 use super::{DirectoryError, password, token_hash};
 use crate::clock::Clock;
-use crate::domain::access::{Actor, Role, Who};
+use crate::domain::access::{Actor, Origin, Role, Who};
 use crate::domain::ids::{AccountId, UserId};
 use crate::store::Store;
-use crate::store::accounts::Session;
 use crate::store::mirror::Holder;
+use crate::store::sessions::Session;
 
 /// How long who has a credential is believed without asking.
 pub const KNOWN_FOR: Duration = Duration::from_secs(30);
@@ -160,7 +160,13 @@ impl Guests {
         let who = Who::PluginToken(token.id);
         let only_site = Some(token.site_id);
         let holder = self.store.operator_holder_of(token.site_id).await?;
-        of_active(holder, |account_id| Actor { account_id, role: Role::Editor, only_site, who })
+        of_active(holder, |account_id| Actor {
+            account_id,
+            role: Role::Editor,
+            only_site,
+            who,
+            origin: Origin::default(),
+        })
     }
 
     async fn by_api_key(&self, text: &str) -> Result<Option<Actor>, DirectoryError> {
@@ -169,7 +175,13 @@ impl Guests {
             Some(KeyHolder::Account { key_id, external_id, role }) => {
                 let who = Who::PlausibleKey(key_id);
                 let holder = self.store.operator_account_there(&external_id).await?;
-                of_active(holder, |account_id| Actor { account_id, role, only_site: None, who })
+                of_active(holder, |account_id| Actor {
+                    account_id,
+                    role,
+                    only_site: None,
+                    who,
+                    origin: Origin::default(),
+                })
             }
             Some(KeyHolder::Guest) => Err(GUEST),
             Some(KeyHolder::Ambiguous) => Err(DirectoryError::Refused {

@@ -14,12 +14,15 @@ use sha2::{Digest, Sha256};
 
 use crate::chance::Chance;
 use crate::clock::Clock;
-use crate::domain::access::{Actor, Role, Who};
+use crate::domain::access::{Actor, Origin, Role, Who};
 use crate::domain::ids::{AccountId, KeyId, SiteId, UserId};
 use crate::domain::key::KeyText;
+use crate::domain::person::MAX_PASSWORD_BYTES;
 use crate::domain::time::Timestamp;
 use crate::store::audit::Change;
 use crate::store::keys::ApiKey;
+use crate::store::people::User;
+use crate::store::sessions::NewSession;
 use crate::store::{Result, Store, StoreError};
 
 pub mod guest;
@@ -37,6 +40,20 @@ const UNKNOWN_FOR: Duration = Duration::from_millis(250);
 const TOUCH_EVERY: Duration = Duration::from_secs(60);
 /// How long somebody stays signed in.
 pub const SESSION_FOR: Duration = Duration::from_secs(7 * 86_400);
+/// A session nobody used for so long ends.
+pub const SESSION_IDLE_FOR: Duration = Duration::from_secs(12 * 3_600);
+/// As much of what a browser calls itself as is kept.
+const MAX_AGENT_CHARS: usize = 255;
+
+const SUSPENDED: DirectoryError = DirectoryError::Refused {
+    code: "account_suspended",
+    sentence: "This account is suspended by the operator of this server, or its team is locked in Plausible: nothing is noticed or \
+        sent until that changes; what waits is kept.",
+};
+const NO_ACCOUNT: DirectoryError = DirectoryError::Refused {
+    code: "no_account",
+    sentence: "You are a member of no account any more. Ask for an invitation.",
+};
 
 /// Cheap to clone; clones share what they know.
 #[derive(Clone)]
@@ -94,11 +111,20 @@ impl Directory {
         };
         let now = self.clock.now();
         let Some(found) = self.store.operator_key_by_hash(&key.hash(), now).await? else { return Ok(None) };
+        if !found.active {
+            return Err(SUSPENDED);
+        }
         if found.last_used_at.is_none_or(|used| now.since(used) >= TOUCH_EVERY) {
             self.store.touch_key(found.account_id, found.id, now).await?;
         }
         let who = Who::Key(found.id);
-        Ok(Some(Actor { account_id: found.account_id, role: found.role, only_site: None, who }))
+        Ok(Some(Actor {
+            account_id: found.account_id,
+            role: found.role,
+            only_site: found.site_id,
+            who,
+            origin: Origin::default(),
+        }))
     }
 
     /// Who is signed in with this token, if anybody.
@@ -106,14 +132,20 @@ impl Directory {
     /// # Errors
     /// Nobody can tell now, or the account is suspended.
     pub async fn by_session(&self, token: &str) -> Result<Option<Actor>, DirectoryError> {
-        let Some(session) = self.store.session(&token_hash(token), self.clock.now()).await? else { return Ok(None) };
+        let now = self.clock.now();
+        let hash = token_hash(token);
+        let Some(session) = self.store.session(&hash, now, now - SESSION_IDLE_FOR).await? else { return Ok(None) };
         let role = match &self.guests {
             Some(guests) => guests.role_of(&session).await?,
+            None if !session.active => return Err(SUSPENDED),
             None => Some(session.role),
         };
+        if now.since(session.last_used_at) >= TOUCH_EVERY {
+            self.store.touch_session(&hash, now).await?;
+        }
         let Some(role) = role else { return Ok(None) };
         let who = Who::User(session.user_id);
-        Ok(Some(Actor { account_id: session.account_id, role, only_site: None, who }))
+        Ok(Some(Actor { account_id: session.account_id, role, only_site: None, who, origin: Origin::default() }))
     }
 
     /// Whose e-mail address and password these are, if anybody's, and the account they belong to.
@@ -125,28 +157,52 @@ impl Directory {
         email: &str,
         password: &str,
     ) -> Result<Option<(AccountId, UserId)>, DirectoryError> {
-        if password.len() > password::MAX_BYTES {
+        if password.len() > MAX_PASSWORD_BYTES {
             return Ok(None);
         }
         if let Some(guests) = &self.guests {
             return guests.by_password(email, password).await;
         }
-        let login = self.store.login(email).await?;
-        let hash = login.as_ref().map(|login| login.password_hash.clone());
+        let user = self.store.user(email).await?;
+        let hash = user.as_ref().map(|user| user.password_hash.clone());
         let matches = password::verify(password.to_owned(), hash).await.map_err(DirectoryError::Broken)?;
-        Ok(login.filter(|_| matches).map(|login| (login.account_id, login.user_id)))
+        let Some(user) = user.filter(|_| matches) else { return Ok(None) };
+        let first = self.store.memberships(user.id).await?.into_iter().next().ok_or(NO_ACCOUNT)?;
+        Ok(Some((first.account_id, user.id)))
     }
 
-    /// Signs somebody in and answers the token of the session.
-    pub async fn sign_in(&self, account_id: AccountId, user_id: UserId, chance: &Chance) -> Result<String> {
-        let token = URL_SAFE_NO_PAD.encode(chance.bytes::<32>());
-        let now = self.clock.now();
-        self.store.open_session(account_id, user_id, &token_hash(&token), now, now + SESSION_FOR).await?;
+    /// Whether this is the password of somebody who has one of ours.
+    ///
+    /// # Errors
+    /// Nobody can tell now.
+    pub async fn has_password(&self, user: &User, password: &str) -> Result<bool, DirectoryError> {
+        if password.len() > MAX_PASSWORD_BYTES {
+            return Ok(false);
+        }
+        let hash = Some(user.password_hash.clone());
+        password::verify(password.to_owned(), hash).await.map_err(DirectoryError::Broken)
+    }
+
+    /// Signs somebody in to the account of `change` and answers the token of the session.
+    pub async fn sign_in(&self, change: &Change, user_id: UserId, user_agent: &str, chance: &Chance) -> Result<String> {
+        let token = new_token(chance);
+        self.store.open_session(change, new_session(change, user_id, user_agent, &token)).await?;
         Ok(token)
     }
 
-    pub async fn sign_out(&self, token: &str) -> Result<()> {
-        self.store.close_session(&token_hash(token)).await
+    /// Has a session go on in the account of `change`, under another token, which is answered.
+    pub async fn switch(
+        &self,
+        change: &Change,
+        old: &str,
+        user_id: UserId,
+        user_agent: &str,
+        chance: &Chance,
+    ) -> Result<String> {
+        let token = new_token(chance);
+        let session = new_session(change, user_id, user_agent, &token);
+        self.store.replace_session(change, &token_hash(old), session).await?;
+        Ok(token)
     }
 
     /// Whose hits these are. A site that was just created through another node is known here too.
@@ -189,11 +245,19 @@ impl Directory {
 pub struct Grant {
     pub name: String,
     pub role: Role,
+    /// Nothing of the account but this site is to be there for it.
+    pub site_id: Option<SiteId>,
     pub expires_at: Option<Timestamp>,
 }
 
-/// Makes a key for the account of `change`. Its text exists only in the answer.
-pub async fn issue_key(store: &Store, change: &Change, grant: Grant, chance: &Chance) -> Result<(ApiKey, KeyText)> {
+/// Makes a key for the account of `change`. Its text exists only in the answer. `None` when the account has as many as it
+/// may.
+pub async fn issue_key(
+    store: &Store,
+    change: &Change,
+    grant: Grant,
+    chance: &Chance,
+) -> Result<Option<(ApiKey, KeyText)>> {
     let text = KeyText::generate(chance.bytes());
     let key = ApiKey {
         id: KeyId(chance.uuid_v7(change.now)),
@@ -201,12 +265,29 @@ pub async fn issue_key(store: &Store, change: &Change, grant: Grant, chance: &Ch
         name: grant.name,
         role: grant.role,
         prefix: text.shown().to_owned(),
+        site_id: grant.site_id,
+        created_by: change.who.to_string(),
         expires_at: grant.expires_at,
         last_used_at: None,
         inserted_at: change.now,
     };
-    store.create_key(change, &key, &text.hash()).await?;
-    Ok((key, text))
+    let made = store.create_key(change, &key, &text.hash()).await?;
+    Ok(made.then_some((key, text)))
+}
+
+fn new_session<'a>(change: &Change, user_id: UserId, user_agent: &'a str, token: &str) -> NewSession<'a> {
+    let end = user_agent.char_indices().nth(MAX_AGENT_CHARS).map_or(user_agent.len(), |(at, _)| at);
+    NewSession {
+        user_id,
+        token_hash: token_hash(token),
+        user_agent: &user_agent[..end],
+        expires_at: change.now + SESSION_FOR,
+    }
+}
+
+/// A token for whoever holds it: 256 random bits.
+pub fn new_token(chance: &Chance) -> String {
+    URL_SAFE_NO_PAD.encode(chance.bytes::<32>())
 }
 
 /// Only the hash of a token is stored. Tokens are random, so a plain one is enough.

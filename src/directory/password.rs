@@ -5,11 +5,6 @@ use argon2::password_hash::phc::PasswordHash;
 use argon2::{Algorithm, Argon2, Params, PasswordHasher as _, PasswordVerifier as _, Version};
 use tokio::sync::Semaphore;
 
-/// Shortest password, in characters.
-pub const MIN_CHARS: usize = 12;
-/// Longest password, in bytes: hashing is not free.
-pub const MAX_BYTES: usize = 1_024;
-
 /// Hashes computed at once; each takes 19 MiB.
 static AT_ONCE: Semaphore = Semaphore::const_new(2);
 

@@ -1,8 +1,10 @@
 //! Who is asking and what they may do.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -63,6 +65,29 @@ pub struct Actor {
     /// Nothing of the account but this site is there for them.
     pub only_site: Option<SiteId>,
     pub who: Who,
+    pub origin: Origin,
+}
+
+/// Where a request came from, as far as the audit log may tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Origin {
+    /// The network, which says enough about an intruder and not where somebody lives: /24 of IPv4, /48 of IPv6.
+    pub network: Option<IpNet>,
+    pub request_id: Option<Uuid>,
+}
+
+impl Origin {
+    pub fn of(address: IpAddr, request_id: Option<Uuid>) -> Self {
+        Self { network: Some(network_of(address)), request_id }
+    }
+}
+
+/// The network of an address that is kept instead of it.
+pub fn network_of(address: IpAddr) -> IpNet {
+    match address.to_canonical() {
+        IpAddr::V4(address) => Ipv4Net::new_assert(address, 24).trunc().into(),
+        IpAddr::V6(address) => Ipv6Net::new_assert(address, 48).trunc().into(),
+    }
 }
 
 impl Actor {
@@ -73,7 +98,7 @@ impl Actor {
 }
 
 /// By what an actor is known in the audit log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Who {
     Key(KeyId),
     User(UserId),
@@ -85,6 +110,8 @@ pub enum Who {
     Plausible,
     /// Somebody with a shell on the machine.
     Operator,
+    /// Nobody knows who: a password was wrong.
+    Stranger,
 }
 
 impl fmt::Display for Who {
@@ -96,6 +123,23 @@ impl fmt::Display for Who {
             Self::PlausibleKey(id) => write!(f, "plausible_key:{id}"),
             Self::Plausible => f.write_str("plausible"),
             Self::Operator => f.write_str("operator"),
+            Self::Stranger => f.write_str("stranger"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_is_kept_and_no_address() {
+        for (address, network) in [
+            ("203.0.113.77", "203.0.113.0/24"),
+            ("::ffff:203.0.113.77", "203.0.113.0/24"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1::/48"),
+        ] {
+            assert_eq!(network_of(address.parse().unwrap()).to_string(), network);
         }
     }
 }

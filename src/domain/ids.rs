@@ -72,6 +72,10 @@ id!(
     KeyId(Uuid)
 );
 id!(
+    /// Somebody who was asked to join an account.
+    InvitationId(Uuid)
+);
+id!(
     /// An endpoint and its settings.
     WebhookId(Uuid)
 );

@@ -22,6 +22,7 @@ pub mod mirror;
 pub mod node;
 pub mod outcome;
 pub mod pace;
+pub mod person;
 pub mod resend;
 pub mod retry;
 pub mod settle;

@@ -2,12 +2,17 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::breaker::Parked;
 use super::ids::{AccountId, SiteId, WebhookId};
 use super::time::Timestamp;
+
+/// How long a node believes what it knows of a webhook without asking. Whoever changes one behind its back waits as long
+/// before saying that it is done.
+pub const BELIEVED_FOR: Duration = Duration::from_millis(500);
 
 /// Longest name, in characters.
 pub const MAX_NAME_CHARS: usize = 255;

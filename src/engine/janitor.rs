@@ -27,6 +27,7 @@ pub struct Janitor {
     pub analytics: Analytics,
     pub clock: Clock,
     pub retention: Duration,
+    pub audit_retention: Duration,
 }
 
 impl Janitor {
@@ -71,6 +72,8 @@ impl Janitor {
         self.store.operator_forget_nodes(NODES).await?;
         self.store.operator_prune_idempotency_keys(now - IDEMPOTENCY).await?;
         self.store.operator_prune_sessions(now).await?;
+        self.store.operator_prune_invitations(now).await?;
+        self.remove(stop, Removes::Noted(now - self.audit_retention)).await?;
         self.store.operator_prune_resends(before).await?;
         // What is usual needs its history, whatever the retention of deliveries.
         self.analytics.prune(now - self.retention.max(HISTORY + LOOK_EVERY)).await?;
@@ -82,6 +85,7 @@ impl Janitor {
             let removed = match removes {
                 Removes::Unwanted(before) => self.store.operator_give_up_old(before, BATCH).await?,
                 Removes::Old(before) => self.store.operator_prune_events(before, BATCH).await?,
+                Removes::Noted(before) => self.store.operator_prune_audit(before, BATCH).await?,
                 Removes::Deleted => self.store.operator_remove_deleted(BATCH).await?,
             };
             counter!("pulsehook_pruned_total").increment(removed);
@@ -99,6 +103,8 @@ enum Removes {
     /// Deliveries that wait for a webhook nothing is sent to.
     Unwanted(Timestamp),
     Old(Timestamp),
+    /// Entries of audit logs.
+    Noted(Timestamp),
     /// Deliveries of webhooks that were deleted.
     Deleted,
 }

@@ -22,6 +22,7 @@ use crate::domain::address::AddressPolicy;
 use crate::domain::node::Roles;
 use crate::domain::pace::Limits;
 use crate::domain::vault::Keyring;
+use crate::domain::webhook::BELIEVED_FOR;
 use crate::store::Store;
 use crate::store::queue::Due;
 use crate::store::shards::Node;
@@ -67,6 +68,7 @@ pub struct Engine {
     pub room: ready::Room,
     pub evaluation_interval: Duration,
     pub retention: Duration,
+    pub audit_retention: Duration,
     /// Whose accounts, sites and goals are mirrored, where there is one beside us.
     pub plausible: Option<Plausible>,
 }
@@ -103,7 +105,7 @@ impl Engine {
                 mirror: None,
                 checker: None,
                 notify,
-                others_notice_within: target::BELIEVED_FOR,
+                others_notice_within: BELIEVED_FOR,
             },
             duties: JoinSet::new(),
             stop: stop.clone(),
@@ -209,6 +211,7 @@ impl Engine {
             analytics: self.analytics.clone(),
             clock: self.clock.clone(),
             retention: self.retention,
+            audit_retention: self.audit_retention,
         };
         let wake = Wake {
             dispatcher: Some(dispatcher_calls.clone()),

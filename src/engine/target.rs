@@ -22,13 +22,11 @@ use crate::domain::retry::RetrySchedule;
 use crate::domain::signature::SigningSecret;
 use crate::domain::time::Timestamp;
 use crate::domain::vault::{Keyring, Place};
-use crate::domain::webhook::{Health, Webhook};
+use crate::domain::webhook::{BELIEVED_FOR, Health, Webhook};
 use crate::store::outcomes::Life;
 use crate::store::queue::Due;
 use crate::store::{Result, Store};
 
-/// How long what is kept is believed without asking.
-pub const BELIEVED_FOR: Duration = Duration::from_millis(500);
 /// Failures are noted at most this often, and successes.
 const NOTE_FAILURES_EVERY: Duration = Duration::from_secs(60);
 const NOTE_SUCCESSES_EVERY: Duration = Duration::from_secs(3_600);

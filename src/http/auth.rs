@@ -9,10 +9,14 @@ use http::{HeaderMap, Method};
 
 use super::Api;
 use super::error::{ApiError, Result};
+use super::origin::origin_of;
 use crate::directory::plausible::credentials::is_plugin_token;
-use crate::domain::access::{Actor, Role};
+use crate::domain::access::{Actor, Origin, Role, Who};
+use crate::domain::ids::UserId;
 
+/// Name of the cookie of a session. Over https it is `__Host-` and this, which no other host of the domain can set.
 pub const SESSION_COOKIE: &str = "pulsehook_session";
+const HOST_PREFIX: &str = "__Host-";
 
 /// Somebody who may read. Handlers that change something ask for more with [`Asking::at_least`].
 #[derive(Debug, Clone, Copy)]
@@ -33,13 +37,34 @@ impl Asking {
             Some(_) => Err(ApiError::forbidden("one_site_only", "This credential is for one site only.")),
         }
     }
+
+    /// A person, for what a key has none of: sessions, a password, other accounts.
+    ///
+    /// # Errors
+    /// 403 when it is a key that asks.
+    pub fn as_person(self) -> Result<(Actor, UserId)> {
+        match self.0.who {
+            Who::User(user_id) => Ok((self.0, user_id)),
+            _ => Err(ApiError::forbidden("session_only", "This is for people who signed in, not for keys.")),
+        }
+    }
 }
 
 impl FromRequestParts<Api> for Asking {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self> {
-        authenticate(api, &parts.method, &parts.headers).await.map(Self)
+        let origin = origin_of(api, parts);
+        let actor = match authenticate(api, &parts.method, &parts.headers).await {
+            Ok(actor) => actor,
+            Err(error) if error.status() == http::StatusCode::UNAUTHORIZED => {
+                origin.network.map_or(Ok(()), |network| api.throttle.stranger(network))?;
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        };
+        api.throttle.caller(actor.account_id, actor.who)?;
+        Ok(Self(Actor { origin, ..actor }))
     }
 }
 
@@ -53,7 +78,7 @@ pub async fn authenticate(api: &Api, method: &Method, headers: &HeaderMap) -> Re
     let token = session_token(headers).ok_or_else(ApiError::unauthorized)?;
     let actor = api.directory.by_session(&token).await?.ok_or_else(ApiError::unauthorized)?;
     if !method.is_safe() && !is_same_origin(headers) {
-        return Err(ApiError::forbidden("cross_origin", "Another site asked for this in your name; it was refused."));
+        return Err(cross_origin());
     }
     Ok(actor)
 }
@@ -76,12 +101,49 @@ fn basic(text: &str) -> Option<String> {
 }
 
 pub fn session_token(headers: &HeaderMap) -> Option<String> {
-    headers
-        .get_all(COOKIE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(';'))
-        .find_map(|pair| pair.trim().strip_prefix(SESSION_COOKIE)?.strip_prefix('=').map(str::to_owned))
+    headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(';')).find_map(
+        |pair| {
+            let pair = pair.trim();
+            let pair = pair.strip_prefix(HOST_PREFIX).unwrap_or(pair);
+            pair.strip_prefix(SESSION_COOKIE)?.strip_prefix('=').map(str::to_owned)
+        },
+    )
+}
+
+/// What has a browser keep a session for so long.
+pub fn session_cookie(api: &Api, token: &str, lives: std::time::Duration) -> http::HeaderValue {
+    // Browsers take the prefix only with `Secure`.
+    let (prefix, secure) =
+        if api.settings.base_url.starts_with("https://") { (HOST_PREFIX, "; Secure") } else { ("", "") };
+    let lives = lives.as_secs();
+    let text = format!("{prefix}{SESSION_COOKIE}={token}; Path=/; HttpOnly; SameSite=Lax; Max-Age={lives}{secure}");
+    http::HeaderValue::from_str(&text).expect("tokens are base64")
+}
+
+/// A request that nobody had to sign in for, and yet changes something in a browser: only from our own pages, if it is a
+/// browser that asks.
+///
+/// # Errors
+/// 403 when another site made the browser ask.
+pub fn refuse_other_sites(headers: &HeaderMap) -> Result<()> {
+    let says_so = headers.contains_key("sec-fetch-site") || headers.contains_key(ORIGIN);
+    if says_so && !is_same_origin(headers) { Err(cross_origin()) } else { Ok(()) }
+}
+
+pub fn cross_origin() -> ApiError {
+    ApiError::forbidden("cross_origin", "Another site asked for this in your name; it was refused.")
+}
+
+/// Where a request came from, for handlers that nobody has to be known for.
+#[derive(Debug, Clone, Copy)]
+pub struct From(pub Origin);
+
+impl FromRequestParts<Api> for From {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Self::Rejection> {
+        Ok(Self(origin_of(api, parts)))
+    }
 }
 
 /// A browser says where a request comes from; one that says nothing about it is not trusted with a cookie.

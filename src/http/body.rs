@@ -1,5 +1,7 @@
 //! JSON bodies: read whole within a limit, and looked at field by field, so that everything that is wrong is told at once.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use bytes::Bytes;
@@ -7,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::Api;
 use super::error::{ApiError, Result};
+use crate::clock::Clock;
 use crate::domain::invalid::Invalid;
 
 /// Most bytes a request of the API may have.
@@ -14,13 +17,20 @@ pub const API_BYTES: usize = 64 * 1_024;
 /// Most bytes an event may have, as with Plausible.
 pub const EVENT_BYTES: usize = 1_000_000;
 
+/// Longest a body may take to arrive.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(20);
+
 /// Reads a body, at most `limit` bytes.
 ///
 /// # Errors
-/// 413 when there is more, 400 when it breaks off.
-pub async fn read(body: Body, limit: usize) -> Result<Bytes> {
+/// 413 when there is more, 400 when it breaks off or takes too long.
+pub async fn read(clock: &Clock, body: Body, limit: usize) -> Result<Bytes> {
     use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-    match Limited::new(body, limit).collect().await {
+    let arrived = clock.within(ARRIVES_WITHIN, Limited::new(body, limit).collect()).await;
+    let arrived = arrived.ok_or_else(|| {
+        ApiError::unreadable(format!("The body did not arrive within {} seconds.", ARRIVES_WITHIN.as_secs()))
+    })?;
+    match arrived {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(ApiError::too_large(limit)),
         Err(_) => Err(ApiError::unreadable("The body broke off.")),
@@ -33,8 +43,8 @@ pub struct JsonObject(pub Map<String, Value>);
 impl FromRequest<Api> for JsonObject {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, _: &Api) -> Result<Self> {
-        let body = read(request.into_body(), API_BYTES).await?;
+    async fn from_request(request: Request, api: &Api) -> Result<Self> {
+        let body = read(&api.clock, request.into_body(), API_BYTES).await?;
         if body.is_empty() {
             return Ok(Self(Map::new()));
         }

@@ -134,6 +134,7 @@ pub async fn send_test(
     Path((site, id)): Path<(String, String)>,
 ) -> Result<(StatusCode, Json<DeliveryAnswer>)> {
     let actor = asking.at_least(Role::Editor)?;
+    api.throttle.test(actor.account_id)?;
     let webhook = find_webhook(&api, &actor, &site, &id).await?;
     refuse_unless_live(&webhook)?;
     let site = find(&api, &actor, &site).await?;

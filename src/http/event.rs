@@ -1,10 +1,9 @@
 //! `POST /api/event`: where trackers send what happens. Plausible's Events API, unchanged.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -17,6 +16,7 @@ use utoipa::ToSchema;
 use super::Api;
 use super::body::{EVENT_BYTES, read};
 use super::error::{Problem, Result};
+use super::origin::{client_address, peer};
 use crate::analytics::recorder::{Client, Dropped};
 use crate::analytics::{bots, event_body, user_agent};
 use crate::domain::hit::Device;
@@ -87,9 +87,9 @@ fn allow_other_origins(headers: &mut HeaderMap) {
 }
 
 async fn take(api: &Api, request: Request) -> Result<Response> {
-    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
+    let peer = peer(request.extensions());
     let (parts, body) = request.into_parts();
-    let body = read(body, EVENT_BYTES).await?;
+    let body = read(&api.clock, body, EVENT_BYTES).await?;
     let text = |name: &HeaderName| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let event = match event_body::parse(Some(text(&CONTENT_TYPE)), &body) {
         Ok(event) => event,
@@ -136,32 +136,6 @@ async fn take(api: &Api, request: Request) -> Result<Response> {
     Ok(response)
 }
 
-/// Whoever connects, unless that is a proxy the operator trusts to say whom it speaks for.
-fn client_address(api: &Api, headers: &HeaderMap, peer: Option<IpAddr>) -> IpAddr {
-    let unknown = IpAddr::from([0, 0, 0, 0]);
-    let peer = peer.unwrap_or(unknown).to_canonical();
-    if peer != unknown && !api.settings.trusted_proxies.iter().any(|network| network.contains(&peer)) {
-        return peer;
-    }
-    let first = |name: &str| headers.get(name)?.to_str().ok()?.split(',').next().map(str::trim);
-    let forwarded = || {
-        let value = first("forwarded")?;
-        value.split(';').find_map(|pair| pair.trim().strip_prefix("for=")).map(|text| text.trim_matches('"'))
-    };
-    ["x-plausible-ip", "cf-connecting-ip", "b-forwarded-for", "x-forwarded-for"]
-        .into_iter()
-        .filter_map(first)
-        .chain(forwarded())
-        .find_map(read_address)
-        .unwrap_or(peer)
-}
-
-/// An address, perhaps with a port or in brackets.
-fn read_address(text: &str) -> Option<IpAddr> {
-    let bare = || text.trim_start_matches('[').split(']').next()?.parse().ok();
-    text.parse::<IpAddr>().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip())).or_else(bare)
-}
-
 impl Agents {
     /// The device of a browser; robots are dropped.
     fn device(&self, agent: &str) -> Result<Device, Dropped> {
@@ -178,26 +152,6 @@ impl Agents {
         match kind {
             Kind::Robot => Err(Dropped::Bot),
             Kind::Browser(device) => Ok(device),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_read_in_all_their_spellings() {
-        for (text, expected) in [
-            ("203.0.113.7", Some("203.0.113.7")),
-            ("203.0.113.7:4711", Some("203.0.113.7")),
-            ("2001:db8::1", Some("2001:db8::1")),
-            ("[2001:db8::1]", Some("2001:db8::1")),
-            ("[2001:db8::1]:4711", Some("2001:db8::1")),
-            ("unknown", None),
-            ("", None),
-        ] {
-            assert_eq!(read_address(text), expected.map(|text| text.parse().unwrap()), "{text}");
         }
     }
 }

@@ -40,7 +40,7 @@ async fn run_once(api: &Api, request: Request, next: Next) -> Result<Response> {
     let actor = authenticate(api, &parts.method, &parts.headers).await?;
     let key = parts.headers[&KEY].to_str().ok().filter(|key| (1..=MAX_KEY_CHARS).contains(&key.len()));
     let key = key.ok_or_else(|| Invalid::one("Idempotency-Key", "must be 1 to 255 visible characters"))?.to_owned();
-    let body = read(body, API_BYTES).await?;
+    let body = read(&api.clock, body, API_BYTES).await?;
     let mut hash = Sha256::new();
     hash.update(parts.uri.path());
     // What one may see, another may not.
@@ -91,7 +91,7 @@ async fn remember(api: &Api, account_id: AccountId, key: &str, response: Respons
         api.store.forget_idempotency_key(account_id, key).await?;
         return Ok(Response::from_parts(parts, body));
     }
-    let body = read(body, 16 * API_BYTES).await?;
+    let body = read(&api.clock, body, 16 * API_BYTES).await?;
     let sealed = api.keyring.seal(&place(account_id), api.chance.bytes(), &body);
     api.store.remember_answer(account_id, key, i32::from(parts.status.as_u16()), &sealed).await?;
     Ok(Response::from_parts(parts, Body::from(body)))

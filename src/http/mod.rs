@@ -3,16 +3,16 @@
 //! Handlers read state and write intentions; they never call the engine, only [`crate::wake::Wake`]. One file a resource,
 //! and the router below is the table of contents. The OpenAPI document comes out of the same routes.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
+use http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
+};
 use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -29,6 +29,7 @@ use crate::clock::Clock;
 use crate::directory::Directory;
 use crate::domain::access::Actor;
 use crate::domain::address::AddressPolicy;
+use crate::domain::ids::SiteId;
 use crate::domain::vault::Keyring;
 use crate::store::Store;
 use crate::store::audit::Change;
@@ -44,17 +45,25 @@ pub mod event;
 pub mod goals;
 pub mod health;
 pub mod idempotency;
+pub mod invitations;
 pub mod keys;
+mod listener;
+pub mod members;
+pub mod origin;
 pub mod pages;
 pub mod resends;
 pub mod schemas;
+pub mod session;
 pub mod setup;
 pub mod sites;
+pub mod throttle;
 pub mod triggers;
 pub mod url_check;
 pub mod webhooks;
 
 use error::ApiError;
+use origin::RequestId;
+use throttle::Throttle;
 
 /// What handlers work with. Cheap to clone.
 #[derive(Clone)]
@@ -75,8 +84,8 @@ pub struct Parts {
     pub settings: Settings,
     /// False once the process is stopping.
     ready: AtomicBool,
-    /// Failed tries to sign in, by who tried.
-    tries: Mutex<HashMap<String, setup::Tries>>,
+    /// How often who may ask.
+    throttle: Throttle,
     /// Who looked at addresses lately.
     checks: url_check::Checks,
     /// Who was recognised as robot or browser lately.
@@ -86,6 +95,11 @@ pub struct Parts {
 pub struct Settings {
     pub base_url: String,
     pub max_webhooks_per_account: u32,
+    pub max_sites_per_account: u32,
+    /// Requests a second a credential may make; 0 for as many as it likes.
+    pub api_rate: u32,
+    /// Whether strangers may found accounts.
+    pub sign_up: bool,
     pub trusted_proxies: Vec<IpNet>,
     /// Whether this process answers the API and its pages.
     pub answers_api: bool,
@@ -118,6 +132,7 @@ impl Api {
         metrics: PrometheusHandle,
         settings: Settings,
     ) -> Self {
+        let throttle = Throttle::new(&clock, settings.api_rate);
         Self(Arc::new(Parts {
             store,
             analytics,
@@ -131,7 +146,7 @@ impl Api {
             metrics,
             settings,
             ready: AtomicBool::new(true),
-            tries: Mutex::default(),
+            throttle,
             checks: url_check::Checks::default(),
             agents: event::Agents::default(),
         }))
@@ -161,6 +176,33 @@ impl Api {
             "Sites and goals are Plausible's: change them there, in the site's settings. What you change is known here \
              within ten seconds.",
         ))
+    }
+
+    /// For whoever wants to change accounts, members or passwords.
+    ///
+    /// # Errors
+    /// 409 when people are Plausible's.
+    fn refuse_people_of_plausible(&self) -> Result<(), ApiError> {
+        if !self.settings.mirrors_plausible {
+            return Ok(());
+        }
+        Err(ApiError::conflict(
+            "managed_in_plausible",
+            "Accounts and people are Plausible's: change them there, in the team's settings. What you change is known here \
+             within half a minute.",
+        ))
+    }
+
+    /// Removes the traffic of sites that are gone. Traffic of years takes a while; nobody can see it any more.
+    fn forget_traffic(&self, sites: Vec<SiteId>) {
+        let analytics = self.analytics.clone();
+        tokio::spawn(async move {
+            for site_id in sites {
+                if let Err(error) = analytics.delete_site(site_id).await {
+                    tracing::warn!(%error, site.id = %site_id, "Traffic of a deleted site is still there: {error}");
+                }
+            }
+        });
     }
 
     /// After a change of what is watched: returns once everybody here works with it.
@@ -233,10 +275,21 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(keys::list_keys, keys::create_key))
         .routes(routes!(keys::delete_key))
         .routes(routes!(account::me))
-        .routes(routes!(account::list_members))
+        .routes(routes!(account::rename_account, account::delete_account))
         .routes(routes!(account::list_audit))
+        .routes(routes!(members::list_members))
+        .routes(routes!(members::update_member, members::remove_member))
+        .routes(routes!(invitations::list_invitations, invitations::invite))
+        .routes(routes!(invitations::revoke_invitation))
+        .routes(routes!(invitations::look))
+        .routes(routes!(invitations::accept))
         .routes(routes!(setup::set_up))
-        .routes(routes!(setup::sign_in, setup::sign_out))
+        .routes(routes!(setup::sign_up))
+        .routes(routes!(session::sign_in, session::sign_out))
+        .routes(routes!(session::list_sessions, session::sign_out_everywhere))
+        .routes(routes!(session::close_session))
+        .routes(routes!(session::switch_account))
+        .routes(routes!(session::change_password))
         .routes(routes!(event::take_event))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
@@ -247,12 +300,35 @@ fn routes() -> OpenApiRouter<Api> {
 
 /// The document of every route below.
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    routes().split_for_parts().1
+    let (_, mut document) = routes().split_for_parts();
+    with_budgets(&mut document);
+    document
+}
+
+/// Whoever asks too often is told so, whatever he asks for.
+fn with_budgets(document: &mut utoipa::openapi::OpenApi) {
+    use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
+    let problem = ContentBuilder::new().schema(Some(RefOr::Ref(Ref::from_schema_name("Problem")))).build();
+    let answer = ResponseBuilder::new()
+        .description("Too many requests; `Retry-After` says when to come back")
+        .content("application/json", problem)
+        .build();
+    for (path, item) in &mut document.paths.paths {
+        let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.patch, &mut item.delete];
+        for operation in operations.into_iter().flatten() {
+            let open = matches!(path.as_str(), "/api/event" | "/api/setup") || !path.starts_with("/api/");
+            if open || path.starts_with("/api/schemas") {
+                continue;
+            }
+            operation.responses.responses.entry("429".to_owned()).or_insert(RefOr::T(answer.clone()));
+        }
+    }
 }
 
 /// Everything this process answers.
 pub fn router(api: Api) -> Router {
-    let (router, document) = routes().split_for_parts();
+    let (router, mut document) = routes().split_for_parts();
+    with_budgets(&mut document);
     router
         .merge(docs::router(document))
         .merge(pages::router())
@@ -266,16 +342,8 @@ pub fn router(api: Api) -> Router {
 }
 
 /// Answers on `listener` until `stop`.
-///
-/// # Errors
-/// The listener broke.
-pub async fn serve(
-    listener: TcpListener,
-    api: Api,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
-    let service = router(api).into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, service).with_graceful_shutdown(stop).await
+pub async fn serve(listener: TcpListener, api: Api, stop: impl Future<Output = ()> + Send + 'static) {
+    listener::serve(listener, router(api), stop).await;
 }
 
 fn panicked(cause: Box<dyn std::any::Any + Send>) -> Response {
@@ -295,9 +363,13 @@ async fn in_its_role(State(api): State<Api>, request: Request, next: Next) -> Re
 }
 
 /// What every answer carries: a request id, and what keeps browsers from making more of it than it is.
-async fn with_headers(State(api): State<Api>, request: Request, next: Next) -> Response {
+async fn with_headers(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-    let id = api.chance.uuid_v7(api.clock.now()).to_string();
+    const OPENER: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
+    const PERMISSIONS: HeaderName = HeaderName::from_static("permissions-policy");
+    let id = api.chance.uuid_v7(api.clock.now());
+    request.extensions_mut().insert(RequestId(id));
+    let id = id.to_string();
     let is_api = request.uri().path().starts_with("/api/");
     let span =
         tracing::debug_span!("request", request.id = %id, method = %request.method(), path = request.uri().path());
@@ -306,6 +378,12 @@ async fn with_headers(State(api): State<Api>, request: Request, next: Next) -> R
     headers.insert(REQUEST_ID, HeaderValue::from_str(&id).expect("a UUID is visible text"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    headers.insert(OPENER, HeaderValue::from_static("same-origin"));
+    headers
+        .insert(PERMISSIONS, HeaderValue::from_static("camera=(), geolocation=(), microphone=(), payment=(), usb=()"));
+    if api.settings.base_url.starts_with("https://") {
+        headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
+    }
     headers.entry(CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(
         "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     ));

@@ -4,15 +4,18 @@ use axum::Router;
 use axum::extract::{Query, Request, State};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, options};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, SET_COOKIE};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::Api;
+use super::auth::{From, refuse_other_sites};
 use super::body::{API_BYTES, read};
 use super::error::Result;
+use super::session::with_cookie;
 use super::{event, setup};
+use crate::directory::SESSION_FOR;
 
 pub fn router() -> Router<Api> {
     Router::new()
@@ -79,14 +82,16 @@ async fn setup_form(State(api): State<Api>, Query(query): Query<SetupQuery>) -> 
     Ok(form(&query.token, &Map::new(), None).into_response())
 }
 
-async fn setup_submit(State(api): State<Api>, request: Request) -> Result<Response> {
-    let body = read(request.into_body(), API_BYTES).await?;
+async fn setup_submit(State(api): State<Api>, From(origin): From, request: Request) -> Result<Response> {
+    let (parts, body) = request.into_parts();
+    refuse_other_sites(&parts.headers)?;
+    let body = read(&api.clock, body, API_BYTES).await?;
     let fields: Map<String, Value> = url::form_urlencoded::parse(&body)
         .map(|(name, value)| (name.into_owned(), Value::String(value.into_owned())))
         .collect();
     let token = fields.get("token").and_then(Value::as_str).unwrap_or_default().to_owned();
-    match setup::run(&api, &fields).await {
-        Ok((answer, cookie)) => {
+    match setup::run(&api, &fields, origin, &parts.headers).await {
+        Ok((answer, session)) => {
             let content = format!(
                 "<h1>Welcome</h1>\n<p>Your account is ready. This is your API key with the role owner; it is shown only \
                  now:</p>\n<pre>{}</pre>\n<p>Use it like this:</p>\n<pre>export PULSEHOOK_KEY={}\npulsehook sites create \
@@ -95,9 +100,8 @@ async fn setup_submit(State(api): State<Api>, request: Request) -> Result<Respon
                 escape(&answer.key)
             );
             let mut response = page("Welcome to Pulsehook", &content).into_response();
-            response.headers_mut().insert(SET_COOKIE, cookie);
             response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-            Ok(response)
+            Ok(with_cookie(response, &api, &session, SESSION_FOR))
         }
         Err(error) if error.is_server_error() => Err(error),
         Err(error) if error.code() == "wrong_setup_token" => Ok(Redirect::to("/setup").into_response()),

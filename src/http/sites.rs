@@ -105,12 +105,20 @@ pub async fn create_site(
     asking: Asking,
     JsonObject(body): JsonObject,
 ) -> Result<(StatusCode, Json<SiteAnswer>)> {
+    asking.of_the_account()?;
     let actor = asking.at_least(Role::Editor)?;
     api.refuse_what_is_mirrored()?;
     let (domain, timezone) = read(&body, true)?;
     let domain = domain.unwrap_or_default();
     let timezone = timezone.unwrap_or_else(|| DEFAULT_ZONE.to_owned());
-    let site = api.store.create_site(&api.change(&actor), &domain, &timezone).await.map_err(taken)?;
+    let limit = api.settings.max_sites_per_account;
+    let site = api.store.create_site(&api.change(&actor), &domain, &timezone, limit).await.map_err(taken)?;
+    let site = site.ok_or_else(|| {
+        ApiError::limit_reached(format!(
+            "An account may have at most {limit} sites. Delete one you no longer need, or ask your administrator to raise \
+             max_sites_per_account."
+        ))
+    })?;
     api.configuration_changed().await?;
     Ok((StatusCode::CREATED, Json(SiteAnswer { site: site.into() })))
 }
@@ -158,9 +166,9 @@ pub async fn update_site(
     let site = find(&api, &actor, &site).await?;
     api.refuse_what_is_mirrored()?;
     let (domain, timezone) = read(&body, false)?;
-    let domain = domain.unwrap_or(site.domain);
-    let timezone = timezone.unwrap_or(site.timezone);
-    let site = api.store.update_site(&api.change(&actor), site.id, &domain, &timezone).await.map_err(taken)?;
+    let domain = domain.unwrap_or_else(|| site.domain.clone());
+    let timezone = timezone.unwrap_or_else(|| site.timezone.clone());
+    let site = api.store.update_site(&api.change(&actor), &site, &domain, &timezone).await.map_err(taken)?;
     let site = site.ok_or_else(ApiError::not_found)?;
     api.configuration_changed().await?;
     Ok(Json(SiteAnswer { site: site.into() }))
@@ -183,13 +191,7 @@ pub async fn delete_site(State(api): State<Api>, asking: Asking, Path(site): Pat
         api.wake.webhook_changed(webhook.id, shard_of(webhook.site_id)).await;
     }
     api.configuration_changed().await?;
-    // Traffic of years takes a while to remove; nobody can see it any more.
-    let analytics = api.analytics.clone();
-    tokio::spawn(async move {
-        if let Err(error) = analytics.delete_site(site.id).await {
-            tracing::warn!(%error, site.id = %site.id, "Traffic of a deleted site is still there: {error}");
-        }
-    });
+    api.forget_traffic(vec![site.id]);
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -21,6 +21,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::trigger::{Settings, Trigger};
 use crate::domain::webhook::Webhook;
 use crate::store::StoreError;
+use crate::store::triggers::MOST_TRIGGERS;
 
 /// A trigger as the API shows it: its settings stand beside id and type.
 #[derive(Serialize, ToSchema)]
@@ -104,7 +105,9 @@ pub async fn create_trigger(
     let goals = goals_of(&api, &actor, webhook.site_id).await?;
     refuse_unknown_goal(&settings, &goals)?;
     let trigger = trigger_of(&api, &webhook, (None, settings), api.clock.now());
-    api.store.create_trigger(&api.change(&actor), &trigger).await.map_err(exists)?;
+    if !api.store.create_trigger(&api.change(&actor), &trigger).await.map_err(exists)? {
+        return Err(ApiError::limit_reached(format!("A webhook may have at most {MOST_TRIGGERS} triggers.")));
+    }
     api.configuration_changed().await?;
     Ok((StatusCode::CREATED, Json(TriggerAnswer { trigger: trigger.into() })))
 }
@@ -180,6 +183,9 @@ pub fn read_triggers(
         Some(Value::Array(_)) | None => return Err(Invalid::one("triggers", "must have at least one trigger")),
         Some(_) => return Err(Invalid::one("triggers", "must be a list of triggers")),
     };
+    if i64::try_from(items.len()).is_ok_and(|count| count > MOST_TRIGGERS) {
+        return Err(Invalid::one("triggers", format!("must be at most {MOST_TRIGGERS}")));
+    }
     let mut invalid = Invalid::new();
     let mut triggers: Vec<(Option<TriggerId>, Settings)> = Vec::with_capacity(items.len());
     for (index, item) in items.iter().enumerate() {

@@ -268,7 +268,8 @@ pub async fn update_webhook(
     JsonObject(body): JsonObject,
 ) -> Result<Json<WebhookAnswer>> {
     let actor = asking.at_least(Role::Editor)?;
-    let mut webhook = find_webhook(&api, &actor, &site, &id).await?;
+    let before = find_webhook(&api, &actor, &site, &id).await?;
+    let mut webhook = before.clone();
     let mut fields = Fields::of(&body, READ_ONLY);
     let secret = apply(&api, &mut webhook, &mut fields)?;
     let triggers = match fields.value("triggers") {
@@ -287,7 +288,7 @@ pub async fn update_webhook(
     // Whoever says that it is to be active wants a disabled one back.
     let enable = body.get("active") == Some(&Value::Bool(true));
     let change = api.change(&actor);
-    if !api.store.update_webhook(&change, &webhook, enable, triggers.as_deref()).await.map_err(exists)? {
+    if !api.store.update_webhook(&change, &before, &webhook, enable, triggers.as_deref()).await.map_err(exists)? {
         return Err(changed_meanwhile());
     }
     api.wake.webhook_changed(webhook.id, shard_of(webhook.site_id)).await;
@@ -329,7 +330,8 @@ pub async fn rotate_secret(
     JsonObject(body): JsonObject,
 ) -> Result<Json<RotateAnswer>> {
     let actor = asking.at_least(Role::Editor)?;
-    let mut webhook = find_webhook(&api, &actor, &site, &id).await?;
+    let before = find_webhook(&api, &actor, &site, &id).await?;
+    let mut webhook = before.clone();
     let mut fields = Fields::of(&body, &[]);
     let secret = fields.text("secret").map(SigningSecret::parse).transpose().unwrap_or_else(|problem| {
         fields.invalid.add("secret", problem.to_string());
@@ -358,7 +360,7 @@ pub async fn rotate_secret(
     webhook.previous_secret =
         old.map(|plain| api.keyring.seal(&place(&webhook, "previous_secret"), api.chance.bytes(), &plain));
     webhook.secret = Some(seal_secret(&api, &webhook, &secret));
-    if !api.store.update_webhook(&api.change(&actor), &webhook, false, None).await? {
+    if !api.store.update_webhook(&api.change(&actor), &before, &webhook, false, None).await? {
         return Err(changed_meanwhile());
     }
     api.wake.webhook_changed(webhook.id, shard_of(webhook.site_id)).await;

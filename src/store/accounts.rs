@@ -1,42 +1,40 @@
-//! Accounts, the people in them, and their sessions.
+//! Accounts: who owns, is isolated, can be suspended and goes as a whole.
 
+use serde_json::json;
+
+use super::audit::Change;
 use super::facts::SETUP_TOKEN;
+use super::shards::shard_of;
 use super::{Result, Store, Tx, on};
-use crate::domain::access::Role;
-use crate::domain::ids::{AccountId, UserId};
+use crate::domain::ids::{AccountId, SiteId, UserId, WebhookId};
 use crate::domain::time::Timestamp;
 
-/// Somebody who can sign in.
-#[derive(Debug, sqlx::FromRow)]
-pub struct Login {
-    pub user_id: UserId,
-    pub account_id: AccountId,
-    pub password_hash: String,
-}
-
-/// A session that has not expired.
-#[derive(Debug, sqlx::FromRow)]
-pub struct Session {
-    pub user_id: UserId,
-    pub account_id: AccountId,
-    pub role: Role,
-}
-
-/// A member of an account.
-#[derive(Debug, sqlx::FromRow)]
-pub struct Member {
-    pub user_id: UserId,
-    pub email: String,
-    pub role: Role,
-    pub inserted_at: Timestamp,
-}
-
-/// The first owner, as the set-up page takes it.
+/// An account with its first owner, as whoever begins says it.
 #[derive(Debug)]
-pub struct FirstOwner<'a> {
+pub struct Founding<'a> {
     pub account: &'a str,
     pub email: &'a str,
     pub password_hash: &'a str,
+}
+
+/// An account as the operator sees it.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+pub struct AccountRow {
+    pub id: AccountId,
+    pub name: String,
+    pub active: bool,
+    pub sites: i64,
+    pub webhooks: i64,
+    pub members: i64,
+    pub inserted_at: Timestamp,
+}
+
+/// What went with an account, for whoever keeps more of it elsewhere.
+#[derive(Debug, Default, PartialEq)]
+pub struct Gone {
+    pub sites: Vec<SiteId>,
+    /// Webhooks with their shards.
+    pub webhooks: Vec<(WebhookId, i32)>,
 }
 
 impl Store {
@@ -58,6 +56,18 @@ impl Store {
         Ok(on!(self.reader(), pool => sqlx::query_scalar(SQL).bind(account_id).fetch_optional(pool).await)?)
     }
 
+    /// Every account, by name.
+    pub async fn operator_accounts(&self) -> Result<Vec<AccountRow>> {
+        const SQL: &str = "
+            SELECT id, name, status = 'active' AS active, inserted_at,
+                (SELECT count(*) FROM sites WHERE sites.account_id = accounts.id) AS sites,
+                (SELECT count(*) FROM webhooks WHERE webhooks.account_id = accounts.id) AS webhooks,
+                (SELECT count(*) FROM memberships WHERE memberships.account_id = accounts.id) AS members
+            FROM accounts
+            ORDER BY name";
+        Ok(on!(self.reader(), pool => sqlx::query_as(SQL).fetch_all(pool).await)?)
+    }
+
     /// Whether anybody could use this installation yet: a user or a key exists.
     pub async fn operator_is_set_up(&self) -> Result<bool> {
         const SQL: &str = "
@@ -69,155 +79,118 @@ impl Store {
 
     /// Creates account, user and ownership in exchange for the set-up token. `None` when the token is not the one, or
     /// was used before.
+    ///
+    /// # Errors
+    /// [`super::StoreError::Conflict`] when there is such an account or user already.
     pub async fn set_up(
         &self,
         token_hash: &str,
-        owner: &FirstOwner<'_>,
+        founding: &Founding<'_>,
         now: Timestamp,
     ) -> Result<Option<(AccountId, UserId)>> {
-        const ACCOUNT: &str = "INSERT INTO accounts (name, inserted_at) VALUES ($1, $2) RETURNING id";
-        const USER: &str = "INSERT INTO users (email, password_hash, inserted_at) VALUES ($1, $2, $3) RETURNING id";
-        const MEMBER: &str =
-            "INSERT INTO memberships (account_id, user_id, role, inserted_at) VALUES ($1, $2, 'owner', $3)";
         let mut tx = self.begin().await?;
         if !tx.take_fact(SETUP_TOKEN, token_hash).await? {
             return Ok(None);
         }
-        let account_id: AccountId = on!(&mut tx.0, tx => sqlx::query_scalar(ACCOUNT)
-            .bind(owner.account).bind(now).fetch_one(&mut **tx).await)?;
-        let user_id: UserId = on!(&mut tx.0, tx => sqlx::query_scalar(USER)
-            .bind(owner.email).bind(owner.password_hash).bind(now).fetch_one(&mut **tx).await)?;
-        on!(&mut tx.0, tx => sqlx::query(MEMBER)
-            .bind(account_id).bind(user_id).bind(now).execute(&mut **tx).await.map(drop))?;
+        let founded = tx.found(founding, now).await?;
         tx.commit().await?;
-        Ok(Some((account_id, user_id)))
+        Ok(Some(founded))
     }
 
-    /// The user of this address with the account they joined first.
-    pub async fn login(&self, email: &str) -> Result<Option<Login>> {
-        const SQL: &str = "
-            SELECT users.id AS user_id, memberships.account_id, users.password_hash
-            FROM users
-            JOIN memberships ON memberships.user_id = users.id
-            WHERE users.email = $1
-            ORDER BY memberships.inserted_at, memberships.account_id
-            LIMIT 1";
-        Ok(on!(self.reader(), pool => sqlx::query_as(SQL).bind(email).fetch_optional(pool).await)?)
-    }
-
-    pub async fn members(&self, account_id: AccountId) -> Result<Vec<Member>> {
-        const SQL: &str = "
-            SELECT users.id AS user_id, users.email, memberships.role, memberships.inserted_at
-            FROM memberships
-            JOIN users ON users.id = memberships.user_id
-            WHERE memberships.account_id = $1
-            ORDER BY users.email";
-        Ok(on!(self.reader(), pool => sqlx::query_as(SQL).bind(account_id).fetch_all(pool).await)?)
-    }
-
-    pub async fn open_session(
-        &self,
-        account_id: AccountId,
-        user_id: UserId,
-        token_hash: &[u8],
-        now: Timestamp,
-        expires_at: Timestamp,
-    ) -> Result<()> {
-        const SQL: &str = "
-            INSERT INTO sessions (token_hash, account_id, user_id, inserted_at, expires_at)
-            VALUES ($1, $2, $3, $4, $5)";
-        on!(self.writer(), pool => sqlx::query(SQL)
-            .bind(token_hash).bind(account_id).bind(user_id).bind(now).bind(expires_at)
-            .execute(pool).await.map(drop))?;
-        Ok(())
-    }
-
-    pub async fn session(&self, token_hash: &[u8], now: Timestamp) -> Result<Option<Session>> {
-        const SQL: &str = "
-            SELECT sessions.user_id, sessions.account_id, memberships.role
-            FROM sessions
-            JOIN memberships ON memberships.account_id = sessions.account_id
-                AND memberships.user_id = sessions.user_id
-            WHERE sessions.token_hash = $1
-                AND sessions.expires_at > $2";
-        Ok(on!(self.reader(), pool => sqlx::query_as(SQL).bind(token_hash).bind(now).fetch_optional(pool).await)?)
-    }
-
-    /// Somebody who signed in to the other directory is here from now on, with this role in the account.
-    pub async fn welcome(
-        &self,
-        account_id: AccountId,
-        external_id: &str,
-        email: &str,
-        role: Role,
-        now: Timestamp,
-    ) -> Result<UserId> {
-        // Whoever had the address before has another one by now, or none.
-        const FORMER: &str = "DELETE FROM users WHERE email = $1 AND (external_id IS NULL OR external_id <> $2)";
-        const USER: &str = "
-            INSERT INTO users (external_id, email, password_hash, inserted_at) VALUES ($1, $2, '', $3)
-            ON CONFLICT (external_id) DO UPDATE SET email = excluded.email
-            RETURNING id";
+    /// The same for somebody who signs up, where that is open.
+    ///
+    /// # Errors
+    /// As [`Store::set_up`].
+    pub async fn found_account(&self, founding: &Founding<'_>, now: Timestamp) -> Result<(AccountId, UserId)> {
         let mut tx = self.begin().await?;
-        on!(&mut tx.0, tx => sqlx::query(FORMER).bind(email).bind(external_id).execute(&mut **tx).await.map(drop))?;
-        let user_id: UserId = on!(&mut tx.0, tx => sqlx::query_scalar(USER)
-            .bind(external_id).bind(email).bind(now).fetch_one(&mut **tx).await)?;
-        tx.set_role(account_id, user_id, role, now).await?;
+        let founded = tx.found(founding, now).await?;
         tx.commit().await?;
-        Ok(user_id)
+        Ok(founded)
     }
 
-    /// A member from the other directory may do something else there now.
-    pub async fn set_role(&self, account_id: AccountId, user_id: UserId, role: Role, now: Timestamp) -> Result<()> {
+    /// # Errors
+    /// [`super::StoreError::Conflict`] when another account has the name.
+    pub async fn rename_account(&self, change: &Change, name: &str) -> Result<()> {
+        const BEFORE: &str = "SELECT name FROM accounts WHERE id = $1";
+        const SQL: &str = "UPDATE accounts SET name = $2 WHERE id = $1";
         let mut tx = self.begin().await?;
-        tx.set_role(account_id, user_id, role, now).await?;
+        let before: String = on!(&mut tx.0, tx => sqlx::query_scalar(BEFORE)
+            .bind(change.account_id).fetch_one(&mut **tx).await)?;
+        on!(&mut tx.0, tx => sqlx::query(SQL)
+            .bind(change.account_id).bind(name).execute(&mut **tx).await.map(drop))?;
+        tx.audit_with(change, "account.update", name, &json!({ "name": [before, name] })).await?;
         tx.commit().await
     }
 
-    /// What the other directory calls a user and an account of ours.
-    pub async fn names_there(&self, account_id: AccountId, user_id: UserId) -> Result<Option<(String, String)>> {
-        const SQL: &str = "
-            SELECT users.external_id, accounts.external_id
-            FROM users, accounts
-            WHERE users.id = $2 AND accounts.id = $1
-                AND users.external_id IS NOT NULL AND accounts.external_id IS NOT NULL";
-        Ok(on!(self.reader(), pool => sqlx::query_as(SQL)
-            .bind(account_id).bind(user_id).fetch_optional(pool).await)?)
-    }
-
-    /// Somebody is no member any more: none of their sessions goes on.
-    pub async fn dismiss(&self, account_id: AccountId, user_id: UserId) -> Result<()> {
-        const SESSIONS: &str = "DELETE FROM sessions WHERE account_id = $1 AND user_id = $2";
-        const MEMBER: &str = "DELETE FROM memberships WHERE account_id = $1 AND user_id = $2";
+    /// Stops everything of an account, or has it go on from now: nothing is noticed or sent, and nobody comes in. Answers
+    /// its webhooks with their shards, or nothing when it is like that already.
+    pub async fn suspend_account(&self, change: &Change, suspended: bool) -> Result<Option<Vec<(WebhookId, i32)>>> {
+        const SQL: &str = "UPDATE accounts SET status = $2 WHERE id = $1 AND status <> $2";
+        // What happened meanwhile is not made up for.
+        const LIVE: &str = "UPDATE webhooks SET live_since = $2 WHERE account_id = $1";
+        const WEBHOOKS: &str = "SELECT id, site_id FROM webhooks WHERE account_id = $1";
         let mut tx = self.begin().await?;
-        for sql in [SESSIONS, MEMBER] {
-            on!(&mut tx.0, tx => sqlx::query(sql)
-                .bind(account_id).bind(user_id).execute(&mut **tx).await.map(drop))?;
+        let status = if suspended { "suspended" } else { "active" };
+        let turned = on!(&mut tx.0, tx => sqlx::query(SQL)
+            .bind(change.account_id).bind(status).execute(&mut **tx).await.map(|done| done.rows_affected()))?;
+        if turned == 0 {
+            return Ok(None);
         }
-        tx.commit().await
+        if !suspended {
+            on!(&mut tx.0, tx => sqlx::query(LIVE)
+                .bind(change.account_id).bind(change.now).execute(&mut **tx).await.map(drop))?;
+        }
+        let webhooks: Vec<(WebhookId, SiteId)> = on!(&mut tx.0, tx => sqlx::query_as(WEBHOOKS)
+            .bind(change.account_id).fetch_all(&mut **tx).await)?;
+        let action = if suspended { "account.suspend" } else { "account.resume" };
+        tx.audit(change, action, &change.account_id.to_string()).await?;
+        tx.touch_catalog().await?;
+        tx.commit().await?;
+        Ok(Some(with_shards(webhooks)))
     }
 
-    pub async fn close_session(&self, token_hash: &[u8]) -> Result<()> {
-        const SQL: &str = "DELETE FROM sessions WHERE token_hash = $1";
-        on!(self.writer(), pool => sqlx::query(SQL).bind(token_hash).execute(pool).await.map(drop))?;
-        Ok(())
-    }
-
-    pub async fn operator_prune_sessions(&self, now: Timestamp) -> Result<u64> {
-        const SQL: &str = "DELETE FROM sessions WHERE expires_at <= $1";
-        Ok(on!(self.writer(), pool => sqlx::query(SQL)
-            .bind(now).execute(pool).await.map(|done| done.rows_affected()))?)
+    /// Removes an account with everything in it, its audit log included, and the people who are in no other.
+    pub async fn delete_account(&self, account_id: AccountId, now: Timestamp) -> Result<Gone> {
+        const MEMBERS: &str = "SELECT user_id FROM memberships WHERE account_id = $1";
+        const WEBHOOKS: &str = "DELETE FROM webhooks WHERE account_id = $1 RETURNING id, site_id";
+        const SITES: &str = "DELETE FROM sites WHERE account_id = $1 RETURNING id";
+        const ACCOUNT: &str = "DELETE FROM accounts WHERE id = $1";
+        const USER: &str = "
+            DELETE FROM users
+            WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM memberships WHERE memberships.user_id = $1)";
+        let mut tx = self.begin().await?;
+        let members: Vec<UserId> = on!(&mut tx.0, tx => sqlx::query_scalar(MEMBERS)
+            .bind(account_id).fetch_all(&mut **tx).await)?;
+        let webhooks: Vec<(WebhookId, SiteId)> = on!(&mut tx.0, tx => sqlx::query_as(WEBHOOKS)
+            .bind(account_id).fetch_all(&mut **tx).await)?;
+        let webhooks = with_shards(webhooks);
+        for (webhook, shard) in &webhooks {
+            tx.forget_deliveries(*webhook, *shard, now).await?;
+        }
+        let sites: Vec<SiteId> = on!(&mut tx.0, tx => sqlx::query_scalar(SITES)
+            .bind(account_id).fetch_all(&mut **tx).await)?;
+        on!(&mut tx.0, tx => sqlx::query(ACCOUNT).bind(account_id).execute(&mut **tx).await.map(drop))?;
+        for user in members {
+            on!(&mut tx.0, tx => sqlx::query(USER).bind(user).execute(&mut **tx).await.map(drop))?;
+        }
+        tx.touch_catalog().await?;
+        tx.commit().await?;
+        Ok(Gone { sites, webhooks })
     }
 }
 
+fn with_shards(webhooks: Vec<(WebhookId, SiteId)>) -> Vec<(WebhookId, i32)> {
+    webhooks.into_iter().map(|(webhook, site)| (webhook, shard_of(site))).collect()
+}
+
 impl Tx {
-    async fn set_role(&mut self, account_id: AccountId, user_id: UserId, role: Role, now: Timestamp) -> Result<()> {
-        const SQL: &str = "
-            INSERT INTO memberships (account_id, user_id, role, inserted_at) VALUES ($1, $2, $3, $4)
-            ON CONFLICT (account_id, user_id) DO UPDATE SET role = excluded.role";
-        on!(&mut self.0, tx => sqlx::query(SQL)
-            .bind(account_id).bind(user_id).bind(role).bind(now).execute(&mut **tx).await.map(drop))?;
-        Ok(())
+    async fn found(&mut self, founding: &Founding<'_>, now: Timestamp) -> Result<(AccountId, UserId)> {
+        const ACCOUNT: &str = "INSERT INTO accounts (name, inserted_at) VALUES ($1, $2) RETURNING id";
+        let account_id: AccountId = on!(&mut self.0, tx => sqlx::query_scalar(ACCOUNT)
+            .bind(founding.account).bind(now).fetch_one(&mut **tx).await)?;
+        let user_id = self.insert_user(founding.email, founding.password_hash, now).await?;
+        self.set_role(account_id, user_id, crate::domain::access::Role::Owner, now).await?;
+        Ok((account_id, user_id))
     }
 
     /// Makes two requests of one account take turns, so that a limit holds when they race.

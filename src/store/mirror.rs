@@ -77,7 +77,7 @@ impl Store {
         mut id: impl FnMut() -> Uuid,
     ) -> Result<Vec<(WebhookId, i32)>> {
         let mut tx = self.begin().await?;
-        let mut by_plausible = |account_id| Change { account_id, who: Who::Plausible, now, id: id() };
+        let mut by_plausible = |account_id| Change::without_request(account_id, Who::Plausible, now, id());
         let mut touched = Vec::new();
         for site in &changes.forgotten_sites {
             touched.extend(tx.forget_site(site, now).await?);

@@ -1,6 +1,8 @@
 //! Sites.
 
-use super::audit::Change;
+use serde_json::json;
+
+use super::audit::{Change, difference};
 use super::shards::shard_of;
 use super::{Result, Store, on};
 use crate::domain::ids::{AccountId, SiteId, WebhookId};
@@ -19,20 +21,27 @@ pub struct Site {
 
 impl Store {
     /// # Errors
-    /// [`super::StoreError::Conflict`] when the domain is taken, by whomever.
-    pub async fn create_site(&self, change: &Change, domain: &str, timezone: &str) -> Result<Site> {
+    /// [`super::StoreError::Conflict`] when the domain is taken, by whomever. `None` when the account has `limit` sites.
+    pub async fn create_site(&self, change: &Change, domain: &str, timezone: &str, limit: u32) -> Result<Option<Site>> {
+        const COUNT: &str = "SELECT count(*) FROM sites WHERE account_id = $1";
         const SQL: &str = "
             INSERT INTO sites (account_id, domain, timezone, inserted_at, updated_at)
             VALUES ($1, $2, $3, $4, $4)
             RETURNING id, account_id, domain, timezone, inserted_at, updated_at";
         let mut tx = self.begin().await?;
+        tx.lock_account(change.account_id).await?;
+        let count: i64 = on!(&mut tx.0, tx => sqlx::query_scalar(COUNT)
+            .bind(change.account_id).fetch_one(&mut **tx).await)?;
+        if count >= i64::from(limit) {
+            return Ok(None);
+        }
         let site: Site = on!(&mut tx.0, tx => sqlx::query_as(SQL)
             .bind(change.account_id).bind(domain).bind(timezone).bind(change.now)
             .fetch_one(&mut **tx).await)?;
         tx.audit(change, "site.create", &site.domain).await?;
         tx.touch_catalog().await?;
         tx.commit().await?;
-        Ok(site)
+        Ok(Some(site))
     }
 
     pub async fn sites(&self, account_id: AccountId) -> Result<Vec<Site>> {
@@ -64,7 +73,13 @@ impl Store {
 
     /// # Errors
     /// [`super::StoreError::Conflict`] when the domain is taken.
-    pub async fn update_site(&self, change: &Change, id: SiteId, domain: &str, timezone: &str) -> Result<Option<Site>> {
+    pub async fn update_site(
+        &self,
+        change: &Change,
+        before: &Site,
+        domain: &str,
+        timezone: &str,
+    ) -> Result<Option<Site>> {
         const SQL: &str = "
             UPDATE sites
             SET domain = $3, timezone = $4, updated_at = $5
@@ -72,10 +87,12 @@ impl Store {
             RETURNING id, account_id, domain, timezone, inserted_at, updated_at";
         let mut tx = self.begin().await?;
         let site: Option<Site> = on!(&mut tx.0, tx => sqlx::query_as(SQL)
-            .bind(change.account_id).bind(id).bind(domain).bind(timezone).bind(change.now)
+            .bind(change.account_id).bind(before.id).bind(domain).bind(timezone).bind(change.now)
             .fetch_optional(&mut **tx).await)?;
         if let Some(site) = &site {
-            tx.audit(change, "site.update", &site.domain).await?;
+            let named = |site: &Site| json!({ "domain": site.domain, "timezone": site.timezone });
+            let detail = difference(&named(before), &named(site));
+            tx.audit_with(change, "site.update", &site.domain, &detail).await?;
             tx.touch_catalog().await?;
             tx.commit().await?;
         }

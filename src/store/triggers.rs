@@ -2,7 +2,7 @@
 
 use sqlx::FromRow;
 
-use super::audit::Change;
+use super::audit::{Change, difference};
 use super::{Result, Store, Tx, on};
 use crate::domain::ids::{AccountId, SiteId, TriggerId, WebhookId};
 use crate::domain::time::Timestamp;
@@ -43,6 +43,9 @@ fn canonical(settings: &Settings) -> String {
     serde_json::to_string(settings).expect("settings serialise to an object")
 }
 
+/// Triggers a webhook may have.
+pub const MOST_TRIGGERS: i64 = 200;
+
 impl Store {
     pub async fn triggers_of_site(&self, account_id: AccountId, site_id: SiteId) -> Result<Vec<Trigger>> {
         const SQL: &str = "
@@ -57,13 +60,21 @@ impl Store {
 
     /// # Errors
     /// [`super::StoreError::Conflict`] when the webhook has an identical one, [`super::StoreError::Dangling`] when the
-    /// webhook is gone.
-    pub async fn create_trigger(&self, change: &Change, trigger: &Trigger) -> Result<()> {
+    /// webhook is gone. `false` when it has [`MOST_TRIGGERS`].
+    pub async fn create_trigger(&self, change: &Change, trigger: &Trigger) -> Result<bool> {
+        const COUNT: &str = "SELECT count(*) FROM triggers WHERE account_id = $1 AND webhook_id = $2";
         let mut tx = self.begin().await?;
+        tx.lock_account(change.account_id).await?;
+        let count: i64 = on!(&mut tx.0, tx => sqlx::query_scalar(COUNT)
+            .bind(change.account_id).bind(trigger.webhook_id).fetch_one(&mut **tx).await)?;
+        if count >= MOST_TRIGGERS {
+            return Ok(false);
+        }
         tx.insert_trigger(trigger).await?;
         tx.audit(change, "trigger.create", &trigger.id.to_string()).await?;
         tx.touch_catalog().await?;
-        tx.commit().await
+        tx.commit().await?;
+        Ok(true)
     }
 
     /// Writes new settings over those of `version`. `None` when the trigger is gone or has moved on.
@@ -91,7 +102,9 @@ impl Store {
             .fetch_optional(&mut **tx)
             .await)?;
         let Some(row) = row else { return Ok(None) };
-        tx.audit(change, "trigger.update", &trigger.id.to_string()).await?;
+        let json = |settings: &Settings| serde_json::to_value(settings).expect("settings serialise to an object");
+        let detail = difference(&json(&trigger.settings), &json(settings));
+        tx.audit_with(change, "trigger.update", &trigger.id.to_string(), &detail).await?;
         tx.touch_catalog().await?;
         tx.commit().await?;
         row.parse().map(Some)

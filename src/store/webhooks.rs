@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use sqlx::FromRow;
 
-use super::audit::Change;
+use super::audit::{Change, difference};
 use super::shards::shard_of;
 use super::{Backend, Result, Store, Tx, on};
 use crate::domain::breaker::{Parked, Turn};
@@ -170,6 +172,7 @@ impl Store {
     pub async fn update_webhook(
         &self,
         change: &Change,
+        before: &Webhook,
         webhook: &Webhook,
         enable: bool,
         triggers: Option<&[Trigger]>,
@@ -218,7 +221,8 @@ impl Store {
         if let Some(triggers) = triggers {
             tx.replace_triggers(change, webhook.id, triggers).await?;
         }
-        tx.audit(change, "webhook.update", &webhook.id.to_string()).await?;
+        let detail = difference(&for_the_log(before), &for_the_log(webhook));
+        tx.audit_with(change, "webhook.update", &webhook.id.to_string(), &detail).await?;
         tx.touch_catalog().await?;
         tx.commit().await?;
         Ok(true)
@@ -285,6 +289,23 @@ impl Store {
             }
         })
     }
+}
+
+/// What the audit log may say of a webhook: an address may hold a token behind its host, and of what is sealed only whether
+/// it is another can be told.
+fn for_the_log(webhook: &Webhook) -> Value {
+    let mark = |bytes: &[u8]| hex::encode(&Sha256::digest(bytes)[..4]);
+    let host = webhook.url.split('/').nth(2).unwrap_or_default();
+    json!({
+        "name": webhook.name,
+        "url": format!("{host} ({})", mark(webhook.url.as_bytes())),
+        "active": webhook.active,
+        "format": webhook.format.as_str(),
+        "rate_limit": webhook.rate_limit,
+        "retry_schedule": webhook.retry_schedule,
+        "headers": webhook.headers.as_deref().map(mark),
+        "secret": webhook.secret.as_deref().map(mark),
+    })
 }
 
 impl Tx {

@@ -206,6 +206,47 @@ async fn help_and_version_are_there() {
     }
 }
 
+on_both! {
+    async fn people_are_invited_and_the_operator_has_the_last_word(database: Database) {
+        use tokio::io::AsyncWriteExt as _;
+        let served = Served::start(&database, None).await;
+        let key = key(&database).await;
+        let cli = Cli { database: &database, served: &served, key: &key };
+        let link = cli.run(&["members", "invite", "new@example.com", "--role", "editor"]).await;
+        let (server, token) = link.trim().split_once("/invitation?token=").unwrap();
+        assert!(cli.run(&["members", "invitations"]).await.contains("new@example.com"));
+        let http = crate::support::app::http_client();
+        let sign_in = async |path: &str, body: Value| http.post(format!("{server}{path}")).json(&body).send().await.unwrap();
+        let accepted = sign_in("/api/invitations/accept", json!({"token": token, "password": "correct horse battery"})).await;
+        assert_eq!(accepted.status(), 201);
+        let members = cli.json(&["members", "list"]).await;
+        let id = text(&members["members"][0]["id"]).to_owned();
+        assert_eq!(cli.json(&["members", "update", &id, "--role", "admin"]).await["member"]["role"], "admin");
+        assert!(cli.run(&["accounts", "list"]).await.contains("Owner"));
+        assert_eq!(cli.json(&["users", "list"]).await["users"][0]["email"], "new@example.com");
+
+        let mut set = cli.command(&["users", "set-password", "new@example.com"]);
+        set.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let mut set = set.spawn().unwrap();
+        set.stdin.take().unwrap().write_all(b"eleven geese asleep\n").await.unwrap();
+        succeeded(&set.wait_with_output().await.unwrap());
+        let body = |password: &str| json!({"email": "new@example.com", "password": password});
+        assert_eq!(sign_in("/api/session", body("correct horse battery")).await.status(), 401);
+        assert_eq!(sign_in("/api/session", body("eleven geese asleep")).await.status(), 204);
+        cli.run(&["users", "sign-out", "new@example.com"]).await;
+
+        cli.run(&["accounts", "suspend", "Owner"]).await;
+        let (code, said) = cli.fails(&["members", "list"]).await;
+        assert!(code == 1 && said.contains("suspended"), "{said}");
+        cli.run(&["accounts", "resume", "Owner"]).await;
+        cli.run(&["members", "remove", &id, "--yes"]).await;
+        cli.run(&["accounts", "delete", "Owner", "--yes"]).await;
+        let (code, said) = cli.fails(&["accounts", "suspend", "Owner"]).await;
+        assert!(code == 1 && said.contains("there is no account"), "{said}");
+        served.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_demo_delivers_verified_webhooks_and_ends() {
     crate::support::in_time(async {

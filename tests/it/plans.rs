@@ -44,6 +44,9 @@ const MEANT: &[&str] = &[
     "SELECT trigger_id, fired, state FROM trigger_states",
     "SELECT site_id, profile FROM site_profiles",
     "SELECT sites.id, sites.domain FROM sites JOIN accounts",
+    // All of them, for whoever runs the server.
+    "SELECT id, email, (SELECT count(*) FROM memberships",
+    "SELECT id, name, status = 'active' AS active",
     // What is mirrored, compared as a whole with what the other directory says.
     "SELECT id, external_id, name, status FROM accounts",
     "SELECT external_id, id FROM accounts",

@@ -425,7 +425,7 @@ on_both! {
         }
         assert_eq!(endpoint.arrived().len(), 1, "nothing is sent");
         assert!(app.store.watched().await.unwrap().triggers.is_empty(), "nothing is noticed");
-        assert_eq!(app.get("/api/me").await.status, 401);
+        assert_eq!(app.get("/api/me").await.expect(403)["code"], "account_suspended");
 
         plausible.run(&format!("SELECT fixture_lock({site}, false)")).await;
         app.drain().await;

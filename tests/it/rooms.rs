@@ -45,8 +45,9 @@ const ROOMS: &[(&str, &[&str])] = &[
 const CRATES: &[(&str, &[&str])] = &[
     ("sqlx", &["store", "analytics", "domain", "plausible", "bench"]),
     ("axum", &["http", "cli"]),
-    ("hyper_util", &["engine", "cli", "bench"]),
+    ("hyper_util", &["engine", "http", "cli", "bench"]),
     ("hickory_resolver", &["engine"]),
+    ("governor", &["http"]),
     ("reqwest", &["cli"]),
     ("clap", &["cli", "bench"]),
     ("argon2", &["directory"]),

@@ -8,19 +8,22 @@ use std::time::Duration;
 use pulsehook::domain::access::Role;
 use pulsehook::domain::event::{Addressee, Data, Event};
 use pulsehook::domain::goal::{Goal, GoalKind};
-use pulsehook::domain::ids::{AccountId, EventId, GoalId, NodeId, SiteId, WebhookId};
+use pulsehook::domain::ids::{AccountId, EventId, GoalId, InvitationId, NodeId, SiteId, WebhookId};
 use pulsehook::domain::mirror::{Changes, Owner, SiteThere, Truth};
 use pulsehook::domain::settle::Ended;
 use pulsehook::domain::time::Timestamp;
 use pulsehook::engine::leases::TTL;
-use pulsehook::store::accounts::FirstOwner;
+use pulsehook::store::accounts::Founding;
 use pulsehook::store::facts::SETUP_TOKEN;
 use pulsehook::store::health::Told;
 use pulsehook::store::idempotency::Repeated;
+use pulsehook::store::invitations::{Invitation, Invited, Newcomer};
 use pulsehook::store::observations::{Gap, Looked, Reported};
 use pulsehook::store::outbox::{Fired, StateChange, Step, Watermark};
 use pulsehook::store::outcomes::{AttemptRow, Life, Settled, Standing};
+use pulsehook::store::people::Changed;
 use pulsehook::store::sealed::{SealedAnswer, SealedWebhook};
+use pulsehook::store::sessions::NewSession;
 use pulsehook::store::shards::{Lease, SHARDS, shard_of};
 use pulsehook::store::sites::Site;
 use pulsehook::store::{Store, StoreError};
@@ -229,21 +232,87 @@ async fn trouble(app: &TestApp) {
 }
 
 async fn people(app: &TestApp) {
-    let store = &app.store;
-    let owner = FirstOwner { account: "Second", email: "b@example.com", password_hash: "x" };
+    let (store, now) = (&app.store, app.now());
+    let owner = Founding { account: "Second", email: "b@example.com", password_hash: "x" };
     store.set_fact(SETUP_TOKEN, "hash").await.unwrap();
-    let (account_id, user_id) = store.set_up("hash", &owner, app.now()).await.unwrap().unwrap();
-    assert_eq!(store.set_up("hash", &owner, app.now()).await.unwrap(), None);
+    let (account_id, user_id) = store.set_up("hash", &owner, now).await.unwrap().unwrap();
+    assert_eq!(store.set_up("hash", &owner, now).await.unwrap(), None);
     assert!(store.operator_is_set_up().await.unwrap());
-    assert_eq!(store.login("b@example.com").await.unwrap().unwrap().user_id, user_id);
+    let again = store.found_account(&owner, now).await;
+    assert!(matches!(again, Err(StoreError::Conflict(_))), "{again:?}");
+    assert_eq!(store.user("b@example.com").await.unwrap().unwrap().id, user_id);
+    assert_eq!(store.user_by_id(user_id).await.unwrap().unwrap().email, "b@example.com");
+    assert!(store.operator_users().await.unwrap().iter().any(|(id, _, accounts)| (*id, *accounts) == (user_id, 1)));
     assert_eq!(store.members(account_id).await.unwrap().len(), 1);
+    assert_eq!(store.memberships(user_id).await.unwrap()[0].name, "Second");
     assert_eq!(store.account_name(account_id).await.unwrap().as_deref(), Some("Second"));
-    let until = app.now() + Duration::from_secs(60);
-    store.open_session(account_id, user_id, b"token", app.now(), until).await.unwrap();
-    assert!(store.session(b"token", app.now()).await.unwrap().is_some());
-    assert!(store.session(b"token", until).await.unwrap().is_none());
+    store.rename_account(&app.change(account_id), "Renamed").await.unwrap();
+    assert!(
+        store
+            .operator_accounts()
+            .await
+            .unwrap()
+            .iter()
+            .any(|account| account.name == "Renamed" && account.members == 1)
+    );
+
+    let until = now + Duration::from_secs(60);
+    let session = |token: u8| NewSession { user_id, token_hash: [token; 32], user_agent: "Browser", expires_at: until };
+    store.open_session(&app.change(account_id), session(1)).await.unwrap();
+    let idle = now - Duration::from_secs(1);
+    assert!(store.session(&[1; 32], now, idle).await.unwrap().unwrap().active);
+    assert!(store.session(&[1; 32], until, idle).await.unwrap().is_none());
+    assert!(store.session(&[1; 32], now, now).await.unwrap().is_none());
+    store.touch_session(&[1; 32], until).await.unwrap();
+    assert!(store.session(&[1; 32], now, now).await.unwrap().is_some());
+    store.replace_session(&app.change(account_id), &[1; 32], session(2)).await.unwrap();
+    assert_eq!(store.sessions_of(user_id, now, idle).await.unwrap().len(), 1);
+    store.set_password(&app.change(account_id), user_id, "y", Some(&[2; 32])).await.unwrap();
     assert_eq!(store.operator_prune_sessions(until).await.unwrap(), 1);
-    store.close_session(b"token").await.unwrap();
+    store.close_session(&app.change(account_id), &[2; 32]).await.unwrap();
+    assert_eq!(store.close_sessions(&app.change(account_id), user_id, None).await.unwrap(), 0);
+
+    let invitation = |id: u128, email: &str| Invitation {
+        id: InvitationId(Uuid::from_u128(id)),
+        account_id,
+        email: email.to_owned(),
+        role: Role::Viewer,
+        invited_by: "user:1".to_owned(),
+        expires_at: until,
+        inserted_at: now,
+    };
+    let invite = async |invitation: &Invitation, limit| {
+        store.invite(&app.change(account_id), invitation, &invitation.id.0.as_bytes()[15..], limit).await.unwrap()
+    };
+    assert_eq!(invite(&invitation(1, "b@example.com"), 9).await, Invited::AlreadyIn);
+    assert_eq!(invite(&invitation(2, "c@example.com"), 1).await, Invited::LimitReached);
+    assert_eq!(invite(&invitation(3, "c@example.com"), 2).await, Invited::Done);
+    assert_eq!(invite(&invitation(4, "d@example.com"), 9).await, Invited::Done);
+    assert_eq!(store.invitations(account_id, now).await.unwrap().len(), 2);
+    let found = store.operator_invitation(&[3], now).await.unwrap().unwrap();
+    let accepted = store.accept_invitation(&app.change(account_id), &found, Newcomer::New("z")).await.unwrap().unwrap();
+    assert_eq!(
+        store.accept_invitation(&app.change(account_id), &found, Newcomer::Known(accepted)).await.unwrap(),
+        None
+    );
+    assert!(store.revoke_invitation(&app.change(account_id), InvitationId(Uuid::from_u128(4))).await.unwrap());
+    assert_eq!(store.operator_prune_invitations(until).await.unwrap(), 0);
+    let change = async |id, role| store.change_member(&app.change(account_id), Role::Admin, id, role).await.unwrap();
+    assert_eq!(change(accepted, Role::Editor).await, Changed::Done);
+    assert_eq!(change(accepted, Role::Owner).await, Changed::Above(Role::Owner));
+    assert_eq!(change(user_id, Role::Viewer).await, Changed::Above(Role::Owner));
+    let remove = async |id| store.remove_member(&app.change(account_id), Role::Owner, id).await.unwrap();
+    assert_eq!(remove(user_id).await, Changed::LastOwner);
+    assert_eq!((remove(accepted).await, remove(accepted).await), (Changed::Done, Changed::NotFound));
+
+    store.note(&app.change(account_id), "session.refuse", "user:1").await.unwrap();
+    assert!(store.suspend_account(&app.change(account_id), true).await.unwrap().is_some());
+    assert_eq!(store.suspend_account(&app.change(account_id), true).await.unwrap(), None);
+    assert!(store.suspend_account(&app.change(account_id), false).await.unwrap().is_some());
+    assert!(!store.audit_log(account_id, None, 100).await.unwrap().is_empty());
+    assert_eq!(store.operator_prune_audit(now - Duration::from_secs(86_400), 10).await.unwrap(), 0);
+    store.delete_account(account_id, now).await.unwrap();
+    assert_eq!(store.user("b@example.com").await.unwrap().map(|user| user.id), None);
 }
 
 /// Accounts, sites and goals that come from elsewhere, change and go.

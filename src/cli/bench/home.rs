@@ -56,9 +56,10 @@ pub async fn accounts(world: &World, database: &Database, count: usize) -> anyho
         let now = world.clock.now();
         let name = format!("Bench {}", hex::encode(world.chance.bytes::<6>()));
         let id = store.find_or_create_account(&name, now).await?;
-        let change = Change { account_id: id, who: Who::Operator, now, id: world.chance.uuid_v7(now) };
-        let grant = Grant { name, role: Role::Owner, expires_at: None };
-        let (_, key) = issue_key(&store, &change, grant, &world.chance).await?;
+        let change = Change::without_request(id, Who::Operator, now, world.chance.uuid_v7(now));
+        let grant = Grant { name, role: Role::Owner, site_id: None, expires_at: None };
+        let made = issue_key(&store, &change, grant, &world.chance).await?;
+        let (_, key) = made.context("a new account has as many keys as it may")?;
         accounts.push(Account { id, key: key.expose().to_owned() });
     }
     store.close().await;

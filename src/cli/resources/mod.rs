@@ -8,6 +8,7 @@ use super::output::{self, plain};
 
 pub mod deliveries;
 pub mod goals;
+pub mod members;
 pub mod resends;
 pub mod sites;
 pub mod triggers;
@@ -59,7 +60,7 @@ fn pairs(texts: &[String], separator: char) -> anyhow::Result<Map<String, Value>
 }
 
 /// Asks on a terminal; elsewhere `--yes` is the answer.
-fn confirm(yes: bool, question: &str) -> anyhow::Result<()> {
+pub fn confirm(yes: bool, question: &str) -> anyhow::Result<()> {
     use std::io::{BufRead as _, IsTerminal as _};
     if yes {
         return Ok(());

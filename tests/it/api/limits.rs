@@ -48,6 +48,93 @@ on_both! {
         app.stop().await;
     }
 
+    async fn sites_keys_and_triggers_have_an_end(database: Database) {
+        let setup = Setup { settings: vec![("max_sites_per_account", "2".to_owned())], ..Setup::default() };
+        let app = TestApp::start_with(database, setup).await;
+        let sites = join_all((0..5).map(|index| {
+            let app = &app;
+            async move { app.post("/api/sites", json!({"domain": format!("{index}.example")})).await }
+        }))
+        .await;
+        assert_eq!(sites.iter().filter(|answer| answer.status == 201).count(), 2, "though five ask at once");
+        let refused = sites.iter().find(|answer| answer.status != 201).unwrap().expect(422);
+        assert!(text(&refused["detail"]).contains("at most 2 sites"), "{refused}");
+        let domain = app.get("/api/sites").await.expect(200)["sites"][0]["domain"].clone();
+        let mut body = webhook("one");
+        let path = format!("/api/sites/{}/webhooks", text(&domain));
+        let spike = |threshold: u32| json!({"type": "visitor_spike", "threshold": threshold + 1});
+        body["triggers"] = (0..201).map(spike).collect();
+        assert!(app.post(&path, body.clone()).await.complaint("triggers").contains("at most 200"));
+        body["triggers"] = (0..200).map(spike).collect();
+        let created = app.post(&path, body).await.expect(201);
+        let more = app.post(&format!("{path}/{}/triggers", text(&created["webhook"]["id"])), spike(300)).await;
+        assert_eq!(more.expect(422)["code"], "limit_reached");
+        app.stop().await;
+    }
+
+    async fn who_asks_too_often_is_told_when_to_come_back(database: Database) {
+        let setup = Setup { settings: vec![("api_rate", "2".to_owned())], ..Setup::default() };
+        let app = TestApp::start_with(database, setup).await;
+        for _ in 0..20 {
+            app.get("/api/me").await.expect(200);
+        }
+        let refused = app.get("/api/me").await;
+        assert_eq!(refused.expect(429)["code"], "too_many_requests");
+        assert_eq!(refused.header("retry-after"), Some("1"));
+        let (_, other) = app.account("Other", pulsehook::domain::access::Role::Owner).await;
+        Answer::of(app.request(reqwest::Method::GET, "/api/me").bearer_auth(&other)).await.expect(200);
+        app.advance(std::time::Duration::from_secs(1));
+        assert_eq!([app.get("/api/me").await.status, app.get("/api/me").await.status, app.get("/api/me").await.status], [200, 200, 429]);
+        // Who has no key has a budget too, and others keep theirs.
+        let strange = async |address: &str| {
+            let request = app.request(reqwest::Method::GET, "/api/me").header("x-forwarded-for", address);
+            Answer::of(request.bearer_auth("phk_guess")).await.status.as_u16()
+        };
+        for _ in 0..300 {
+            assert_eq!(strange("203.0.113.7").await, 401);
+        }
+        assert_eq!((strange("203.0.113.8").await, strange("198.51.100.1").await), (429, 401));
+        app.stop().await;
+    }
+
+    async fn a_password_is_tried_so_often_and_its_owner_gets_in_from_elsewhere(database: Database) {
+        let app = TestApp::start(database).await;
+        crate::api::people::Person::join(&app, "me@example.com", pulsehook::domain::access::Role::Owner).await;
+        let sign_in = async |address: &str, password: &str| {
+            let body = json!({"email": "me@example.com", "password": password});
+            let request = app.request(reqwest::Method::POST, "/api/session").header("x-forwarded-for", address);
+            Answer::of(request.json(&body)).await.status.as_u16()
+        };
+        for _ in 0..10 {
+            assert_eq!(sign_in("203.0.113.7", "guess").await, 401);
+        }
+        assert_eq!(sign_in("203.0.113.99", "correct horse battery").await, 429, "the same network");
+        assert_eq!(sign_in("198.51.100.1, 203.0.113.7", "correct horse battery").await, 429, "whatever comes before it");
+        assert_eq!(sign_in("198.51.100.1", "correct horse battery").await, 204);
+        app.advance(std::time::Duration::from_secs(6));
+        assert_eq!(sign_in("203.0.113.7", "correct horse battery").await, 204);
+        app.stop().await;
+    }
+
+    async fn a_body_that_drips_in_is_not_waited_for(database: Database) {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let app = TestApp::start(database).await;
+        #[expect(clippy::disallowed_methods, reason = "a client of a test")]
+        let mut slow = tokio::net::TcpStream::connect(app.address).await.unwrap();
+        let head = format!(
+            "POST /api/sites HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Length: 100\r\n\r\n{{",
+            app.key
+        );
+        let waits = app.clock.another_waits(std::time::Duration::from_secs(20));
+        slow.write_all(head.as_bytes()).await.unwrap();
+        waits.await;
+        app.advance(std::time::Duration::from_secs(20));
+        let mut answer = vec![0; 12];
+        slow.read_exact(&mut answer).await.unwrap();
+        assert_eq!(answer, b"HTTP/1.1 400");
+        app.stop().await;
+    }
+
     async fn a_repeated_post_happens_once(database: Database) {
         let app = TestApp::start(database).await;
         app.site().await;

@@ -5,3 +5,5 @@ mod documents;
 mod doors;
 mod ingestion;
 mod limits;
+mod matrix;
+pub mod people;

@@ -139,14 +139,14 @@ impl TestApp {
         let now = self.clock.now();
         let account_id = self.store.find_or_create_account(name, now).await.unwrap();
         let change = self.change(account_id);
-        let grant = Grant { name: "Test".to_owned(), role, expires_at: None };
-        let (_, text) = issue_key(&self.store, &change, grant, &self.chance).await.unwrap();
+        let grant = Grant { name: "Test".to_owned(), role, site_id: None, expires_at: None };
+        let (_, text) = issue_key(&self.store, &change, grant, &self.chance).await.unwrap().unwrap();
         (account_id, text.expose().to_owned())
     }
 
     pub fn change(&self, account_id: AccountId) -> Change {
         let now = self.clock.now();
-        Change { account_id, who: Who::Operator, now, id: self.chance.uuid_v7(now) }
+        Change::without_request(account_id, Who::Operator, now, self.chance.uuid_v7(now))
     }
 
     /// Everything committed is evaluated and everything due is attempted when this returns.
@@ -265,6 +265,14 @@ impl Answer {
         let response = request.send().await.expect("the server answers");
         let (status, headers) = (response.status(), response.headers().clone());
         Self { status, headers, body: response.bytes().await.expect("the answer is whole").to_vec() }
+    }
+
+    /// Of an answer that goes on: only how it begins.
+    pub async fn head_of(request: reqwest::RequestBuilder) -> Self {
+        let response = request.send().await.expect("the server answers");
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = if status.is_success() { Vec::new() } else { response.bytes().await.expect("it ends").to_vec() };
+        Self { status, headers, body }
     }
 
     pub fn text(&self) -> String {
