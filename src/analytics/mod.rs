@@ -22,6 +22,7 @@ pub mod sources;
 pub mod sqlite;
 pub mod user_agent;
 pub mod visitor;
+pub mod visitors_now;
 
 /// By what visitors are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -209,6 +209,18 @@ impl Embedded {
         Ok(rows.into_iter().map(|(site, at, visitor)| (site, at, visitor.cast_unsigned())).collect())
     }
 
+    /// Live visits of one site since `since`, as far as the hit `until`, in the order of time.
+    pub async fn visits_of(&self, site_id: SiteId, since: Timestamp, until: HitSeq) -> Result<Vec<(Timestamp, u64)>> {
+        const SQL: &str = "
+            SELECT at, visitor
+            FROM hits
+            WHERE site_id = $1 AND at >= $2 AND name <> $3 AND id > 0 AND id <= $4
+            ORDER BY at";
+        let rows: Vec<(Timestamp, i64)> =
+            sqlx::query_as(SQL).bind(site_id).bind(since).bind(ENGAGEMENT).bind(until.0).fetch_all(&self.read).await?;
+        Ok(rows.into_iter().map(|(at, visitor)| (at, visitor.cast_unsigned())).collect())
+    }
+
     /// Distinct visitors of each window of `width` from `from` (aligned) until `until`, windows without any included.
     pub async fn window_counts(
         &self,

@@ -18,6 +18,7 @@ pub mod ids;
 pub mod invalid;
 pub mod key;
 pub mod life;
+pub mod live;
 pub mod mirror;
 pub mod node;
 pub mod outcome;

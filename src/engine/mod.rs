@@ -39,7 +39,6 @@ pub mod janitor;
 pub mod keeper;
 mod late;
 pub mod leases;
-pub mod live;
 mod meters;
 pub mod mirror;
 pub mod notifier;

@@ -56,6 +56,7 @@ pub mod schemas;
 pub mod session;
 pub mod setup;
 pub mod sites;
+pub mod stream;
 pub mod throttle;
 pub mod triggers;
 pub mod url_check;
@@ -86,6 +87,8 @@ pub struct Parts {
     ready: AtomicBool,
     /// How often who may ask.
     throttle: Throttle,
+    /// Who watches a site.
+    pub streams: stream::Streams,
     /// Who looked at addresses lately.
     checks: url_check::Checks,
     /// Who was recognised as robot or browser lately.
@@ -147,14 +150,16 @@ impl Api {
             settings,
             ready: AtomicBool::new(true),
             throttle,
+            streams: stream::Streams::default(),
             checks: url_check::Checks::default(),
             agents: event::Agents::default(),
         }))
     }
 
-    /// Load balancers are told to look elsewhere.
+    /// Load balancers are told to look elsewhere, and streams, which would go on for long, end.
     pub fn stop_being_ready(&self) {
         self.ready.store(false, Ordering::Relaxed);
+        self.streams.stop();
     }
 
     /// A change by `actor`, now.
@@ -272,6 +277,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(deliveries::list_deliveries))
         .routes(routes!(deliveries::show_delivery))
         .routes(routes!(deliveries::resend_delivery))
+        .routes(routes!(stream::watch_site))
         .routes(routes!(keys::list_keys, keys::create_key))
         .routes(routes!(keys::delete_key))
         .routes(routes!(account::me))

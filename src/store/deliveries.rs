@@ -4,7 +4,7 @@
 use sqlx::FromRow;
 
 use super::audit::Change;
-use super::{Result, Store, on};
+use super::{Backend, Result, Store, on};
 use crate::domain::ids::{AccountId, EventId, TriggerId, WebhookId};
 use crate::domain::time::Timestamp;
 
@@ -42,6 +42,13 @@ pub struct Attempt {
     pub reason: Option<String>,
 }
 
+#[derive(FromRow)]
+struct AttemptAt {
+    event_id: EventId,
+    #[sqlx(flatten)]
+    attempt: Attempt,
+}
+
 /// What a list is narrowed to.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Filter {
@@ -54,9 +61,13 @@ pub struct Filter {
     pub before: Option<EventId>,
 }
 
-/// The part of the statements that says what a delivery is; `$1` is the account, `$2` the webhook.
+/// The part of the statements that says what a delivery is; `$1` is the account, `$2` the webhook, unless something else
+/// says which deliveries are looked at.
 macro_rules! delivery_sql {
     ($select:literal, $rest:literal) => {
+        delivery_sql!($select, "events.webhook_id = $2", $rest)
+    };
+    ($select:literal, $which:literal, $rest:literal) => {
         concat!(
             "WITH delivery AS (
                 SELECT events.id, events.webhook_id, events.trigger_id, events.type AS event_type,
@@ -79,9 +90,9 @@ macro_rules! delivery_sql {
                 LEFT JOIN queue ON queue.event_id = events.id
                 LEFT JOIN attempts AS last ON last.event_id = events.id
                     AND last.number = (SELECT max(number) FROM attempts WHERE attempts.event_id = events.id)
-                WHERE events.account_id = $1
-                    AND events.webhook_id = $2
-            ) ",
+                WHERE events.account_id = $1 AND ",
+            $which,
+            ") ",
             $select,
             " FROM delivery ",
             $rest
@@ -158,6 +169,55 @@ impl Store {
             .bind(account_id).bind(webhook_id).bind(id).fetch_optional(pool).await)?)
     }
 
+    /// Those of the account's deliveries that have one of these ids, in the order of their ids.
+    pub async fn deliveries_among(&self, account_id: AccountId, ids: &[EventId]) -> Result<Vec<Delivery>> {
+        const SQLITE: &str = delivery_sql!(
+            "SELECT id, webhook_id, trigger_id, event_type, status, reason, payload, attempts, next_attempt_at, outcome,
+                advice, response_code, response_body, inserted_at, updated_at",
+            "events.id IN (SELECT unhex(value) FROM json_each($2))",
+            "ORDER BY id"
+        );
+        const POSTGRES: &str = delivery_sql!(
+            "SELECT id, webhook_id, trigger_id, event_type, status, reason, payload, attempts, next_attempt_at, outcome,
+                advice, response_code, response_body, inserted_at, updated_at",
+            "events.id = ANY ($2)",
+            "ORDER BY id"
+        );
+        Ok(match self.reader() {
+            Backend::Sqlite(pool) => {
+                sqlx::query_as(SQLITE).bind(account_id).bind(hex_list(ids)).fetch_all(pool).await?
+            }
+            Backend::Postgres(pool) => {
+                sqlx::query_as(POSTGRES).bind(account_id).bind(uuids(ids)).fetch_all(pool).await?
+            }
+        })
+    }
+
+    /// Every attempt at these deliveries of the account, delivery by delivery, the first one first.
+    pub async fn attempts_among(&self, account_id: AccountId, ids: &[EventId]) -> Result<Vec<(EventId, Attempt)>> {
+        const SQLITE: &str = "
+            SELECT event_id, number, started_at, duration_ms, outcome, advice, response_code, response_headers,
+                response_body, ended, reason
+            FROM attempts
+            WHERE account_id = $1 AND event_id IN (SELECT unhex(value) FROM json_each($2))
+            ORDER BY event_id, number";
+        const POSTGRES: &str = "
+            SELECT event_id, number, started_at, duration_ms, outcome, advice, response_code, response_headers,
+                response_body, ended, reason
+            FROM attempts
+            WHERE account_id = $1 AND event_id = ANY ($2)
+            ORDER BY event_id, number";
+        let rows: Vec<AttemptAt> = match self.reader() {
+            Backend::Sqlite(pool) => {
+                sqlx::query_as(SQLITE).bind(account_id).bind(hex_list(ids)).fetch_all(pool).await?
+            }
+            Backend::Postgres(pool) => {
+                sqlx::query_as(POSTGRES).bind(account_id).bind(uuids(ids)).fetch_all(pool).await?
+            }
+        };
+        Ok(rows.into_iter().map(|row| (row.event_id, row.attempt)).collect())
+    }
+
     pub async fn attempts(&self, account_id: AccountId, id: EventId) -> Result<Vec<Attempt>> {
         const SQL: &str = "
             SELECT number, started_at, duration_ms, outcome, advice, response_code, response_headers, response_body,
@@ -197,4 +257,13 @@ impl Store {
         tx.commit().await?;
         Ok(true)
     }
+}
+
+fn hex_list(ids: &[EventId]) -> String {
+    let ids: Vec<_> = ids.iter().map(|id| id.0.simple().to_string()).collect();
+    serde_json::to_string(&ids).expect("texts serialise")
+}
+
+fn uuids(ids: &[EventId]) -> Vec<uuid::Uuid> {
+    ids.iter().map(|id| id.0).collect()
 }

@@ -25,6 +25,7 @@ pub mod idempotency;
 pub mod invitations;
 pub mod keys;
 pub mod mirror;
+pub mod movements;
 pub mod notices;
 pub mod observations;
 pub mod outbox;

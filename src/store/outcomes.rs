@@ -1,6 +1,7 @@
 //! What became of attempts: written once per outcome, many at once, under the leases of their shards.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use sqlx::Row as _;
 
@@ -11,6 +12,9 @@ use crate::domain::breaker::Turn;
 use crate::domain::ids::{AccountId, EventId, NodeId, WebhookId};
 use crate::domain::settle::Ended;
 use crate::domain::time::Timestamp;
+
+/// An attempt at an event that was recorded so long before is late: it says when it was written ([`super::movements`]).
+pub const LATE_AFTER: Duration = Duration::from_secs(60);
 
 /// An attempt to be appended.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,18 +76,18 @@ impl Store {
         let quiet = settled.iter().all(Settled::is_quiet);
         if let (Backend::Postgres(pool), true) = (self.hot(), quiet) {
             // One statement is a transaction by itself, and one round trip instead of four.
-            settle_at_once(pool, node, leases, settled).await?;
+            settle_at_once(pool, node, leases, settled, now).await?;
         } else {
             let mut tx = self.begin_hot().await?;
             match &mut tx.0 {
                 Backend::Sqlite(_) => {
                     tx.hold(node, leases).await?;
-                    if !tx.settle_in_parts(settled).await? {
+                    if !tx.settle_in_parts(settled, now).await? {
                         drop(tx);
                         return self.settle_what_is_owed(node, leases, settled, now).await;
                     }
                 }
-                Backend::Postgres(tx) => settle_at_once(&mut **tx, node, leases, settled).await?,
+                Backend::Postgres(tx) => settle_at_once(&mut **tx, node, leases, settled, now).await?,
             }
             tx.spread_the_news(settled, now).await?;
             tx.commit().await?;
@@ -104,7 +108,7 @@ impl Store {
         tx.hold(node, leases).await?;
         let owed = tx.owed(settled).await?;
         let settled: Vec<_> = settled.iter().filter(|row| owed.contains(&row.event_id)).cloned().collect();
-        if !tx.settle_in_parts(&settled).await? {
+        if !tx.settle_in_parts(&settled, now).await? {
             return Err(StoreError::Refused("deliveries that are owed cannot be found".to_owned()));
         }
         tx.spread_the_news(&settled, now).await?;
@@ -132,6 +136,7 @@ async fn settle_at_once(
     node: NodeId,
     leases: &[Lease],
     settled: &[Settled],
+    now: Timestamp,
 ) -> Result<()> {
     const POSTGRES: &str = "
         WITH held AS MATERIALIZED (
@@ -146,9 +151,10 @@ async fn settle_at_once(
             SELECT *
             FROM unnest($4::uuid[], $5::integer[], $6::bigint[], $7::uuid[], $8::bigint[], $9::bigint[], $10::text[],
                 $11::text[], $12::integer[], $13::text[], $14::bytea[], $15::text[], $16::text[], $17::integer[],
-                $18::integer[], $19::bigint[])
+                $18::integer[], $19::bigint[], $20::bigint[])
                 AS made (event_id, number, account_id, webhook_id, started_at, duration_ms, outcome, advice,
-                    response_code, response_headers, response_body, ended, reason, next_attempt, next_others, next_due)
+                    response_code, response_headers, response_body, ended, reason, next_attempt, next_others, next_due,
+                    late_at)
             WHERE (SELECT count(*) FROM held) = cardinality($2)
         ),
         over AS (
@@ -167,9 +173,9 @@ async fn settle_at_once(
         ),
         written AS (
             INSERT INTO attempts (event_id, number, account_id, webhook_id, started_at, duration_ms, outcome, advice,
-                response_code, response_headers, response_body, ended, reason)
+                response_code, response_headers, response_body, ended, reason, late_at)
             SELECT event_id, number, account_id, webhook_id, started_at, duration_ms, outcome, advice, response_code,
-                response_headers, response_body, ended, reason
+                response_headers, response_body, ended, reason, late_at
             FROM (SELECT * FROM over UNION ALL SELECT * FROM again) AS moved
         )
         SELECT count(*) FROM held";
@@ -196,6 +202,7 @@ async fn settle_at_once(
         .bind(column(settled, |row| row.standing.again().map(|again| again.0)))
         .bind(column(settled, |row| row.standing.again().map(|again| again.1)))
         .bind(column(settled, |row| row.standing.again().map(|again| again.2.micros())))
+        .bind(column(settled, |row| row.late_at(now).map(Timestamp::micros)))
         .fetch_one(connection)
         .await?;
     if usize::try_from(held) == Ok(leases.len()) { Ok(()) } else { Err(StoreError::LeaseLost) }
@@ -204,12 +211,12 @@ async fn settle_at_once(
 impl Tx {
     /// In process it is the rows that cost: endings, retries and attempts, a few hundred rows a statement. `false`: not
     /// all of them were owed, and nothing of this is to be committed.
-    async fn settle_in_parts(&mut self, settled: &[Settled]) -> Result<bool> {
+    async fn settle_in_parts(&mut self, settled: &[Settled], now: Timestamp) -> Result<bool> {
         static ATTEMPTS: Rows = Rows::new(
             "INSERT INTO attempts (event_id, number, account_id, webhook_id, started_at, duration_ms, outcome, advice,
-                response_code, response_headers, response_body, ended, reason)
+                response_code, response_headers, response_body, ended, reason, late_at)
             SELECT * FROM",
-            13,
+            14,
             "WHERE column1 IS NOT NULL",
         );
         static OVER: Rows = Rows::new("DELETE FROM queue WHERE event_id IN", 1, "");
@@ -239,7 +246,7 @@ impl Tx {
             return Ok(false);
         }
         for rows in settled.chunks(MOST_ROWS) {
-            ATTEMPTS.query(rows, bind_attempt).execute(&mut **tx).await?;
+            ATTEMPTS.query(rows, |query, row| bind_attempt(query, row, now)).execute(&mut **tx).await?;
         }
         Ok(true)
     }
@@ -278,9 +285,13 @@ impl Settled {
     fn is_quiet(&self) -> bool {
         self.life == Life::AsBefore && self.turn.is_none()
     }
+
+    fn late_at(&self, now: Timestamp) -> Option<Timestamp> {
+        (now.since(self.event_id.recorded_at()) >= LATE_AFTER).then_some(now)
+    }
 }
 
-fn bind_attempt<'q>(query: Query<'q>, row: &'q Settled) -> Query<'q> {
+fn bind_attempt<'q>(query: Query<'q>, row: &'q Settled, now: Timestamp) -> Query<'q> {
     let (ended, reason) = row.standing.ending();
     query
         .bind(row.event_id)
@@ -296,6 +307,7 @@ fn bind_attempt<'q>(query: Query<'q>, row: &'q Settled) -> Query<'q> {
         .bind(&row.attempt.response_body)
         .bind(ended)
         .bind(reason)
+        .bind(row.late_at(now))
 }
 
 impl Standing {

@@ -23,5 +23,6 @@ mod rooms;
 mod rotate_key;
 mod sending;
 mod store;
+mod stream;
 mod support;
 mod url_check;

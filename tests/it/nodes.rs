@@ -13,6 +13,7 @@ use sqlx::{Connection as _, PgConnection};
 use crate::support::Database;
 use crate::support::app::{Answer, SITE, http_client, text};
 use crate::support::clickhouse::{ClickHouse, Row};
+use crate::support::events::Listener;
 use crate::support::process::{Served, key, pulsehook};
 use crate::support::zoo::{Arrived, Behaviour, Endpoint};
 
@@ -161,6 +162,40 @@ async fn a_pause_through_one_node_holds_on_all_of_them() {
         }
         assert!(first.stop().await.success());
         assert!(second.stop().await.success());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_node_sent_shows_within_a_second() {
+    crate::support::in_time(async {
+        let cluster = Cluster::new().await;
+        let endpoint = Endpoint::http([Behaviour::status(200)]).await;
+        let (engine, _engine_home) = cluster.node("api,engine").await;
+        cluster.wait_for_shards(&[256]).await;
+        let paths = cluster.webhooks(&engine, &endpoint.url()).await;
+        let (api, _api_home) = cluster.node("api").await;
+        let stream = format!("{}/api/sites/site0.{SITE}/stream", api.url);
+        let mut listener = Listener::begun(cluster.http.get(stream).bearer_auth(&cluster.key)).await;
+        for number in 1..=5 {
+            let sent = cluster.ask(&engine, Method::POST, &format!("{}/test", paths[0]), json!({})).await.expect(202);
+            endpoint.wait_for(number).await;
+            let attempted = now();
+            loop {
+                let told = listener.next().await.unwrap();
+                if told.event == "attempt" && told.data["delivery_id"] == sent["delivery"]["id"] {
+                    break;
+                }
+            }
+            assert!(now() - attempted < PROMPTLY, "{:?}", now() - attempted);
+            println!("An attempt of another node showed after {:?}", now() - attempted);
+        }
+        // Nobody who listens holds up a node that stops.
+        let stopped = now();
+        assert!(api.stop().await.success());
+        listener.ended().await;
+        assert!(now() - stopped < Duration::from_secs(3), "{:?}", now() - stopped);
+        assert!(engine.stop().await.success());
     })
     .await;
 }

@@ -35,6 +35,7 @@ use uuid::Uuid;
 use crate::plans;
 use crate::support::Database;
 use crate::support::app::{SITE, TestApp, text};
+use crate::support::events::Listener;
 use crate::support::on_both;
 use crate::support::zoo::{Behaviour, Endpoint};
 
@@ -180,6 +181,15 @@ async fn use_everything(database: Database) -> Database {
     let delivery = format!("{path}/deliveries/{}", text(&deliveries[0]["id"]));
     app.get(&delivery).await.expect(200);
     app.post(&format!("{delivery}/resend"), json!({})).await.expect(202);
+    // Somebody watches, and comes back.
+    let mut listener = Listener::start(&app).await;
+    let watched = app.post(&format!("{path}/test"), json!({})).await.expect(202);
+    app.drain().await;
+    app.api.streams.look(&app.api).await;
+    listener.until("delivery", "id", text(&watched["delivery"]["id"])).await;
+    let mut listener = Listener::resume(&app, listener.last_id.unwrap()).await;
+    listener.until("delivery", "id", text(&watched["delivery"]["id"])).await;
+    drop(listener);
     let range = json!({"status": "success", "to": app.now().to_string()});
     let started = app.post(&format!("{path}/resend"), range).await.expect(202);
     let resend = format!("{path}/resends/{}", text(&started["resend"]["id"]));

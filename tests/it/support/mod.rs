@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod clickhouse;
+pub mod events;
 pub mod postgres;
 pub mod process;
 pub mod zoo;

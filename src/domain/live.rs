@@ -3,8 +3,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::domain::baseline::WINDOW;
-use crate::domain::time::Timestamp;
+use super::baseline::WINDOW;
+use super::time::Timestamp;
 
 /// How far back hits matter: two windows.
 pub const SPAN: std::time::Duration = std::time::Duration::from_secs(2 * WINDOW.as_secs());

@@ -1,0 +1,135 @@
+//! What moved lately: deliveries that were made, attempted or asked for once more since a moment. For those who watch.
+//!
+//! Nothing is written for it on the way of most deliveries. Ids of events begin with their time, so recent events are found
+//! by their ids, with whatever was attempted of them; an attempt at an older one carries the moment it was written
+//! ([`LATE_AFTER`]) in an index of its own; and what was put into the queue once more is due since then.
+
+use sqlx::FromRow;
+
+use super::outcomes::LATE_AFTER;
+use super::retention::first_id_of;
+use super::shards::shard_of;
+use super::{Backend, Result, Store};
+use crate::domain::ids::{AccountId, EventId, SiteId};
+use crate::domain::time::Timestamp;
+
+/// Rows read at once.
+pub const PAGE: usize = 5_000;
+/// Resends are due when they are asked for; clocks of nodes may differ by so much.
+const AHEAD: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Where a delivery stands, as far as two looks at it have to be told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromRow)]
+pub struct Movement {
+    pub account_id: AccountId,
+    pub site_id: SiteId,
+    pub id: EventId,
+    #[sqlx(flatten)]
+    pub mark: Mark,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromRow)]
+pub struct Mark {
+    /// Attempts made so far.
+    pub attempts: i32,
+    /// Attempts made in this round, while it is in the queue.
+    pub in_round: Option<i32>,
+    /// When it is due, while it is in the queue.
+    pub due_at: Option<Timestamp>,
+}
+
+/// Which webhooks, which of their deliveries, and where those stand. `$1` is a list of accounts, sites and shards, `$2` the
+/// first id of recent events, `$3` since when, `$4` until when, `$5` the last id of the page before.
+macro_rules! movements_sql {
+    ($ours:literal) => {
+        concat!(
+            "WITH ours AS (",
+            $ours,
+            "),
+            moved AS (
+                SELECT ours.account_id, ours.site_id, events.id
+                FROM ours
+                JOIN events ON events.webhook_id = ours.id AND events.id >= $2
+                UNION
+                SELECT ours.account_id, ours.site_id, attempts.event_id
+                FROM ours
+                JOIN attempts ON attempts.webhook_id = ours.id AND attempts.late_at >= $3
+                UNION
+                SELECT ours.account_id, ours.site_id, queue.event_id
+                FROM ours
+                JOIN queue ON queue.shard = ours.shard AND queue.webhook_id = ours.id AND queue.lane = 2
+                    AND queue.due_at >= $3 AND queue.due_at < $4
+            )
+            SELECT account_id, site_id, id,
+                coalesce((SELECT max(number) FROM attempts WHERE attempts.event_id = moved.id), 0) AS attempts,
+                (SELECT attempt FROM queue WHERE queue.event_id = moved.id) AS in_round,
+                (SELECT due_at FROM queue WHERE queue.event_id = moved.id) AS due_at
+            FROM moved
+            WHERE moved.id > $5
+            ORDER BY moved.id
+            LIMIT $6"
+        )
+    };
+}
+
+impl Store {
+    /// The deliveries of these sites that may have moved since `since`, in the order of their ids, after `after`, at most
+    /// `limit`. Some did not: who watches knows what he has seen.
+    pub async fn movements(
+        &self,
+        sites: &[(AccountId, SiteId)],
+        since: Timestamp,
+        now: Timestamp,
+        after: EventId,
+        limit: usize,
+    ) -> Result<Vec<Movement>> {
+        const SQLITE: &str = movements_sql!(
+            "SELECT webhooks.id, webhooks.account_id, webhooks.site_id,
+                json_extract(listened.value, '$[2]') AS shard
+            FROM json_each($1) AS listened
+            JOIN webhooks ON webhooks.site_id = json_extract(listened.value, '$[1]')
+                AND webhooks.account_id = json_extract(listened.value, '$[0]')"
+        );
+        // Site by site, whatever the planner makes of a list whose length it does not know.
+        const POSTGRES: &str = movements_sql!(
+            "SELECT webhook.id, webhook.account_id, webhook.site_id,
+                CAST(listened.value ->> 2 AS INTEGER) AS shard
+            FROM json_array_elements(CAST($1 AS JSON)) AS listened
+            CROSS JOIN LATERAL (
+                SELECT id, account_id, site_id
+                FROM webhooks
+                WHERE site_id = CAST(listened.value ->> 1 AS BIGINT)
+                    AND account_id = CAST(listened.value ->> 0 AS BIGINT)
+                OFFSET 0
+            ) AS webhook"
+        );
+        let sites: Vec<_> = sites.iter().map(|(account, site)| (account.0, site.0, shard_of(*site))).collect();
+        let sites = serde_json::to_string(&sites).expect("numbers serialise");
+        let recent = first_id_of(since - LATE_AFTER);
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        Ok(match self.hot() {
+            Backend::Sqlite(pool) => {
+                sqlx::query_as(SQLITE)
+                    .bind(sites)
+                    .bind(recent)
+                    .bind(since)
+                    .bind(now + AHEAD)
+                    .bind(after)
+                    .bind(limit)
+                    .fetch_all(pool)
+                    .await?
+            }
+            Backend::Postgres(pool) => {
+                sqlx::query_as(POSTGRES)
+                    .bind(sites)
+                    .bind(recent)
+                    .bind(since)
+                    .bind(now + AHEAD)
+                    .bind(after)
+                    .bind(limit)
+                    .fetch_all(pool)
+                    .await?
+            }
+        })
+    }
+}
