@@ -61,7 +61,47 @@ impl Connection {
     }
 }
 
+/// What came of asking for a stream.
+pub enum Opening {
+    Open(reqwest::Response),
+    /// It will not work however often it is tried.
+    Refused(anyhow::Error),
+    /// It may work later.
+    Later(anyhow::Error),
+}
+
 impl Client {
+    /// Asks for server-sent events after `last_id`.
+    pub async fn open_stream(&self, path: &str, last_id: Option<&str>) -> Opening {
+        let http = match streaming_client() {
+            Ok(http) => http,
+            Err(error) => return Opening::Refused(error),
+        };
+        let mut request = http.get(format!("{}{path}", self.server)).header("accept", "text/event-stream");
+        if let Some(key) = &self.key {
+            request = request.bearer_auth(key);
+        }
+        if let Some(id) = last_id {
+            request = request.header("last-event-id", id);
+        }
+        let response = match request.send().await {
+            Ok(response) => response,
+            Err(error) if error.is_builder() => return Opening::Refused(self.unreachable(error)),
+            Err(error) => return Opening::Later(self.unreachable(error)),
+        };
+        let status = response.status();
+        if status.is_success() {
+            return Opening::Open(response);
+        }
+        let answer = response.json().await.unwrap_or_default();
+        let error = problem(status, &answer, None);
+        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+            Opening::Later(error)
+        } else {
+            Opening::Refused(error)
+        }
+    }
+
     pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
         self.send(Method::GET, path, None).await
     }
@@ -157,6 +197,17 @@ pub fn http_client() -> anyhow::Result<reqwest::Client> {
         .no_proxy()
         .connect_timeout(Duration::from_secs(5))
         .timeout(Duration::from_secs(30))
+        .user_agent(concat!("pulsehook-cli/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .context("the HTTP client cannot be started")
+}
+
+/// For answers that go on: the server says something every 15 seconds, and who hears nothing comes back.
+fn streaming_client() -> anyhow::Result<reqwest::Client> {
+    reqwest::Client::builder()
+        .no_proxy()
+        .connect_timeout(Duration::from_secs(5))
+        .read_timeout(Duration::from_secs(40))
         .user_agent(concat!("pulsehook-cli/", env!("CARGO_PKG_VERSION")))
         .build()
         .context("the HTTP client cannot be started")

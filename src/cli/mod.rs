@@ -7,16 +7,18 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, Args, Command, CommandFactory as _, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{Config, SETTINGS, Setting, Sources};
 
+mod backup;
 mod bench;
 mod client;
 mod demo;
 mod doctor;
 mod import;
 mod keys;
+mod listen;
 mod output;
 mod people;
 pub mod receive;
@@ -42,6 +44,8 @@ enum Action {
     Serve(serve::Serve),
     /// Show it at work on a throw-away folder: real traffic, a surge, verified deliveries
     Demo(demo::Demo),
+    /// Forward a site's events to a server on this machine while you build it
+    Listen(listen::Listen),
     /// Receive webhooks, verify them and print what arrives
     Receive(receive::Receive),
     /// Bring data in
@@ -81,8 +85,12 @@ enum Action {
     Bench(bench::Bench),
     /// Bring the database up to date (`serve` does it by itself)
     Migrate(serve::Migrate),
+    /// Copy the databases of this machine while the server runs
+    Backup(backup::Backup),
     /// Encrypt what is kept secret with the newest master key, while the server runs
     RotateKey(rotate_key::RotateKey),
+    /// Print a script that completes commands in a shell
+    Completions(Completions),
     /// Check a set-up: settings, databases, schema, clocks, permissions, freshness of the traffic
     Doctor(doctor::Doctor),
 }
@@ -93,6 +101,7 @@ pub async fn main() -> ExitCode {
         Action::Serve(command) => command.run().await,
         Action::Demo(command) => command.run().await,
         Action::Receive(command) => command.run().await,
+        Action::Listen(command) => command.run().await,
         Action::Import(command) => command.run().await,
         Action::Sites(command) => command.run().await,
         Action::Goals(command) => command.run().await,
@@ -106,15 +115,37 @@ pub async fn main() -> ExitCode {
         Action::Users(command) => command.run().await,
         Action::Bench(command) => command.run().await,
         Action::Migrate(command) => command.run().await,
+        Action::Backup(command) => command.run().await,
         Action::RotateKey(command) => command.run().await,
+        Action::Completions(command) => command.run(),
         Action::Doctor(command) => command.run().await,
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::complain(&error);
-            ExitCode::FAILURE
+            if error.is::<WrongUsage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
+    }
+}
+
+/// What was asked for makes no sense here, whatever is tried: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct WrongUsage(String);
+
+#[derive(clap::Args)]
+struct Completions {
+    /// bash, zsh, fish, elvish or powershell
+    shell: clap_complete::Shell,
+}
+
+impl Completions {
+    fn run(self) -> anyhow::Result<()> {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Cli::command(), "pulsehook", &mut script);
+        output::raw(&script);
+        Ok(())
     }
 }
 
@@ -191,8 +222,6 @@ impl FromArgMatches for Flags {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

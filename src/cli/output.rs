@@ -16,16 +16,44 @@ pub fn hint(text: &str) {
 
 /// A result. A reader that went away is no failure of ours.
 pub fn say(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+    let _ = writeln!(std::io::stdout(), "{}", printable(text));
+}
+
+/// What we wrote ourselves, to the byte.
+pub fn raw(bytes: &[u8]) {
+    let _ = std::io::stdout().write_all(bytes);
 }
 
 pub fn json(value: &Value) {
-    say(&serde_json::to_string_pretty(value).expect("JSON serialises"));
+    say_json(&serde_json::to_string_pretty(value).expect("JSON serialises"));
 }
 
-/// Text that came from elsewhere, without what could move a cursor or change a colour.
+/// On one line, for those who read line by line.
+pub fn json_line(value: &Value) {
+    say_json(&value.to_string());
+}
+
+/// What a terminal must not see is only ever inside of texts, where JSON has another spelling for it.
+fn say_json(text: &str) {
+    let mut spelled = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_unfit(c) {
+            spelled.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            spelled.push(c);
+        }
+    }
+    let _ = writeln!(std::io::stdout(), "{spelled}");
+}
+
+/// Text that came from elsewhere, without what could move a cursor, change a colour or turn the reading direction.
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if is_unfit(c) { '\u{fffd}' } else { c }).collect()
+}
+
+fn is_unfit(c: char) -> bool {
+    let turns_direction = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    turns_direction || (c.is_control() && c != '\n' && c != '\t')
 }
 
 /// Rows under headings, each column as wide as its widest cell.
@@ -59,5 +87,17 @@ pub fn plain(value: &Value) -> String {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_reaches_a_terminal_that_it_would_act_on() {
+        let text = "a\u{1b}[31mred\u{9b}2J\u{7}\r\u{202e}gpj.exe\tb\nc";
+        let said = printable(text);
+        assert_eq!(said, "a\u{fffd}[31mred\u{fffd}2J\u{fffd}\u{fffd}\u{fffd}gpj.exe\tb\nc");
     }
 }

@@ -5,6 +5,7 @@
 
 mod analytics;
 mod api;
+mod backup;
 mod bench;
 mod chaos;
 mod cli;
@@ -15,6 +16,7 @@ mod doctor;
 mod flow;
 mod interop;
 mod life;
+mod listen;
 mod nodes;
 mod plans;
 mod plausible;
