@@ -9,7 +9,10 @@ use serde_json::json;
 use super::{Flags, WrongUsage, output};
 use crate::app::MASTER_KEY_FILE;
 use crate::config::{AnalyticsPlace, Config};
-use crate::store::backup::copy_file;
+use crate::store::backup::{align, copy_file};
+
+const TRAFFIC: &str = "analytics.db";
+const QUEUE: &str = "pulsehook.db";
 
 #[derive(Debug, clap::Args)]
 pub struct Backup {
@@ -36,16 +39,16 @@ impl Backup {
         let mut files = Vec::new();
         let mut elsewhere = Vec::new();
         match &config.analytics {
-            AnalyticsPlace::Embedded(path) => files.push(("analytics.db", path.clone())),
+            AnalyticsPlace::Embedded(path) => files.push((TRAFFIC, path.clone())),
             AnalyticsPlace::ClickHouse { .. } => elsewhere.push(
                 "The traffic is in ClickHouse: use its BACKUP DATABASE, or clickhouse-backup. Hits that wait on this machine \
                  for ClickHouse are not copied.",
             ),
         }
         match config.database_url.strip_prefix("sqlite://") {
-            Some(path) => files.push(("pulsehook.db", PathBuf::from(path))),
+            Some(path) => files.push((QUEUE, PathBuf::from(path))),
             None => {
-                elsewhere.push("The database is PostgreSQL: use pg_dump, or pg_basebackup with an archive of its log.")
+                elsewhere.push("The database is PostgreSQL: use pg_dump, or pg_basebackup with an archive of its log.");
             }
         }
         if files.is_empty() {
@@ -117,6 +120,9 @@ async fn copy_into(files: &[(&'static str, PathBuf)], folder: &Path) -> anyhow::
         copy_file(from, &to).await.with_context(|| format!("{} cannot be copied", from.display()))?;
         std::fs::set_permissions(&to, std::fs::Permissions::from_mode(0o600))?;
         copied.push(Copied { name, bytes: std::fs::metadata(&to)?.len() });
+    }
+    if let [_, _] = files {
+        align(&folder.join(TRAFFIC), &folder.join(QUEUE)).await.context("the copies cannot be put together")?;
     }
     std::fs::File::open(folder).and_then(|folder| folder.sync_all())?;
     Ok(copied)

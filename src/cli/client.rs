@@ -12,13 +12,20 @@ use super::output::printable;
 
 /// Where the API is and who asks.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Connection {
+pub struct Place {
     /// Address of the server [env: PULSEHOOK_SERVER] [default: http://127.0.0.1:8080]
     #[arg(long, value_name = "URL", help_heading = "Connection")]
     server: Option<String>,
     /// API key; better in the environment than on the command line [env: PULSEHOOK_KEY, PULSEHOOK_KEY_FILE]
     #[arg(long, value_name = "KEY", help_heading = "Connection", hide_default_value = true)]
     key: Option<String>,
+}
+
+/// The same, and how its answers are shown.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Connection {
+    #[command(flatten)]
+    place: Place,
     /// Print the API's JSON
     #[arg(long, help_heading = "Connection")]
     pub json: bool,
@@ -31,7 +38,20 @@ pub struct Client {
 }
 
 impl Connection {
-    pub fn server(&self) -> String {
+    /// # Errors
+    /// There is no key anywhere.
+    pub fn client(&self) -> anyhow::Result<Client> {
+        self.place.client()
+    }
+
+    /// For what needs no key.
+    pub fn anonymous(&self) -> anyhow::Result<Client> {
+        Ok(Client { http: http_client()?, server: self.place.server(), key: None })
+    }
+}
+
+impl Place {
+    fn server(&self) -> String {
         let server = self.server.clone().or_else(|| std::env::var("PULSEHOOK_SERVER").ok());
         server.unwrap_or_else(|| "http://127.0.0.1:8080".to_owned()).trim_end_matches('/').to_owned()
     }
@@ -53,11 +73,6 @@ impl Connection {
             },
         };
         Ok(Client { http: http_client()?, server: self.server(), key: Some(key) })
-    }
-
-    /// For what needs no key.
-    pub fn anonymous(&self) -> anyhow::Result<Client> {
-        Ok(Client { http: http_client()?, server: self.server(), key: None })
     }
 }
 

@@ -11,6 +11,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::client::{Client, Connection};
+use super::import_config::ImportConfig;
 use super::{Flags, output};
 use crate::analytics::access_log::{Judged, Line, Reason, Summary};
 use crate::analytics::recorder::{self, Recorder};
@@ -29,6 +30,8 @@ const BATCH: usize = 1_000;
 pub enum Import {
     /// A log of nginx or Apache, common or combined, plain or gzip
     AccessLog(AccessLog),
+    /// Sites, goals, webhooks and triggers as `pulsehook export` writes them
+    Config(ImportConfig),
 }
 
 #[derive(Debug, clap::Args)]
@@ -60,7 +63,10 @@ pub struct Visit {
 
 impl Import {
     pub async fn run(self) -> anyhow::Result<()> {
-        let Self::AccessLog(command) = self;
+        let command = match self {
+            Self::Config(command) => return command.run().await,
+            Self::AccessLog(command) => command,
+        };
         let site = command.site.trim().to_lowercase();
         let bytes = read_whole(&command.file)?;
         let (visits, summary) = judge(&bytes, &site);

@@ -16,7 +16,9 @@ mod bench;
 mod client;
 mod demo;
 mod doctor;
+mod export;
 mod import;
+mod import_config;
 mod keys;
 mod listen;
 mod output;
@@ -51,6 +53,8 @@ enum Action {
     /// Bring data in
     #[command(subcommand)]
     Import(import::Import),
+    /// Write sites, goals, webhooks and triggers into a file
+    Export(export::Export),
     /// Sites
     #[command(subcommand)]
     Sites(resources::sites::Sites),
@@ -103,6 +107,7 @@ pub async fn main() -> ExitCode {
         Action::Receive(command) => command.run().await,
         Action::Listen(command) => command.run().await,
         Action::Import(command) => command.run().await,
+        Action::Export(command) => command.run().await,
         Action::Sites(command) => command.run().await,
         Action::Goals(command) => command.run().await,
         Action::Webhooks(command) => command.run().await,

@@ -11,6 +11,7 @@ mod chaos;
 mod cli;
 mod clickhouse;
 mod clickhouse_ingest;
+mod config_file;
 mod crash;
 mod doctor;
 mod flow;
