@@ -188,7 +188,6 @@ async fn what_another_node_sent_shows_within_a_second() {
                 }
             }
             assert!(now() - attempted < PROMPTLY, "{:?}", now() - attempted);
-            println!("An attempt of another node showed after {:?}", now() - attempted);
         }
         // Nobody who listens holds up a node that stops.
         let stopped = now();

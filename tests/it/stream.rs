@@ -275,7 +275,7 @@ on_both! {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_says_that_it_lives_and_ends_in_time() {
-    crate::support::in_time(async {
+    crate::support::in_time(Box::pin(async {
         let app = TestApp::start(Database::sqlite()).await;
         app.site().await;
         let mut listener = Listener::start(&app).await;
@@ -289,13 +289,13 @@ async fn a_stream_says_that_it_lives_and_ends_in_time() {
         let listener = Listener::start(&app).await;
         app.stop().await;
         listener.ended().await;
-    })
+    }))
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_of_one_key_are_counted() {
-    crate::support::in_time(async {
+    crate::support::in_time(Box::pin(async {
         let app = TestApp::start(Database::sqlite()).await;
         app.site().await;
         let mut listeners = Vec::new();
@@ -319,13 +319,13 @@ async fn streams_of_one_key_are_counted() {
             }
         }
         app.stop().await;
-    })
+    }))
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_listener_who_does_not_read_is_cut_off_and_resumes() {
-    crate::support::in_time(async {
+    crate::support::in_time(Box::pin(async {
         let endpoint = Endpoint::http([Behaviour::status(200)]).await;
         let app = TestApp::start(Database::sqlite()).await;
         let hook = app.webhook_at(&endpoint).await;
@@ -361,7 +361,7 @@ async fn a_listener_who_does_not_read_is_cut_off_and_resumes() {
         // A thousand deliveries are told again; of more he hears that there were more.
         assert_eq!(told.event == "reset", all.len() >= 1_000, "{} deliveries", all.len());
         app.stop().await;
-    })
+    }))
     .await;
 }
 
