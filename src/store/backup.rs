@@ -15,7 +15,7 @@ use super::{Result, StoreError};
 /// One of the files cannot be read or written.
 pub async fn align(traffic: &Path, queue: &Path) -> Result<()> {
     const ATTACH: &str = "ATTACH $1 AS queue";
-    const ALIGN: &str = "
+    const ALIGN_SQLITE: &str = "
         UPDATE sqlite_sequence
         SET seq = max(seq, coalesce(
             (SELECT seq FROM queue.watermarks WHERE queue.watermarks.source = (SELECT id FROM main.source)), 0
@@ -23,7 +23,7 @@ pub async fn align(traffic: &Path, queue: &Path) -> Result<()> {
         WHERE name = 'hits'";
     let mut copy = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(traffic)).await?;
     sqlx::query(ATTACH).bind(queue.to_string_lossy()).execute(&mut copy).await?;
-    sqlx::query(ALIGN).execute(&mut copy).await?;
+    sqlx::query(ALIGN_SQLITE).execute(&mut copy).await?;
     copy.close().await?;
     sync(traffic)
 }

@@ -14,6 +14,7 @@ use pulsehook::domain::settle::Ended;
 use pulsehook::domain::time::Timestamp;
 use pulsehook::engine::leases::TTL;
 use pulsehook::store::accounts::Founding;
+use pulsehook::store::backup::{align, copy_file};
 use pulsehook::store::facts::SETUP_TOKEN;
 use pulsehook::store::health::Told;
 use pulsehook::store::idempotency::Repeated;
@@ -219,6 +220,13 @@ async fn use_everything(database: Database) -> Database {
     app.store.operator_prune_resends(later).await.unwrap();
     app.store.operator_drop_days(later).await.unwrap();
     app.store.operator_make_days(later).await.unwrap();
+    if app.store.is_sqlite() {
+        let folder = app.database.folder.path();
+        let [traffic, queue] = ["traffic.copy", "queue.copy"].map(|name| folder.join(name));
+        copy_file(&folder.join("analytics.db"), &traffic).await.unwrap();
+        copy_file(&folder.join("pulsehook.db"), &queue).await.unwrap();
+        align(&traffic, &queue).await.unwrap();
+    }
     app.stop().await
 }
 
