@@ -12,6 +12,7 @@ use clap::{ArgMatches, Args, Command, CommandFactory as _, FromArgMatches, Parse
 use crate::config::{Config, SETTINGS, Setting, Sources};
 
 mod backup;
+mod backtest;
 mod bench;
 mod client;
 mod demo;
@@ -67,6 +68,7 @@ enum Action {
     /// Triggers of a webhook
     #[command(subcommand)]
     Triggers(resources::triggers::Triggers),
+    Backtest(backtest::BacktestCommand),
     /// Deliveries of a webhook
     #[command(subcommand)]
     Deliveries(resources::deliveries::Deliveries),
@@ -112,6 +114,7 @@ pub async fn main() -> ExitCode {
         Action::Goals(command) => command.run().await,
         Action::Webhooks(command) => command.run().await,
         Action::Triggers(command) => command.run().await,
+        Action::Backtest(command) => command.run().await,
         Action::Deliveries(command) => command.run().await,
         Action::Resends(command) => command.run().await,
         Action::Keys(command) => command.run().await,

@@ -234,14 +234,18 @@ pub fn summary(payload: &Value) -> String {
         if first.is_null() { String::new() } else { format!(", top {name} {}", output::plain(&first[name])) }
     };
     match payload["event_type"].as_str() {
-        Some("visitor_spike") => format!(
-            "{} current visitors, {} expected, +{} %{}{}",
+        Some(change @ ("visitor_spike" | "visitor_drop")) => format!(
+            "{} current visitors, {} expected, {}{} %{}{}",
             data["current_visitors"],
             data["previous_visitors"],
+            if change == "visitor_spike" { '+' } else { '-' },
             data["change_percent"],
             top("top_sources", "source"),
             top("top_pages", "page"),
         ),
+        Some("visitor_spike_ended" | "visitor_drop_ended") => {
+            format!("over after {} s, {} current visitors", data["duration_seconds"], data["current_visitors"])
+        }
         Some("goal_completion") => {
             format!("{} ×{}{}", output::plain(&data["goal_name"]), data["count"], top("top_pages", "page"))
         }

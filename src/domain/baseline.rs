@@ -1,10 +1,22 @@
-//! What is usual: a site's own five-minute windows by time of day, with an honest spread.
+//! What is usual: a site's own five-minute windows, learned one at a time as they close.
 //!
-//! Each slot of the day is judged by the windows of the last four weeks that lie within a quarter of an hour of it.
-//! The middle is their median, the spread their median absolute deviation (times 1.4826, which makes it a standard
-//! deviation for normal noise), and never less than the square root of the middle: counts are at least as noisy as
-//! Poisson's. Medians forget a launch day by themselves as long as it is not most of the days.
+//! A [`Profile`] is a few hundred numbers, and a window costs the same however long the history is. What a window is
+//! expected to hold is a product: how busy the site is (half-life a week), what this half hour of the local day and this
+//! day of the week make of that, and how the last hours went (half-life twelve hours). Counts are clipped at three
+//! spreads before anything learns of them, and while something unusual goes on the last hours are not learned at all,
+//! a day at most: a launch, a holiday or an outage leaves no trace, and what stays becomes usual.
+//!
+//! How unusual a window is says the excess over what was expected, in spreads, over five minutes, half an hour and two
+//! hours: a rush shows in the first, what builds up slowly in the others. How much of that is too much is not a constant:
+//! each site has bursts of its own. The peaks of past excursions ([`Tail`]) are a sample of them, their logarithms are
+//! taken to be exponential as in extreme-value theory (a Pareto tail), and what that predicts to be passed once in
+//! so many days is the limit. With few peaks the prediction is wide, so a young site is judged mildly. A peak that was
+//! itself beyond the limit counts as the limit: one great day does not make the site blind.
+//!
+//! Rises are held against the greater of what the last hours and what the longer history expect, falls against the
+//! smaller: the morning after a holiday is no rush.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
@@ -14,20 +26,47 @@ use super::time::Timestamp;
 
 /// Length of a window.
 pub const WINDOW: Duration = Duration::from_secs(300);
-/// How far back a profile looks.
-pub const HISTORY: Duration = Duration::from_secs(28 * 86_400);
+/// How far back is read to learn a site anew.
+pub const HISTORY: Duration = Duration::from_secs(56 * 86_400);
+/// Looks kept for whoever comes late: two hours.
+pub const LOOKS: usize = 24;
 
-const SLOTS: usize = 288;
-/// Neighbouring slots on each side that speak for a slot too.
-const REACH: usize = 3;
-/// Days of history from which time of day can be told from chance.
-const ENOUGH_DAYS: usize = 3;
+/// How far above or below what is expected, in spreads, a window must lie at least. Five spreads of Poisson noise come up
+/// less often than once in ten years of windows.
+pub const SIGNIFICANCE: f64 = 5.0;
+
+/// Windows of a day.
+const DAY: f64 = 288.0;
+/// Windows over which excess is added up.
+const SPANS: [usize; 3] = [1, 6, 24];
+const LONGEST_SPAN: usize = 24;
 /// Windows below which nothing is known: an hour's worth.
-const ENOUGH_WINDOWS: usize = 12;
-/// Windows a young site is judged by: its last day.
-const RECENT_WINDOWS: usize = 288;
-/// Median absolute deviation to standard deviation, for normal noise.
-const MAD_TO_SIGMA: f64 = 1.482_6;
+const ENOUGH_WINDOWS: u64 = 12;
+/// Days from which time of day is told from chance.
+const ENOUGH_DAYS: u64 = 3;
+/// Days from which days of the week are told apart.
+const ENOUGH_FOR_WEEKDAYS: u64 = 7;
+/// Slots of a day: half hours.
+const SLOTS: usize = 48;
+/// A slot's own evidence weighs as much as "no different from the rest" after so many days.
+const SLOT_PRIOR: f64 = 2.0;
+const WEEKDAY_PRIOR: f64 = 1.0;
+/// Weeks a weekday remembers.
+const WEEKDAY_WEEKS: f64 = 2.0;
+/// Half-lives in windows.
+const BUSYNESS_HALF_LIFE: f64 = 7.0 * DAY;
+const SLOT_HALF_LIFE: f64 = 7.0 * 6.0;
+const LEVEL_HALF_LIFE: f64 = 0.5 * DAY;
+const NOISE_HALF_LIFE: f64 = 3.0 * DAY;
+const TAIL_HALF_LIFE: f64 = 28.0 * DAY;
+/// What pulls the last hours back to the longer history, for each window.
+const LEVEL_PULL: f64 = 0.01;
+/// Counts further off than this many spreads are learned as if they were no further.
+const CLIP: f64 = 3.0;
+/// How long the unusual may go on before it is usual.
+const STRANGE_AT_MOST: u32 = 288;
+/// Expected visitors of a window never fall below this: one in a hundred minutes.
+const LEAST: f64 = 0.05;
 
 /// Distinct visitors of one window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,13 +75,10 @@ pub struct WindowCount {
     pub visitors: u32,
 }
 
-/// What a window usually looks like.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Expectation {
-    pub expected: f64,
-    /// One standard deviation, at least one visitor.
-    pub spread: f64,
-    pub basis: Basis,
+/// Where the window begins that `moment` is in. Windows are aligned to the hour in UTC.
+pub fn window_start(moment: Timestamp) -> Timestamp {
+    let width = i64::try_from(WINDOW.as_micros()).unwrap_or(i64::MAX);
+    Timestamp::from_micros(moment.micros().div_euclid(width) * width)
 }
 
 /// What an expectation rests on.
@@ -51,172 +87,426 @@ pub struct Expectation {
 pub enum Basis {
     /// This time of day on so many days.
     History { days: u32 },
-    /// Too young for that: its last hours, whatever the time of day.
+    /// Too young for that: its last hours.
     LastHours { hours: u32 },
+}
+
+/// How much has to happen before it is worth a word. Each trigger chooses one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sensitivity {
+    /// What noise alone does less than once in two months.
+    Low,
+    /// What noise alone does about once in two weeks.
+    #[default]
+    Normal,
+    /// What noise alone does twice a week.
+    High,
+}
+
+impl Sensitivity {
+    pub const ALL: [Self; 3] = [Self::Low, Self::Normal, Self::High];
+
+    /// Days in which noise may pass the limit once.
+    fn days(self) -> f64 {
+        match self {
+            Self::Low => 60.0,
+            Self::Normal => 14.0,
+            Self::High => 3.5,
+        }
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Normal => "normal",
+            Self::High => "high",
+        }
+    }
+}
+
+/// Which way visitors went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    Rise,
+    Fall,
+}
+
+/// What a window is held against, one way.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Side {
+    pub expected: f64,
+    /// Spreads beyond what is expected, in the span where that is most unusual. Positive is unusual.
+    pub score: f64,
+    /// The score divided by the site's limit, for each [`Sensitivity`] in their order: 1 is as much as noise does that
+    /// rarely. Zero below [`SIGNIFICANCE`] for those that would be above.
+    of_limit: [f64; 3],
+}
+
+impl Side {
+    pub fn of_limit(&self, sensitivity: Sensitivity) -> f64 {
+        self.of_limit[sensitivity as usize]
+    }
+}
+
+/// One window, judged before it was learned from.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Look {
+    pub start: Timestamp,
+    pub visitors: u32,
+    /// One standard deviation of a window, never less than Poisson's.
+    pub spread: f64,
+    pub rise: Side,
+    pub fall: Side,
+    pub basis: Basis,
+}
+
+impl Look {
+    pub fn side(&self, direction: Direction) -> &Side {
+        match direction {
+            Direction::Rise => &self.rise,
+            Direction::Fall => &self.fall,
+        }
+    }
+
+    /// When the window closes.
+    pub fn end(&self) -> Timestamp {
+        self.start + WINDOW
+    }
+}
+
+/// An average of what was seen so far, that forgets.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Factor {
+    mean: f64,
+    /// Days it was seen on.
+    days: f64,
+}
+
+/// Peaks of past excursions beyond [`Tail::FROM`] spreads: how many, how high, in how many days. All three are forgotten
+/// at the same pace.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Tail {
+    peaks: f64,
+    /// Sum of the logarithms of the peaks in units of [`Tail::FROM`].
+    logs: f64,
+    days: f64,
+    /// What a site of which nothing is known is taken to have: the mean logarithm of its peaks.
+    prior: f64,
+    /// The excursion that is under way: its peak, and windows since it was last beyond.
+    peak: f64,
+    calm: u16,
 }
 
 /// What was learned of one site.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Profile {
-    basis: Basis,
-    /// Middle and spread for each slot of the local day, or one pair for all of them.
-    slots: Vec<(f64, f64)>,
-    pub learned_at: Timestamp,
+    /// The first window learned from.
+    pub began: Timestamp,
+    /// Everything before was learned from.
+    pub until: Timestamp,
+    windows: u64,
+    busyness: f64,
+    level: f64,
+    /// Variance over what is expected: one for Poisson's.
+    noise: f64,
+    slots: Vec<Factor>,
+    weekdays: [Factor; 7],
+    rises: [Tail; SPANS.len()],
+    falls: [Tail; SPANS.len()],
+    /// Windows in a row that were beyond the limit.
+    strange: u32,
+    /// Visitors of the last windows, and what rises and falls expected of them.
+    recent: VecDeque<(u32, f64, f64)>,
+    looks: VecDeque<Look>,
+}
+
+/// What a window is expected to hold.
+#[derive(Debug, Clone, Copy)]
+struct Expected {
+    middle: f64,
+    rise: f64,
+    fall: f64,
+    slot: usize,
+    weekday: usize,
+    slot_factor: f64,
+    weekday_factor: f64,
 }
 
 impl Profile {
-    /// Learns from consecutive windows, oldest first, that begin with the site's first visit. `None` while there is
-    /// less than an hour of them.
-    pub fn learn(windows: &[WindowCount], zone: &TimeZone, now: Timestamp) -> Option<Self> {
-        if windows.len() < ENOUGH_WINDOWS {
+    /// A profile that knows nothing before `began`, the start of the first window.
+    pub fn new(began: Timestamp) -> Self {
+        let unknown = Factor { mean: 1.0, days: 0.0 };
+        Self {
+            began,
+            until: began,
+            windows: 0,
+            busyness: 0.0,
+            level: 1.0,
+            noise: 1.0,
+            slots: vec![unknown; SLOTS],
+            weekdays: [unknown; 7],
+            rises: [Tail::new(Tail::PRIOR_OF_RISES); SPANS.len()],
+            falls: [Tail::new(Tail::PRIOR_OF_FALLS); SPANS.len()],
+            strange: 0,
+            recent: VecDeque::with_capacity(LONGEST_SPAN),
+            looks: VecDeque::with_capacity(LOOKS),
+        }
+    }
+
+    /// Learns from consecutive windows, oldest first. `None` when there are none.
+    pub fn learn(windows: &[WindowCount], zone: &TimeZone) -> Option<Self> {
+        let mut profile = Self::new(windows.first()?.start);
+        for window in windows {
+            profile.step(*window, zone);
+        }
+        Some(profile)
+    }
+
+    /// Whether it is too young to tell the time of day.
+    pub fn is_young(&self) -> bool {
+        matches!(self.basis(), Basis::LastHours { .. })
+    }
+
+    /// Judges a window that has closed, then learns from it. `None` while there is less than an hour to judge by.
+    pub fn step(&mut self, window: WindowCount, zone: &TimeZone) -> Option<Look> {
+        let expected = self.expected(window.start, zone);
+        let look = self.judge(window, &expected);
+        if let Some(look) = look {
+            self.remember_peaks(&look, window, &expected);
+            if self.looks.len() == LOOKS {
+                self.looks.pop_front();
+            }
+            self.looks.push_back(look);
+        }
+        self.take_in(window, &expected, look.as_ref());
+        look
+    }
+
+    /// What the window that opened when the last one closed looks like so far, with so many visitors. Of rises it never
+    /// says more than it will say when the window has closed; of falls it says nothing yet.
+    pub fn peek(&self, visitors: u32, zone: &TimeZone) -> Option<Look> {
+        let window = WindowCount { start: self.until, visitors };
+        self.judge(window, &self.expected(window.start, zone))
+    }
+
+    /// Looks at windows that end after `after`, oldest first, as far as they are remembered.
+    pub fn looks_after(&self, after: Timestamp) -> impl Iterator<Item = &Look> {
+        self.looks.iter().filter(move |look| look.end() > after)
+    }
+
+    fn basis(&self) -> Basis {
+        let days = self.windows / DAY as u64;
+        if days < ENOUGH_DAYS {
+            return Basis::LastHours { hours: u32::try_from(self.windows / 12).unwrap_or(u32::MAX) };
+        }
+        Basis::History { days: u32::try_from(days).unwrap_or(u32::MAX) }
+    }
+
+    fn expected(&self, start: Timestamp, zone: &TimeZone) -> Expected {
+        let (slot, weekday) = slot(start, zone);
+        let slot_factor = self.slots[slot].shrunk(SLOT_PRIOR);
+        let weekday_factor = if self.windows / DAY as u64 >= ENOUGH_FOR_WEEKDAYS {
+            self.weekdays[weekday].shrunk(WEEKDAY_PRIOR)
+        } else {
+            1.0
+        };
+        let usual = self.busyness * slot_factor * weekday_factor;
+        Expected {
+            middle: (usual * self.level).max(LEAST),
+            rise: (usual * self.level.max(1.0)).max(LEAST),
+            fall: (usual * self.level.min(1.0)).max(LEAST),
+            slot,
+            weekday,
+            slot_factor,
+            weekday_factor,
+        }
+    }
+
+    /// One spread of so many windows together. Noise is measured against how busy the site is as a whole: a burst of
+    /// twenty is not more of a burst by night.
+    fn spread(&self, windows: usize, expected: f64) -> f64 {
+        let busyness = (self.busyness * windows as f64).max(1.0);
+        (self.noise * busyness).max(expected).max(1.0).sqrt()
+    }
+
+    fn judge(&self, window: WindowCount, expected: &Expected) -> Option<Look> {
+        if self.windows < ENOUGH_WINDOWS {
             return None;
         }
-        let days = windows.len() / SLOTS;
-        if days < ENOUGH_DAYS {
-            let recent = &windows[windows.len().saturating_sub(RECENT_WINDOWS)..];
-            let mut counts: Vec<_> = recent.iter().map(|window| f64::from(window.visitors)).collect();
-            let hours = u32::try_from(recent.len() / 12).unwrap_or(u32::MAX);
-            return Some(Self {
-                basis: Basis::LastHours { hours },
-                slots: vec![summary(&mut counts)],
-                learned_at: now,
-            });
-        }
-        let mut by_slot = vec![Vec::new(); SLOTS];
-        for window in windows {
-            by_slot[slot(window.start, zone)].push(f64::from(window.visitors));
-        }
-        let slots = (0..SLOTS)
-            .map(|slot| {
-                let mut counts: Vec<_> = (slot + SLOTS - REACH..=slot + SLOTS + REACH)
-                    .flat_map(|near| by_slot[near % SLOTS].clone())
-                    .collect();
-                summary(&mut counts)
-            })
-            .collect();
-        let days = u32::try_from(days).unwrap_or(u32::MAX);
-        Some(Self { basis: Basis::History { days }, slots, learned_at: now })
+        let rises = self.scores(window.visitors, expected, Direction::Rise);
+        let falls = self.scores(window.visitors, expected, Direction::Fall);
+        Some(Look {
+            start: window.start,
+            visitors: window.visitors,
+            spread: self.spread(1, expected.middle),
+            rise: side(expected.rise, &rises, &self.rises),
+            fall: side(expected.fall, &falls, &self.falls),
+            basis: self.basis(),
+        })
     }
 
-    /// Whether it rests on hours, not days.
-    pub fn is_young(&self) -> bool {
-        matches!(self.basis, Basis::LastHours { .. })
-    }
-
-    /// What the window that ends at `now` usually looks like.
-    pub fn expect(&self, now: Timestamp, zone: &TimeZone) -> Option<Expectation> {
-        let (expected, spread) = match self.slots.as_slice() {
-            [] => return None,
-            [one] => *one,
-            slots => *slots.get(slot(now - WINDOW, zone))?,
+    /// Spreads beyond what is expected in each span that ends with this window; zero for a span that is longer than what
+    /// is known.
+    fn scores(&self, visitors: u32, expected: &Expected, direction: Direction) -> [f64; SPANS.len()] {
+        let this = match direction {
+            Direction::Rise => expected.rise,
+            Direction::Fall => expected.fall,
         };
-        Some(Expectation { expected, spread, basis: self.basis })
+        let (mut seen, mut wanted) = (f64::from(visitors), this);
+        let mut scores = [0.0; SPANS.len()];
+        let mut added = 1;
+        for (span, score) in SPANS.into_iter().zip(&mut scores) {
+            if span > 1 && span > self.recent.len() + 1 {
+                break;
+            }
+            while added < span {
+                let (count, rise, fall) = self.recent[self.recent.len() - added];
+                seen += f64::from(count);
+                wanted += if direction == Direction::Rise { rise } else { fall };
+                added += 1;
+            }
+            let excess = if direction == Direction::Rise { seen - wanted } else { wanted - seen };
+            *score = excess / self.spread(span, wanted);
+        }
+        scores
+    }
+
+    fn remember_peaks(&mut self, look: &Look, window: WindowCount, expected: &Expected) {
+        let rises = self.scores(window.visitors, expected, Direction::Rise);
+        let falls = self.scores(window.visitors, expected, Direction::Fall);
+        for (tails, scores) in [(&mut self.rises, rises), (&mut self.falls, falls)] {
+            for ((tail, score), span) in tails.iter_mut().zip(scores).zip(SPANS) {
+                tail.step(score, span);
+            }
+        }
+        let normal = Sensitivity::Normal;
+        let is_strange = look.rise.of_limit(normal) >= 1.0 || look.fall.of_limit(normal) >= 1.0;
+        self.strange = if is_strange { self.strange.saturating_add(1) } else { 0 };
+    }
+
+    fn take_in(&mut self, window: WindowCount, expected: &Expected, look: Option<&Look>) {
+        let visitors = f64::from(window.visitors);
+        self.windows += 1;
+        self.until = window.start + WINDOW;
+        let windows = self.windows as f64;
+        if self.recent.len() == LONGEST_SPAN {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((window.visitors, expected.rise, expected.fall));
+        if look.is_none() {
+            self.busyness += (visitors - self.busyness) / windows;
+            return;
+        }
+        let middle = expected.middle;
+        let spread = (self.noise * middle.max(1.0)).sqrt();
+        let off = ((visitors - middle) / spread).clamp(-CLIP, CLIP);
+        let clipped = middle + off * spread;
+        let noise = off * off * self.noise;
+        self.noise = (self.noise + pace(NOISE_HALF_LIFE, windows) * (noise - self.noise)).max(1.0);
+        if self.strange == 0 || self.strange > STRANGE_AT_MOST {
+            self.level *= 1.0 + pace(LEVEL_HALF_LIFE, f64::INFINITY) * (clipped / middle - 1.0).clamp(-1.0, 1.0);
+            self.level = self.level.clamp(0.1, 10.0);
+        }
+        self.level += (1.0 - self.level) * LEVEL_PULL;
+        let factors = (expected.slot_factor * expected.weekday_factor).max(0.1);
+        self.busyness += pace(BUSYNESS_HALF_LIFE, windows) * (clipped / factors - self.busyness);
+        let busyness = self.busyness.max(LEAST);
+        let per_slot = (clipped / busyness / expected.weekday_factor).min(20.0);
+        self.slots[expected.slot].add(per_slot, 1.0 / 6.0, pace(SLOT_HALF_LIFE, f64::INFINITY));
+        let per_weekday = (clipped / (busyness * expected.slot_factor).max(LEAST)).min(5.0);
+        self.weekdays[expected.weekday].add(per_weekday, 1.0 / DAY, 1.0 / (WEEKDAY_WEEKS * DAY));
     }
 }
 
-/// The five-minute slot of the local day. A day with a clock change repeats or skips an hour of them, which is what
-/// its visitors do too.
-fn slot(moment: Timestamp, zone: &TimeZone) -> usize {
+impl Factor {
+    fn shrunk(&self, prior_days: f64) -> f64 {
+        (self.mean * self.days + prior_days) / (self.days + prior_days)
+    }
+
+    /// Counts a window of `share` of a day in, at no less than `pace`.
+    fn add(&mut self, value: f64, share: f64, pace: f64) {
+        self.days += share;
+        self.mean += (share / self.days).max(pace) * (value - self.mean);
+    }
+}
+
+impl Tail {
+    /// Spreads from which a peak is counted.
+    const FROM: f64 = 3.0;
+    /// Windows below it after which an excursion is over.
+    const OVER_AFTER: u16 = 12;
+    /// Peaks, and days, of a site of which nothing is known.
+    const PRIOR_PEAKS: f64 = 4.0;
+    const PRIOR_DAYS: f64 = 7.0;
+    /// Traffic comes in bursts: the peaks are taken to be this high until they are seen.
+    const PRIOR_OF_RISES: f64 = 0.5;
+    /// It cannot fall below nothing.
+    const PRIOR_OF_FALLS: f64 = 0.15;
+
+    fn new(prior: f64) -> Self {
+        Self { peaks: 0.0, logs: 0.0, days: 0.0, prior, peak: 0.0, calm: Self::OVER_AFTER }
+    }
+
+    /// What is passed once in so many days, in spreads: the predictive distribution of an exponential with few
+    /// observations, whose tail is wider the fewer there are.
+    fn limit(&self, days: f64) -> f64 {
+        let peaks = self.peaks + Self::PRIOR_PEAKS;
+        let logs = self.logs + Self::PRIOR_PEAKS * self.prior;
+        let expected_peaks = (days * peaks / (self.days + Self::PRIOR_DAYS)).max(1.0);
+        let limit = Self::FROM * (logs * (expected_peaks.powf(1.0 / peaks) - 1.0)).exp();
+        limit.max(SIGNIFICANCE)
+    }
+
+    fn step(&mut self, score: f64, span: usize) {
+        let keeps = 0.5_f64.powf(1.0 / TAIL_HALF_LIFE);
+        self.peaks *= keeps;
+        self.logs *= keeps;
+        self.days = self.days * keeps + 1.0 / DAY;
+        if score > Self::FROM {
+            // What is beyond the limit counts as the limit.
+            self.peak = self.peak.max(score.min(self.limit(Sensitivity::Normal.days())));
+            self.calm = 0;
+            return;
+        }
+        self.calm = self.calm.saturating_add(1);
+        let over_after = Self::OVER_AFTER.max(u16::try_from(span).unwrap_or(u16::MAX));
+        if self.calm == over_after && self.peak > 0.0 {
+            self.peaks += 1.0;
+            self.logs += (self.peak / Self::FROM).ln();
+            self.peak = 0.0;
+        }
+    }
+}
+
+/// The span whose score is most of its limit.
+fn side(expected: f64, scores: &[f64; SPANS.len()], tails: &[Tail; SPANS.len()]) -> Side {
+    let mut side = Side { expected, score: f64::NEG_INFINITY, of_limit: [0.0; 3] };
+    let mut most = f64::NEG_INFINITY;
+    for (score, tail) in scores.iter().zip(tails) {
+        for sensitivity in Sensitivity::ALL {
+            let of_limit = score / tail.limit(sensitivity.days());
+            let best = &mut side.of_limit[sensitivity as usize];
+            *best = best.max(of_limit);
+            if sensitivity == Sensitivity::Normal && of_limit > most {
+                most = of_limit;
+                side.score = *score;
+            }
+        }
+    }
+    side
+}
+
+/// The weight of a new value: that of a plain average while there are few, then that of the half-life.
+fn pace(half_life: f64, seen: f64) -> f64 {
+    (1.0 - 0.5_f64.powf(1.0 / half_life)).max(1.0 / seen)
+}
+
+/// The half hour of the local day, and the day of the week. A day with a clock change repeats or skips an hour, which is
+/// what its visitors do too.
+fn slot(moment: Timestamp, zone: &TimeZone) -> (usize, usize) {
     let local = zone.to_datetime(moment.to_jiff());
-    let minute = usize::try_from(local.hour()).unwrap_or(0) * 60 + usize::try_from(local.minute()).unwrap_or(0);
-    minute / 5
-}
-
-fn summary(counts: &mut [f64]) -> (f64, f64) {
-    let middle = median(counts);
-    for count in counts.iter_mut() {
-        *count = (*count - middle).abs();
-    }
-    let spread = (median(counts) * MAD_TO_SIGMA).max(middle.sqrt()).max(1.0);
-    (middle, spread)
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    if values.is_empty() {
-        return 0.0;
-    }
-    let upper = values.len() / 2;
-    let middle = *values.select_nth_unstable_by(upper, f64::total_cmp).1;
-    if values.len() % 2 == 1 {
-        return middle;
-    }
-    let lower = values[..upper].iter().copied().fold(f64::MIN, f64::max);
-    f64::midpoint(lower, middle)
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn days(count: usize, visitors: impl Fn(usize, usize) -> u32) -> Vec<WindowCount> {
-        (0..count * SLOTS)
-            .map(|window| WindowCount {
-                start: Timestamp::from_secs(window as i64 * 300),
-                visitors: visitors(window / SLOTS, window % SLOTS),
-            })
-            .collect()
-    }
-
-    fn at(day: i64, hour: i64) -> Timestamp {
-        Timestamp::from_secs(day * 86_400 + hour * 3_600)
-    }
-
-    #[test]
-    fn the_night_is_not_judged_by_the_day() {
-        let windows = days(7, |_, slot| if (96..240).contains(&slot) { 100 } else { 4 });
-        let profile = Profile::learn(&windows, &TimeZone::UTC, at(7, 0)).unwrap();
-        let noon = profile.expect(at(7, 12), &TimeZone::UTC).unwrap();
-        let night = profile.expect(at(7, 3), &TimeZone::UTC).unwrap();
-        assert_eq!((noon.expected, noon.spread), (100.0, 10.0));
-        assert_eq!((night.expected, night.spread), (4.0, 2.0));
-        assert_eq!(noon.basis, Basis::History { days: 7 });
-    }
-
-    #[test]
-    fn one_launch_day_changes_nothing() {
-        let usual = Profile::learn(&days(14, |_, _| 9), &TimeZone::UTC, at(14, 0)).unwrap();
-        let launched = days(14, |day, _| if day == 10 { 5_000 } else { 9 });
-        assert_eq!(Profile::learn(&launched, &TimeZone::UTC, at(14, 0)).unwrap(), usual);
-    }
-
-    #[test]
-    fn a_young_site_says_so() {
-        assert_eq!(Profile::learn(&days(1, |_, _| 1)[..11], &TimeZone::UTC, at(1, 0)), None);
-        let profile = Profile::learn(&days(1, |_, _| 16)[..24], &TimeZone::UTC, at(1, 0)).unwrap();
-        let expectation = profile.expect(at(1, 5), &TimeZone::UTC).unwrap();
-        assert_eq!(expectation.basis, Basis::LastHours { hours: 2 });
-        assert_eq!((expectation.expected, expectation.spread), (16.0, 4.0));
-    }
-
-    #[test]
-    fn the_day_is_the_sites_own() {
-        let windows = days(7, |_, slot| if slot < 144 { 50 } else { 0 });
-        let tokyo = TimeZone::get("Asia/Tokyo").unwrap();
-        let profile = Profile::learn(&windows, &tokyo, at(7, 0)).unwrap();
-        assert_eq!(profile.expect(at(7, 6), &tokyo).unwrap().expected, 50.0);
-        assert_eq!(profile.expect(at(7, 18), &tokyo).unwrap().expected, 0.0);
-    }
-
-    proptest! {
-        #[test]
-        fn medians_split_in_half(mut values in prop::collection::vec(0u32..1000, 1..60)) {
-            let mut floats: Vec<_> = values.iter().map(|value| f64::from(*value)).collect();
-            values.sort_unstable();
-            let expected = if values.len() % 2 == 1 {
-                f64::from(values[values.len() / 2])
-            } else {
-                f64::midpoint(f64::from(values[values.len() / 2 - 1]), f64::from(values[values.len() / 2]))
-            };
-            prop_assert_eq!(median(&mut floats), expected);
-        }
-
-        #[test]
-        fn counts_are_never_quieter_than_poisson(values in prop::collection::vec(0u32..1000, 12..60)) {
-            let mut floats: Vec<_> = values.iter().map(|value| f64::from(*value)).collect();
-            let (middle, spread) = summary(&mut floats);
-            prop_assert!(spread >= middle.sqrt() && spread >= 1.0);
-        }
-    }
+    let half_hour = usize::try_from(local.hour()).unwrap_or(0) * 2 + usize::from(local.minute() >= 30);
+    let weekday = usize::try_from(local.weekday().to_monday_zero_offset()).unwrap_or(0);
+    (half_hour.min(SLOTS - 1), weekday.min(6))
 }

@@ -1,14 +1,20 @@
 //! Noticing: what a trigger makes of what is seen. The same function live, in shadow and in back-tests.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
-use super::baseline::Expectation;
+pub use super::baseline::Direction;
+use super::baseline::{Basis, Look};
+use super::ids::EventId;
 use super::time::Timestamp;
-use super::trigger::{Baseline, VisitorSpike};
+use super::trigger::{Baseline, VisitorChange};
 
-/// How far above what is expected, in spreads, current visitors must lie before [`Baseline::Typical`] believes them.
-/// Four spreads of Poisson noise come up about once in thirty thousand windows: a few times a year.
-pub const SIGNIFICANCE: f64 = 4.0;
+/// How long [`Baseline::Typical`] has to be calm before an incident is over: an hour. What swells again within it is the
+/// same moment.
+const CALM_FOR: Duration = Duration::from_secs(3_600);
+/// Calm is half of what fires, so that what hovers about the limit is one incident.
+const CALM_BELOW: f64 = 0.5;
 
 /// The numbers of one site at one moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -17,21 +23,49 @@ pub struct Observation {
     pub current: u32,
     /// Distinct visitors of the five minutes before.
     pub previous: u32,
-    /// What the site's history expects, when it has enough of it.
-    pub typical: Option<Expectation>,
+    /// The window [`Baseline::Typical`] judges, when there is history to judge by.
+    pub look: Option<Look>,
 }
 
-/// What a spike trigger remembers between two looks.
+/// What a trigger remembers between two looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SpikeState {
-    /// Whether the next rise is a new moment. False from firing until visitors fall below the threshold again.
+pub struct ChangeState {
+    /// Whether the next change is a new moment. False from firing until visitors are calm again.
     pub armed: bool,
     pub last_fired: Option<Timestamp>,
+    /// Since when it is worth reporting; it has to stay so for the minimum duration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// Since when it is calm, during an incident.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calm_since: Option<Timestamp>,
+    /// Windows that end by then were judged. Only [`Baseline::Typical`] judges window by window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judged_until: Option<Timestamp>,
+    /// What was reported and is not over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incident: Option<Incident>,
 }
 
-impl Default for SpikeState {
+/// The beginning of what its end will be paired with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incident {
+    pub started_at: Timestamp,
+    /// Named by whoever records the event.
+    pub event_id: Option<EventId>,
+}
+
+impl Default for ChangeState {
     fn default() -> Self {
-        Self { armed: true, last_fired: None }
+        Self { armed: true, last_fired: None, since: None, calm_since: None, judged_until: None, incident: None }
+    }
+}
+
+impl ChangeState {
+    /// Whether it is worth keeping across a restart that this became of `before`. What windows have since been judged is
+    /// not: they are judged again, with the same outcome.
+    pub fn is_news_after(&self, before: &Self) -> bool {
+        (self.armed, self.last_fired, self.incident) != (before.armed, before.last_fired, before.incident)
     }
 }
 
@@ -39,95 +73,229 @@ impl Default for SpikeState {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Verdict {
     Quiet,
-    Fire(Rise),
+    Fire(Change),
+    /// What was reported is over.
+    End(Ended),
 }
 
 /// Why it fired.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Rise {
+pub struct Change {
     pub current: u32,
     /// What the baseline expects, rounded to whole visitors.
     pub expected: u32,
-    /// Percent above what is expected, rounded to the nearest whole number. Less than one expected visitor counts as
-    /// one: a percentage of nothing says nothing.
+    /// Percent above or below what is expected, rounded to the nearest whole number. Less than one expected visitor counts
+    /// as one: a percentage of nothing says nothing.
     pub change_percent: u32,
-    /// Spreads above what is expected; only [`Baseline::Typical`] has one.
+    /// Spreads beyond what is expected; only [`Baseline::Typical`] has one.
     pub score: Option<f64>,
+    /// What the expectation rests on; only [`Baseline::Typical`] has one.
+    pub basis: Option<Basis>,
 }
 
-/// Fires on the rising edge: when current visitors come to lie `threshold` percent above what is expected, and the
-/// trigger is armed and out of its cooldown. It arms again once they lie below.
+/// An incident that is over.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ended {
+    pub incident: Incident,
+    /// When it was calm again.
+    pub ended_at: Timestamp,
+    pub current: u32,
+}
+
+impl Change {
+    /// Why it fired, in a sentence.
+    pub fn reason(&self, direction: Direction, baseline: Baseline) -> String {
+        let Self { current, expected, change_percent, .. } = *self;
+        let visitors = if current == 1 { "1 visitor".to_owned() } else { format!("{current} visitors") };
+        let side = match direction {
+            Direction::Rise => "above",
+            Direction::Fall => "below",
+        };
+        match (baseline, self.score, self.basis) {
+            (Baseline::Fixed, ..) => format!("{visitors} in five minutes."),
+            (Baseline::Typical, Some(score), Some(basis)) => {
+                let basis = match basis {
+                    Basis::History { days } => format!("by {days} days of history"),
+                    Basis::LastHours { hours: 1 } => "by its last hour only".to_owned(),
+                    Basis::LastHours { hours } => format!("by its last {hours} hours only"),
+                };
+                format!(
+                    "{visitors} in five minutes, {change_percent} % {side} the {expected} expected now {basis}; \
+                     {score:.1} standard deviations, more than this site does by chance."
+                )
+            }
+            _ => format!("{visitors} in five minutes, {change_percent} % {side} the {expected} of the five before."),
+        }
+    }
+}
+
+/// Fires when visitors come to lie `threshold` percent above (or below) what is expected and have for the minimum duration,
+/// and the trigger is armed and out of its cooldown. It arms again when they are calm: below the threshold, and with
+/// [`Baseline::Typical`] less than half as unusual as that for an hour. One incident at a time.
 ///
-/// A rise that begins during the cooldown fires when the cooldown ends, if it still stands by then.
+/// A change that begins during the cooldown fires when the cooldown ends, if it still stands by then.
+///
+/// `now` is the moment of the look; for [`Baseline::Typical`] the end of the window.
 pub fn decide(
-    settings: &VisitorSpike,
-    state: SpikeState,
+    direction: Direction,
+    settings: &VisitorChange,
+    state: ChangeState,
     observation: &Observation,
     now: Timestamp,
-) -> (Verdict, SpikeState) {
-    let Some(rise) = rise(settings, observation) else {
-        return (Verdict::Quiet, SpikeState { armed: true, ..state });
+) -> (Verdict, ChangeState) {
+    let mut next = state;
+    if let Some(change) = change(direction, settings, observation) {
+        next.calm_since = None;
+        let since = *next.since.get_or_insert(observation.look.map_or(now, |look| look.start));
+        let cooling = state.last_fired.is_some_and(|fired| now < fired + settings.cooldown);
+        if !state.armed || cooling || now.since(since) < settings.min_duration {
+            return (Verdict::Quiet, next);
+        }
+        next.armed = false;
+        next.last_fired = Some(now);
+        next.incident = settings.notify_end.then_some(Incident { started_at: since, event_id: None });
+        return (Verdict::Fire(change), next);
+    }
+    next.since = None;
+    if state.armed {
+        return (Verdict::Quiet, next);
+    }
+    let calm_for = match (settings.baseline, observation.look) {
+        (Baseline::Typical, Some(look)) => {
+            if look.side(direction).of_limit(settings.sensitivity) >= CALM_BELOW {
+                next.calm_since = None;
+                return (Verdict::Quiet, next);
+            }
+            next.calm_since.get_or_insert(look.start);
+            CALM_FOR
+        }
+        (Baseline::Typical, None) => return (Verdict::Quiet, next),
+        _ => {
+            next.calm_since.get_or_insert(now);
+            Duration::ZERO
+        }
     };
-    let cooling = state.last_fired.is_some_and(|fired| now < fired + settings.cooldown);
-    if !state.armed || cooling {
-        return (Verdict::Quiet, state);
+    let calm_since = next.calm_since.unwrap_or(now);
+    if now.since(calm_since) < calm_for {
+        return (Verdict::Quiet, next);
     }
-    (Verdict::Fire(rise), SpikeState { armed: false, last_fired: Some(now) })
+    next.armed = true;
+    next.calm_since = None;
+    match next.incident.take() {
+        Some(incident) if settings.notify_end => {
+            (Verdict::End(Ended { incident, ended_at: calm_since, current: observation.current }), next)
+        }
+        _ => (Verdict::Quiet, next),
+    }
 }
 
-/// The rise, when there is one worth reporting.
-fn rise(settings: &VisitorSpike, observation: &Observation) -> Option<Rise> {
-    let Observation { current, previous, typical } = *observation;
-    if current < settings.min_visitors {
-        return None;
-    }
+/// The change, when there is one worth reporting.
+fn change(direction: Direction, settings: &VisitorChange, observation: &Observation) -> Option<Change> {
+    let Observation { current, previous, look } = *observation;
+    let previous = f64::from(previous);
+    let is_enough = |expected: f64| match direction {
+        Direction::Rise => current >= settings.min_visitors,
+        // Where hardly anybody is expected nobody is missed.
+        Direction::Fall => expected >= f64::from(settings.min_visitors),
+    };
     match settings.baseline {
-        Baseline::Fixed => Some(measure(current, f64::from(previous), None)),
-        Baseline::Previous => {
-            let rise = measure(current, f64::from(previous), None);
-            reaches(current, f64::from(previous), settings.threshold).then_some(rise)
+        Baseline::Fixed => {
+            let reached = match direction {
+                Direction::Rise => current >= settings.min_visitors,
+                Direction::Fall => current < settings.min_visitors,
+            };
+            reached.then(|| measure(direction, current, previous))
         }
+        Baseline::Previous => (is_enough(previous) && reaches(direction, current, previous, settings.threshold))
+            .then(|| measure(direction, current, previous)),
         Baseline::Typical => {
-            let Expectation { expected, spread, .. } = typical?;
-            let score = (f64::from(current) - expected) / spread;
-            (score >= SIGNIFICANCE && reaches(current, expected, settings.threshold))
-                .then(|| measure(current, expected, Some(score)))
+            let look = look?;
+            let side = look.side(direction);
+            let unusual = side.of_limit(settings.sensitivity) >= 1.0;
+            (unusual && is_enough(side.expected) && reaches(direction, current, side.expected, settings.threshold))
+                .then(|| Change {
+                    score: Some(side.score),
+                    basis: Some(look.basis),
+                    ..measure(direction, current, side.expected)
+                })
         }
     }
 }
 
-/// Whether `current` is `threshold` percent or more above `expected`, without rounding.
-fn reaches(current: u32, expected: f64, threshold: u32) -> bool {
-    f64::from(current) - expected >= expected.max(1.0) * f64::from(threshold) / 100.0
+/// Whether `current` is `threshold` percent or more beyond `expected`, without rounding.
+fn reaches(direction: Direction, current: u32, expected: f64, threshold: u32) -> bool {
+    beyond(direction, current, expected) >= expected.max(1.0) * f64::from(threshold) / 100.0
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "rounded before, and saturating is right")]
-fn measure(current: u32, expected: f64, score: Option<f64>) -> Rise {
-    let change = (f64::from(current) - expected) / expected.max(1.0) * 100.0;
+fn beyond(direction: Direction, current: u32, expected: f64) -> f64 {
+    match direction {
+        Direction::Rise => f64::from(current) - expected,
+        Direction::Fall => expected - f64::from(current),
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "never negative, and saturating is right")]
+fn measure(direction: Direction, current: u32, expected: f64) -> Change {
+    let percent = beyond(direction, current, expected) / expected.max(1.0) * 100.0;
     // Both are bounded by the number of visitors and never negative here but for `fixed`, where zero is the truth
-    // a reader wants: no rise.
-    Rise { current, expected: expected.round().max(0.0) as u32, change_percent: change.round().max(0.0) as u32, score }
+    // a reader wants: no change.
+    let whole = |number: f64| number.round().max(0.0) as u32;
+    Change { current, expected: whole(expected), change_percent: whole(percent), score: None, basis: None }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
-    use super::super::baseline::Basis;
+    use super::super::baseline::{Sensitivity, WindowCount};
     use super::*;
 
-    fn spike(baseline: Baseline, threshold: u32, min_visitors: u32) -> VisitorSpike {
-        VisitorSpike { threshold, baseline, min_visitors, cooldown: Duration::from_secs(1_800), shadow: false }
+    fn spike(baseline: Baseline, threshold: u32, min_visitors: u32) -> VisitorChange {
+        VisitorChange {
+            threshold,
+            baseline,
+            sensitivity: Sensitivity::Normal,
+            min_visitors,
+            cooldown: Duration::from_secs(1_800),
+            min_duration: Duration::ZERO,
+            notify_end: false,
+            shadow: false,
+        }
     }
 
     fn seen(current: u32, previous: u32) -> Observation {
-        Observation { current, previous, typical: None }
+        Observation { current, previous, look: None }
     }
 
-    fn fires(settings: &VisitorSpike, observation: &Observation) -> bool {
-        matches!(decide(settings, SpikeState::default(), observation, Timestamp::EPOCH).0, Verdict::Fire(_))
+    fn fires(direction: Direction, settings: &VisitorChange, observation: &Observation) -> bool {
+        let (verdict, _) = decide(direction, settings, ChangeState::default(), observation, Timestamp::EPOCH);
+        matches!(verdict, Verdict::Fire(_))
+    }
+
+    /// A week of a hundred visitors a window, and what comes after it, each window judged before it is learned.
+    fn looks(after: &[u32]) -> Vec<Look> {
+        let mut profile = super::super::baseline::Profile::new(Timestamp::EPOCH);
+        let usual = std::iter::repeat_n(100, 2_016);
+        let windows = usual.chain(after.iter().copied()).enumerate();
+        let looks = windows.filter_map(|(window, visitors)| {
+            let start = Timestamp::from_secs(window as i64 * 300);
+            profile.step(WindowCount { start, visitors }, &jiff::tz::TimeZone::UTC)
+        });
+        let looks: Vec<_> = looks.collect();
+        looks[looks.len() - after.len()..].to_vec()
+    }
+
+    fn verdicts(direction: Direction, settings: &VisitorChange, looks: &[Look]) -> Vec<Verdict> {
+        let mut state = ChangeState::default();
+        looks
+            .iter()
+            .map(|look| {
+                let observation = Observation { current: look.visitors, previous: 0, look: Some(*look) };
+                let (verdict, next) = decide(direction, settings, state, &observation, look.end());
+                state = next;
+                verdict
+            })
+            .collect()
     }
 
     #[test]
@@ -136,43 +304,74 @@ mod tests {
         for (current, previous, expected) in
             [(150, 100, true), (149, 100, false), (3, 2, true), (2, 2, false), (1, 0, true), (0, 0, false)]
         {
-            assert_eq!(fires(&settings, &seen(current, previous)), expected, "{current} after {previous}");
+            assert_eq!(fires(Direction::Rise, &settings, &seen(current, previous)), expected, "{current} after {previous}");
+        }
+        for (current, previous, expected) in [(50, 100, true), (51, 100, false), (0, 1, true), (0, 0, false)] {
+            assert_eq!(fires(Direction::Fall, &settings, &seen(current, previous)), expected, "{current} after {previous}");
         }
     }
 
     #[test]
     fn fewer_than_min_visitors_are_no_spike_whatever_the_percentage() {
-        assert!(!fires(&spike(Baseline::Previous, 50, 10), &seen(9, 1)));
-        assert!(fires(&spike(Baseline::Previous, 50, 10), &seen(10, 1)));
-        assert!(fires(&spike(Baseline::Fixed, 10_000, 10), &seen(10, 10)));
+        assert!(!fires(Direction::Rise, &spike(Baseline::Previous, 50, 10), &seen(9, 1)));
+        assert!(fires(Direction::Rise, &spike(Baseline::Previous, 50, 10), &seen(10, 1)));
+        assert!(fires(Direction::Rise, &spike(Baseline::Fixed, 10_000, 10), &seen(10, 10)));
+        assert!(!fires(Direction::Fall, &spike(Baseline::Previous, 50, 10), &seen(0, 9)));
+        assert!(fires(Direction::Fall, &spike(Baseline::Fixed, 50, 10), &seen(9, 9)));
     }
 
     #[test]
     fn typical_wants_percent_and_significance() {
         let settings = spike(Baseline::Typical, 50, 1);
-        let usual = |expected, spread| Some(Expectation { expected, spread, basis: Basis::History { days: 7 } });
-        assert!(!fires(&settings, &Observation { current: 3, previous: 0, typical: usual(1.0, 1.0) }));
-        assert!(fires(&settings, &Observation { current: 150, previous: 0, typical: usual(100.0, 10.0) }));
-        assert!(!fires(&settings, &Observation { current: 1_400, previous: 0, typical: usual(1_000.0, 32.0) }));
-        assert!(!fires(&settings, &seen(1_000, 0)), "without history nothing is typical");
+        let fires = |settings: &VisitorChange, visitors| {
+            matches!(verdicts(Direction::Rise, settings, &looks(&[visitors]))[0], Verdict::Fire(_))
+        };
+        assert!(!fires(&settings, 140), "four spreads and forty percent");
+        assert!(fires(&settings, 400));
+        assert!(!fires(&spike(Baseline::Typical, 400, 1), 400), "too few percent");
+        assert!(!super::tests::fires(Direction::Rise, &settings, &seen(1_000, 0)), "without history nothing is typical");
     }
 
     #[test]
-    fn the_numbers_are_what_a_reader_would_compute() {
-        let (verdict, _) =
-            decide(&spike(Baseline::Previous, 50, 1), SpikeState::default(), &seen(8, 3), Timestamp::EPOCH);
-        let Verdict::Fire(rise) = verdict else { panic!("{verdict:?}") };
-        assert_eq!((rise.current, rise.expected, rise.change_percent), (8, 3, 167));
+    fn an_incident_is_told_once_and_its_end_once() {
+        let settings = VisitorChange { notify_end: true, ..spike(Baseline::Typical, 50, 1) };
+        let mut after = vec![100; 3];
+        after.extend([500, 480, 120, 450, 100, 110]);
+        after.extend([100; 60]);
+        let verdicts = verdicts(Direction::Rise, &settings, &looks(&after));
+        let told: Vec<_> = verdicts.iter().enumerate().filter(|(_, verdict)| **verdict != Verdict::Quiet).collect();
+        let [(3, Verdict::Fire(_)), (_, Verdict::End(ended))] = told.as_slice() else { panic!("{told:?}") };
+        assert_eq!(ended.incident.started_at, Timestamp::from_secs((2_016 + 3) * 300));
+        assert!(ended.ended_at > ended.incident.started_at);
+    }
+
+    #[test]
+    fn an_outage_is_a_drop() {
+        let settings = spike(Baseline::Typical, 50, 10);
+        let verdicts = verdicts(Direction::Fall, &settings, &looks(&[100, 0, 0, 0, 0, 100]));
+        let fired: Vec<_> = verdicts.iter().map(|verdict| matches!(verdict, Verdict::Fire(_))).collect();
+        assert_eq!(fired, [false, true, false, false, false, false]);
+    }
+
+    #[test]
+    fn what_lasts_too_short_is_not_told() {
+        let settings = VisitorChange { min_duration: Duration::from_secs(600), ..spike(Baseline::Typical, 50, 1) };
+        let fired = |after: &[u32]| {
+            verdicts(Direction::Rise, &settings, &looks(after)).iter().position(|verdict| *verdict != Verdict::Quiet)
+        };
+        assert_eq!(fired(&[400, 100, 100]), None);
+        assert_eq!(fired(&[400, 400, 100]), Some(1));
     }
 
     #[test]
     fn a_rise_during_the_cooldown_is_told_when_it_ends() {
         let settings = spike(Baseline::Fixed, 50, 10);
-        let mut state = SpikeState::default();
+        let mut state = ChangeState::default();
         let mut fired = Vec::new();
         for minute in 0..60 {
             let current = if (1..5).contains(&minute) || minute >= 10 { 20 } else { 0 };
-            let (verdict, next) = decide(&settings, state, &seen(current, 0), Timestamp::from_secs(minute * 60));
+            let now = Timestamp::from_secs(minute * 60);
+            let (verdict, next) = decide(Direction::Rise, &settings, state, &seen(current, 0), now);
             if verdict != Verdict::Quiet {
                 fired.push(minute);
             }
@@ -186,17 +385,17 @@ mod tests {
         #[test]
         fn one_moment_fires_once(series in prop::collection::vec(0u32..40, 1..300), threshold in 1u32..500) {
             let settings = spike(Baseline::Previous, threshold, 5);
-            let mut state = SpikeState::default();
+            let mut state = ChangeState::default();
             let mut previous = 0;
             let mut last: Option<Timestamp> = None;
             let mut below_since_last = true;
             for (step, current) in series.into_iter().enumerate() {
                 let now = Timestamp::from_secs(step as i64 * 60);
                 let observation = seen(current, previous);
-                if rise(&settings, &observation).is_none() {
+                if change(Direction::Rise, &settings, &observation).is_none() {
                     below_since_last = true;
                 }
-                let (verdict, next) = decide(&settings, state, &observation, now);
+                let (verdict, next) = decide(Direction::Rise, &settings, state, &observation, now);
                 if let Verdict::Fire(rise) = verdict {
                     prop_assert!(rise.current >= settings.min_visitors);
                     prop_assert!(below_since_last);
@@ -213,8 +412,8 @@ mod tests {
         #[test]
         fn more_visitors_are_never_less_of_a_spike(current in 0u32..1000, more in 0u32..1000, previous in 0u32..1000) {
             let settings = spike(Baseline::Previous, 50, 10);
-            if fires(&settings, &seen(current, previous)) {
-                prop_assert!(fires(&settings, &seen(current + more, previous)));
+            if fires(Direction::Rise, &settings, &seen(current, previous)) {
+                prop_assert!(fires(Direction::Rise, &settings, &seen(current + more, previous)));
             }
         }
     }

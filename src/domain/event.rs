@@ -3,11 +3,11 @@
 use serde::Serialize;
 
 use super::baseline::Basis;
-use super::decide::Rise;
+use super::decide::{Change, Direction, Ended};
 use super::goal::Goal;
 use super::ids::{AccountId, EventId, SiteId, TriggerId, WebhookId};
 use super::time::Timestamp;
-use super::trigger::{Baseline, Settings};
+use super::trigger::{Baseline, Settings, VisitorChange};
 use super::webhook::Format;
 
 /// Type of the event that "send test" delivers.
@@ -53,28 +53,47 @@ pub struct Envelope<'a> {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Data {
-    VisitorSpike(SpikeData),
+    VisitorSpike(ChangeData),
+    VisitorDrop(ChangeData),
+    VisitorSpikeEnded(EndedData),
+    VisitorDropEnded(EndedData),
     GoalCompletion(GoalData),
     WebhookHealth(HealthData),
     Test(TestData),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct SpikeData {
+pub struct ChangeData {
     pub current_visitors: u32,
     /// What the baseline expects.
     pub previous_visitors: u32,
+    /// Percent above it in a spike, below it in a drop.
     pub change_percent: u32,
     pub threshold: u32,
     pub baseline: Baseline,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub basis: Option<Basis>,
-    /// Spreads above what is expected, to one digit.
+    /// Spreads beyond what is expected, to one digit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,
+    /// Why, in a sentence.
+    pub reason: String,
     pub window_seconds: u64,
     pub top_sources: Vec<TopSource>,
     pub top_pages: Vec<TopPage>,
+}
+
+/// What was told is over.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EndedData {
+    /// The event that told of its beginning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_event_id: Option<EventId>,
+    pub started_at: Timestamp,
+    /// When visitors were as usual again.
+    pub ended_at: Timestamp,
+    pub duration_seconds: u64,
+    pub current_visitors: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -142,27 +161,46 @@ pub struct TopPage {
 }
 
 impl Data {
-    /// The data of a spike.
-    pub fn spike(
-        rise: &Rise,
-        threshold: u32,
-        baseline: Baseline,
-        basis: Option<Basis>,
+    /// The data of a spike or a drop.
+    pub fn change(
+        direction: Direction,
+        settings: &VisitorChange,
+        change: &Change,
         sources: Vec<TopSource>,
         pages: Vec<TopPage>,
     ) -> Self {
-        Self::VisitorSpike(SpikeData {
-            current_visitors: rise.current,
-            previous_visitors: rise.expected,
-            change_percent: rise.change_percent,
-            threshold,
-            baseline,
-            basis: basis.filter(|_| baseline == Baseline::Typical),
-            score: rise.score.map(|score| (score * 10.0).round() / 10.0),
+        let data = ChangeData {
+            current_visitors: change.current,
+            previous_visitors: change.expected,
+            change_percent: change.change_percent,
+            threshold: settings.threshold,
+            baseline: settings.baseline,
+            basis: change.basis,
+            score: change.score.map(|score| (score * 10.0).round() / 10.0),
+            reason: change.reason(direction, settings.baseline),
             window_seconds: super::baseline::WINDOW.as_secs(),
             top_sources: sources,
             top_pages: pages,
-        })
+        };
+        match direction {
+            Direction::Rise => Self::VisitorSpike(data),
+            Direction::Fall => Self::VisitorDrop(data),
+        }
+    }
+
+    /// The data of the end of one.
+    pub fn ended(direction: Direction, ended: &Ended) -> Self {
+        let data = EndedData {
+            started_event_id: ended.incident.event_id,
+            started_at: ended.incident.started_at,
+            ended_at: ended.ended_at,
+            duration_seconds: ended.ended_at.since(ended.incident.started_at).as_secs(),
+            current_visitors: ended.current,
+        };
+        match direction {
+            Direction::Rise => Self::VisitorSpikeEnded(data),
+            Direction::Fall => Self::VisitorDropEnded(data),
+        }
     }
 
     /// The data of completions.
@@ -191,6 +229,9 @@ impl Data {
     fn type_name(&self) -> &'static str {
         match self {
             Self::VisitorSpike(_) => "visitor_spike",
+            Self::VisitorDrop(_) => "visitor_drop",
+            Self::VisitorSpikeEnded(_) => "visitor_spike_ended",
+            Self::VisitorDropEnded(_) => "visitor_drop_ended",
             Self::GoalCompletion(_) => "goal_completion",
             Self::WebhookHealth(_) => "webhook_health",
             Self::Test(_) => TEST,

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::event::{Data, Envelope, GoalData, HealthData, HealthState, SpikeData};
+use super::event::{ChangeData, Data, EndedData, Envelope, GoalData, HealthData, HealthState};
 use super::webhook::Format;
 
 /// The body for an endpoint that wants `format`.
@@ -71,9 +71,18 @@ fn plain(text: &str) -> String {
 pub fn headline(envelope: &Envelope<'_>) -> String {
     let domain = envelope.site_domain;
     match &envelope.data {
-        Data::VisitorSpike(SpikeData { current_visitors, change_percent, previous_visitors, .. }) => format!(
+        Data::VisitorSpike(ChangeData { current_visitors, change_percent, previous_visitors, .. }) => format!(
             "Traffic spike on {domain}: {current_visitors} current visitors, {change_percent} % above the expected {previous_visitors}"
         ),
+        Data::VisitorDrop(ChangeData { current_visitors, change_percent, previous_visitors, .. }) => format!(
+            "Traffic drop on {domain}: {current_visitors} current visitors, {change_percent} % below the expected {previous_visitors}"
+        ),
+        Data::VisitorSpikeEnded(EndedData { duration_seconds, .. }) => {
+            format!("Traffic spike on {domain} is over after {} minutes", duration_seconds.div_ceil(60))
+        }
+        Data::VisitorDropEnded(EndedData { duration_seconds, .. }) => {
+            format!("Traffic drop on {domain} is over after {} minutes", duration_seconds.div_ceil(60))
+        }
         Data::GoalCompletion(GoalData { goal_name, count: 1, .. }) => format!("{goal_name} on {domain}"),
         Data::GoalCompletion(GoalData { goal_name, count, .. }) => format!("{goal_name} on {domain}, {count} times"),
         Data::WebhookHealth(HealthData { failing_webhook_name, failing_site_domain, state, .. }) => match state {
@@ -90,10 +99,10 @@ pub fn headline(envelope: &Envelope<'_>) -> String {
 
 fn details(envelope: &Envelope<'_>) -> Vec<String> {
     let (sources, pages) = match &envelope.data {
-        Data::VisitorSpike(data) => (&data.top_sources, &data.top_pages),
+        Data::VisitorSpike(data) | Data::VisitorDrop(data) => (&data.top_sources, &data.top_pages),
         Data::GoalCompletion(data) => (&data.top_sources, &data.top_pages),
         Data::WebhookHealth(data) => return data.reason.clone().into_iter().collect(),
-        Data::Test(_) => return Vec::new(),
+        Data::VisitorSpikeEnded(_) | Data::VisitorDropEnded(_) | Data::Test(_) => return Vec::new(),
     };
     let mut lines = Vec::new();
     if !sources.is_empty() {

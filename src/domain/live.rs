@@ -1,9 +1,9 @@
-//! Who is there now: distinct visitors of the last five minutes and of the five before, for each watched site, kept in
-//! memory and fed hit by hit. A look costs what changed, not what is stored.
+//! Who is there now: distinct visitors of the last five minutes, of the five before, and of the window that is open, for
+//! each watched site, kept in memory and fed hit by hit. A look costs what changed, not what is stored.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
-use super::baseline::WINDOW;
+use super::baseline::{WINDOW, window_start};
 use super::time::Timestamp;
 
 /// How far back hits matter: two windows.
@@ -14,6 +14,8 @@ pub const SPAN: std::time::Duration = std::time::Duration::from_secs(2 * WINDOW.
 pub struct LiveWindow {
     current: Half,
     previous: Half,
+    /// The start of the window that is open, and who was seen in it.
+    open: (Timestamp, HashSet<u64>),
 }
 
 /// Visits in the order they came, and how often each visitor is among them.
@@ -31,6 +33,17 @@ impl LiveWindow {
         if self.current.visits.back() != Some(&visit) {
             self.current.push(visit);
         }
+        self.open_at(window_start(at));
+        if self.open.0 == window_start(at) {
+            self.open.1.insert(visitor);
+        }
+    }
+
+    /// Forgets who was seen in the window before, when there is a new one.
+    fn open_at(&mut self, start: Timestamp) {
+        if start > self.open.0 {
+            self.open = (start, HashSet::new());
+        }
     }
 
     /// Forgets what has become too old. A visit counts from its second until five minutes later, that second included.
@@ -41,6 +54,7 @@ impl LiveWindow {
             self.previous.push(visit);
         }
         while self.previous.pop_before(current_from - window).is_some() {}
+        self.open_at(window_start(now));
     }
 
     pub fn current(&self) -> u32 {
@@ -49,6 +63,11 @@ impl LiveWindow {
 
     pub fn previous(&self) -> u32 {
         self.previous.visitors()
+    }
+
+    /// In the window that is open, so far.
+    pub fn open(&self) -> u32 {
+        u32::try_from(self.open.1.len()).unwrap_or(u32::MAX)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -115,6 +134,7 @@ mod tests {
                 };
                 prop_assert_eq!(window.current(), distinct(at - 300, at + 1));
                 prop_assert_eq!(window.previous(), distinct(at - 600, at - 300));
+                prop_assert_eq!(window.open(), distinct(at - at.rem_euclid(300), at + 1));
             }
         }
     }

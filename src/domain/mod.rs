@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod address;
+pub mod backtest;
 pub mod baseline;
 pub mod breaker;
 pub mod decide;

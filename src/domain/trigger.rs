@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use super::baseline::{Direction, Sensitivity};
 use super::ids::{AccountId, GoalId, SiteId, TriggerId, WebhookId};
 use super::invalid::Invalid;
 use super::time::{Timestamp, format_span, parse_span};
@@ -17,10 +18,13 @@ pub const DEFAULT_MIN_VISITORS: u32 = 10;
 pub const DEFAULT_COOLDOWN: Duration = Duration::from_secs(30 * 60);
 
 /// The types there are, in words.
-const TYPES: &str = "visitor_spike, goal_completion or webhook_health";
+const TYPES: &str = "visitor_spike, visitor_drop, goal_completion or webhook_health";
 const MAX_THRESHOLD: u64 = 10_000;
 const MAX_MIN_VISITORS: u64 = 1_000_000_000;
 const MAX_COOLDOWN: Duration = Duration::from_secs(7 * 86_400);
+const MAX_MIN_DURATION: Duration = Duration::from_secs(86_400);
+/// Nothing falls by more than all of it.
+const MAX_DROP_THRESHOLD: u64 = 100;
 
 /// A rule of a webhook: when it fires, the webhook gets one event.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,20 +44,31 @@ pub struct Trigger {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Settings {
-    VisitorSpike(VisitorSpike),
+    VisitorSpike(VisitorChange),
+    VisitorDrop(VisitorChange),
     GoalCompletion(GoalCompletion),
     WebhookHealth(WebhookHealth),
 }
 
-/// Fires when current visitors are `threshold` percent or more above what is expected now.
+/// Fires when current visitors are `threshold` percent or more above what is expected now, or below it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct VisitorSpike {
+pub struct VisitorChange {
     pub threshold: u32,
     pub baseline: Baseline,
-    /// Fewer current visitors than this never fire; with [`Baseline::Fixed`] this many do.
+    /// How much has to happen; only [`Baseline::Typical`] asks.
+    #[serde(default)]
+    pub sensitivity: Sensitivity,
+    /// Spikes: fewer current visitors than this never fire, and with [`Baseline::Fixed`] this many do. Drops: where fewer
+    /// are expected nothing fires, and with [`Baseline::Fixed`] fewer than this do.
     pub min_visitors: u32,
     #[serde(with = "span")]
     pub cooldown: Duration,
+    /// It has to last so long before it is told.
+    #[serde(with = "span", default)]
+    pub min_duration: Duration,
+    /// Whether its end is told too.
+    #[serde(default)]
+    pub notify_end: bool,
     /// Evaluated and shown, but sends nothing.
     pub shadow: bool,
 }
@@ -90,6 +105,7 @@ impl Settings {
     pub fn type_name(&self) -> &'static str {
         match self {
             Self::VisitorSpike(_) => "visitor_spike",
+            Self::VisitorDrop(_) => "visitor_drop",
             Self::GoalCompletion(_) => "goal_completion",
             Self::WebhookHealth(_) => "webhook_health",
         }
@@ -99,14 +115,14 @@ impl Settings {
     /// a conversion may still have to reach the books.
     pub fn max_age(&self) -> Duration {
         match self {
-            Self::VisitorSpike(_) => Duration::from_secs(24 * 3_600),
+            Self::VisitorSpike(_) | Self::VisitorDrop(_) => Duration::from_secs(24 * 3_600),
             Self::GoalCompletion(_) | Self::WebhookHealth(_) => Duration::from_secs(72 * 3_600),
         }
     }
 
     pub fn shadow(&self) -> bool {
         match self {
-            Self::VisitorSpike(spike) => spike.shadow,
+            Self::VisitorSpike(change) | Self::VisitorDrop(change) => change.shadow,
             Self::GoalCompletion(completion) => completion.shadow,
             Self::WebhookHealth(health) => health.shadow,
         }
@@ -115,8 +131,17 @@ impl Settings {
     /// The goal it is bound to, if it is.
     pub fn goal_id(&self) -> Option<GoalId> {
         match self {
-            Self::VisitorSpike(_) | Self::WebhookHealth(_) => None,
+            Self::VisitorSpike(_) | Self::VisitorDrop(_) | Self::WebhookHealth(_) => None,
             Self::GoalCompletion(completion) => completion.goal_id,
+        }
+    }
+
+    /// Which way visitors have to go, and how far; `None` when it watches something else.
+    pub fn visitor_change(&self) -> Option<(Direction, &VisitorChange)> {
+        match self {
+            Self::VisitorSpike(change) => Some((Direction::Rise, change)),
+            Self::VisitorDrop(change) => Some((Direction::Fall, change)),
+            Self::GoalCompletion(_) | Self::WebhookHealth(_) => None,
         }
     }
 
@@ -127,16 +152,8 @@ impl Settings {
     pub fn parse(body: &Map<String, Value>) -> Result<Self, Invalid> {
         let mut fields = Fields { body, invalid: Invalid::new(), known: vec!["type"] };
         let settings = match body.get("type").and_then(Value::as_str) {
-            Some("visitor_spike") => {
-                let baseline = fields.baseline();
-                Self::VisitorSpike(VisitorSpike {
-                    threshold: fields.number("threshold", 1, MAX_THRESHOLD, DEFAULT_THRESHOLD),
-                    baseline,
-                    min_visitors: fields.number("min_visitors", 1, MAX_MIN_VISITORS, DEFAULT_MIN_VISITORS),
-                    cooldown: fields.span("cooldown", MAX_COOLDOWN, DEFAULT_COOLDOWN),
-                    shadow: fields.flag("shadow"),
-                })
-            }
+            Some("visitor_spike") => Self::VisitorSpike(fields.visitor_change(MAX_THRESHOLD)),
+            Some("visitor_drop") => Self::VisitorDrop(fields.visitor_change(MAX_DROP_THRESHOLD)),
             Some("goal_completion") => {
                 Self::GoalCompletion(GoalCompletion { goal_id: fields.goal_id(), shadow: fields.flag("shadow") })
             }
@@ -213,6 +230,19 @@ impl Fields<'_> {
         }
     }
 
+    fn visitor_change(&mut self, max_threshold: u64) -> VisitorChange {
+        VisitorChange {
+            threshold: self.number("threshold", 1, max_threshold, DEFAULT_THRESHOLD),
+            baseline: self.baseline(),
+            sensitivity: self.sensitivity(),
+            min_visitors: self.number("min_visitors", 1, MAX_MIN_VISITORS, DEFAULT_MIN_VISITORS),
+            cooldown: self.span("cooldown", MAX_COOLDOWN, DEFAULT_COOLDOWN),
+            min_duration: self.span("min_duration", MAX_MIN_DURATION, Duration::ZERO),
+            notify_end: self.flag("notify_end"),
+            shadow: self.flag("shadow"),
+        }
+    }
+
     fn flag(&mut self, name: &'static str) -> bool {
         match self.get(name) {
             None => false,
@@ -232,6 +262,18 @@ impl Fields<'_> {
             Some(_) => {
                 self.invalid.add("baseline", "must be typical, previous or fixed");
                 Baseline::Typical
+            }
+        }
+    }
+
+    fn sensitivity(&mut self) -> Sensitivity {
+        match self.get("sensitivity").map(Value::as_str) {
+            None | Some(Some("normal")) => Sensitivity::Normal,
+            Some(Some("low")) => Sensitivity::Low,
+            Some(Some("high")) => Sensitivity::High,
+            Some(_) => {
+                self.invalid.add("sensitivity", "must be low, normal or high");
+                Sensitivity::Normal
             }
         }
     }
@@ -290,8 +332,8 @@ mod tests {
         let settings = parse(json!({"type": "visitor_spike"})).unwrap();
         assert_eq!(
             serde_json::to_value(&settings).unwrap(),
-            json!({"type": "visitor_spike", "threshold": 50, "baseline": "typical", "min_visitors": 10,
-                   "cooldown": "30m", "shadow": false})
+            json!({"type": "visitor_spike", "threshold": 50, "baseline": "typical", "sensitivity": "normal",
+                   "min_visitors": 10, "cooldown": "30m", "min_duration": "0", "notify_end": false, "shadow": false})
         );
     }
 
@@ -309,6 +351,10 @@ mod tests {
             (json!({"type": "visitor_spike", "min_visitors": -1}), "min_visitors"),
             (json!({"type": "visitor_spike", "cooldown": "8d"}), "cooldown"),
             (json!({"type": "visitor_spike", "shadow": 1}), "shadow"),
+            (json!({"type": "visitor_spike", "sensitivity": "extreme"}), "sensitivity"),
+            (json!({"type": "visitor_spike", "min_duration": "2d"}), "min_duration"),
+            (json!({"type": "visitor_spike", "notify_end": "yes"}), "notify_end"),
+            (json!({"type": "visitor_drop", "threshold": 101}), "threshold"),
             (json!({"type": "visitor_spike", "goal_id": "1"}), "goal_id"),
             (json!({"type": "goal_completion", "goal_id": "x"}), "goal_id"),
             (json!({"type": "goal_completion", "threshold": 5}), "threshold"),

@@ -4,11 +4,11 @@ use std::collections::{HashMap, HashSet};
 
 use jiff::tz::TimeZone;
 
-use crate::domain::decide::SpikeState;
+use crate::domain::decide::{ChangeState, Direction};
 use crate::domain::goal::{Goal, GoalIndex};
 use crate::domain::ids::{AccountId, GoalId, SiteId, TriggerId};
 use crate::domain::time::Timestamp;
-use crate::domain::trigger::{Settings, Trigger, VisitorSpike};
+use crate::domain::trigger::{Baseline, Settings, Trigger, VisitorChange};
 use crate::domain::webhook::Format;
 use crate::store::catalog::{Watched, WatchedTrigger};
 use crate::store::shards::shard_of;
@@ -27,14 +27,17 @@ pub struct WatchedSite {
     pub shard: i32,
     pub goals: HashMap<GoalId, Goal>,
     pub index: GoalIndex,
-    pub spikes: Vec<SpikeTrigger>,
+    pub changes: Vec<ChangeTrigger>,
     pub completions: Vec<CompletionTrigger>,
 }
 
-pub struct SpikeTrigger {
+/// A spike or a drop.
+pub struct ChangeTrigger {
     pub trigger: Trigger,
     pub format: Format,
-    pub spike: VisitorSpike,
+    pub since: Timestamp,
+    pub direction: Direction,
+    pub settings: VisitorChange,
 }
 
 pub struct CompletionTrigger {
@@ -48,7 +51,7 @@ pub struct CompletionTrigger {
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Memory {
     pub fired: i64,
-    pub spike: SpikeState,
+    pub state: ChangeState,
 }
 
 impl Catalog {
@@ -70,7 +73,7 @@ impl Catalog {
                     shard: shard_of(site.id),
                     index: GoalIndex::new(&goals),
                     goals: goals.into_iter().map(|goal| (goal.id, goal)).collect(),
-                    spikes: Vec::new(),
+                    changes: Vec::new(),
                     completions: Vec::new(),
                 };
                 (site.id, watched)
@@ -79,9 +82,13 @@ impl Catalog {
         for WatchedTrigger { trigger, format, since } in watched.triggers {
             let Some(site) = sites.get_mut(&trigger.site_id) else { continue };
             match &trigger.settings {
-                Settings::VisitorSpike(spike) => {
-                    let spike = spike.clone();
-                    site.spikes.push(SpikeTrigger { trigger, format, spike });
+                Settings::VisitorSpike(settings) => {
+                    let (direction, settings) = (Direction::Rise, settings.clone());
+                    site.changes.push(ChangeTrigger { trigger, format, since, direction, settings });
+                }
+                Settings::VisitorDrop(settings) => {
+                    let (direction, settings) = (Direction::Fall, settings.clone());
+                    site.changes.push(ChangeTrigger { trigger, format, since, direction, settings });
                 }
                 Settings::GoalCompletion(completion) => {
                     let goal_id = completion.goal_id;
@@ -92,13 +99,13 @@ impl Catalog {
             }
         }
         // What is left has nothing to do with hits.
-        sites.retain(|_, site| !site.spikes.is_empty() || !site.completions.is_empty());
+        sites.retain(|_, site| !site.changes.is_empty() || !site.completions.is_empty());
         Self { version: watched.version, sites }
     }
 
     /// Sites whose current visitors matter.
-    pub fn sites_with_spikes(&self) -> HashSet<SiteId> {
-        self.sites.iter().filter(|(_, site)| !site.spikes.is_empty()).map(|(id, _)| *id).collect()
+    pub fn sites_with_changes(&self) -> HashSet<SiteId> {
+        self.sites.iter().filter(|(_, site)| !site.changes.is_empty()).map(|(id, _)| *id).collect()
     }
 
     /// Every trigger there is.
@@ -106,9 +113,16 @@ impl Catalog {
         self.sites
             .values()
             .flat_map(|site| {
-                let spikes = site.spikes.iter().map(|spike| spike.trigger.id);
-                spikes.chain(site.completions.iter().map(|completion| completion.trigger.id))
+                let changes = site.changes.iter().map(|change| change.trigger.id);
+                changes.chain(site.completions.iter().map(|completion| completion.trigger.id))
             })
             .collect()
+    }
+}
+
+impl WatchedSite {
+    /// Whether what is usual for it has to be known.
+    pub fn needs_a_profile(&self) -> bool {
+        self.changes.iter().any(|change| change.settings.baseline == Baseline::Typical)
     }
 }

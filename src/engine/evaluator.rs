@@ -15,13 +15,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::catalog::{Catalog, Memory};
-use super::firing::{self, Firing, Judged};
+use super::firing::{self, Firing, Judged, Seen};
 use super::leases::Leases;
 use super::profiles::Profiles;
 use super::rhythm::Rhythm;
 use crate::analytics::sqlite::{Embedded, HitSeq};
 use crate::clock::Clock;
-use crate::domain::decide::Observation;
 use crate::domain::event::Tally;
 use crate::domain::hit::Hit;
 use crate::domain::ids::{GoalId, SiteId, TriggerId};
@@ -187,11 +186,11 @@ impl Evaluator {
             let completions = (*trigger_id, *goal_id, found.site_id, &found.tally);
             step.fired.extend(self.firing.completion(&knowledge.catalog.sites, completions, moment, now));
         }
-        for (site_id, judged) in knowledge.judge(now, &self.leases, &self.firing.profiles) {
+        for (site_id, mut judged) in knowledge.judge(now, &self.leases, &self.firing.profiles) {
             let site = &knowledge.catalog.sites[&site_id];
-            let trigger_id = site.spikes[judged.position].trigger.id;
+            let trigger_id = site.changes[judged.position].trigger.id;
             let before = knowledge.memories.get(&trigger_id).copied().unwrap_or_default();
-            self.firing.add_judged(&mut step, site_id, site, before, &judged, now).await?;
+            self.firing.add_judged(&mut step, site_id, site, before, &mut judged, now).await?;
             memories.push((trigger_id, judged.memory));
         }
         if !step.is_empty() {
@@ -219,14 +218,14 @@ impl Evaluator {
     async fn learn(&self) -> Result<Knowledge, LookError> {
         let mut knowledge = Knowledge { catalog: Catalog::new(self.store.watched().await?), ..Knowledge::default() };
         for (trigger_id, fired, state) in self.store.operator_trigger_states().await? {
-            let spike = serde_json::from_str(&state).unwrap_or_default();
-            knowledge.memories.insert(trigger_id, Memory { fired, spike });
+            let state = serde_json::from_str(&state).unwrap_or_default();
+            knowledge.memories.insert(trigger_id, Memory { fired, state });
         }
         let newest = self.analytics.last_seq().await?;
         knowledge.saved = HitSeq(self.store.operator_watermark(self.analytics.source(), newest.0).await?);
         // Beyond the newest hit means that an older copy of the file was put back.
         knowledge.cursor = knowledge.saved.min(newest);
-        let sites = knowledge.catalog.sites_with_spikes();
+        let sites = knowledge.catalog.sites_with_changes();
         self.fill(&mut knowledge, sites).await?;
         Ok(knowledge)
     }
@@ -238,16 +237,16 @@ impl Evaluator {
             *knowledge = self.learn().await?;
             return Ok(());
         }
-        let before = knowledge.catalog.sites_with_spikes();
+        let before = knowledge.catalog.sites_with_changes();
         knowledge.catalog = Catalog::new(self.store.watched().await?);
-        let after = knowledge.catalog.sites_with_spikes();
+        let after = knowledge.catalog.sites_with_changes();
         knowledge.live.retain(|site_id, _| after.contains(site_id));
         let triggers = knowledge.catalog.triggers();
         // A trigger that is not watched now may be again; its memory is in the database.
         if triggers.iter().any(|id| !knowledge.memories.contains_key(id)) {
             for (trigger_id, fired, state) in self.store.operator_trigger_states().await? {
-                let spike = serde_json::from_str(&state).unwrap_or_default();
-                knowledge.memories.insert(trigger_id, Memory { fired, spike });
+                let state = serde_json::from_str(&state).unwrap_or_default();
+                knowledge.memories.insert(trigger_id, Memory { fired, state });
             }
         }
         knowledge.memories.retain(|id, _| triggers.contains(id));
@@ -317,7 +316,7 @@ impl Knowledge {
                 return (found, taken);
             }
             let Some(site) = self.catalog.sites.get(&hit.site_id) else { continue };
-            if hit.counts_as_visit() && !site.spikes.is_empty() {
+            if hit.counts_as_visit() && !site.changes.is_empty() {
                 self.live.entry(hit.site_id).or_default().add(hit.at, hit.visitor);
                 self.touched.insert(hit.site_id);
             }
@@ -328,7 +327,7 @@ impl Knowledge {
         (found, hits.len())
     }
 
-    /// Looks at every spike trigger whose site changed, and at those that wait to be armed again. Only what changed is
+    /// Looks at every spike and drop whose site changed, and at those that wait to be armed again. Only what changed is
     /// answered.
     fn judge(&mut self, now: Timestamp, leases: &Leases, profiles: &Profiles) -> Vec<(SiteId, Judged)> {
         let mut changed = Vec::new();
@@ -345,15 +344,16 @@ impl Knowledge {
         for (site_id, site) in &self.catalog.sites {
             let live = self.live.get(site_id);
             // Somebody else may see its visitors; whoever works for it says when nobody does.
-            if site.spikes.is_empty() || (live.is_none() && leases.lease(site.shard).is_none()) {
+            if site.changes.is_empty() || (live.is_none() && leases.lease(site.shard).is_none()) {
                 continue;
             }
-            let observation = Observation {
+            let seen = Seen {
                 current: live.map_or(0, LiveWindow::current),
                 previous: live.map_or(0, LiveWindow::previous),
-                typical: profiles.expect(*site_id, now, &site.zone),
+                open: live.map_or(0, LiveWindow::open),
+                is_news: touched.contains(site_id),
             };
-            let judged = site.judge(&observation, touched.contains(site_id), &self.memories, now);
+            let judged = profiles.with(*site_id, |profile| site.judge(&seen, profile, &self.memories, now));
             changed.extend(judged.into_iter().map(|judged| (*site_id, judged)));
         }
         changed

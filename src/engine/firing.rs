@@ -3,20 +3,22 @@
 
 use std::collections::{HashMap, HashSet};
 
+use jiff::tz::TimeZone;
 use metrics::counter;
 use tokio::sync::mpsc;
 use tracing::info;
 
-use super::catalog::{Memory, WatchedSite};
+use super::catalog::{ChangeTrigger, Memory, WatchedSite};
 use super::profiles::Profiles;
 use crate::analytics::{Analytics, AnalyticsError, Dimension};
 use crate::chance::Chance;
-use crate::domain::baseline::WINDOW;
-use crate::domain::decide::{Observation, Rise, Verdict, decide};
+use crate::domain::baseline::{Profile, WINDOW, window_start};
+use crate::domain::decide::{ChangeState, Direction, Observation, Verdict, decide};
 use crate::domain::event::{Addressee, Data, Event, Ranking, Tally, TopPage, TopSource};
 use crate::domain::hit::Hit;
 use crate::domain::ids::{EventId, GoalId, SiteId, TriggerId};
 use crate::domain::time::Timestamp;
+use crate::domain::trigger::Baseline;
 use crate::store::outbox::{Fired, StateChange, Step};
 use crate::store::queue::{Due, Lane};
 
@@ -31,9 +33,22 @@ pub struct Firing {
     pub notify: mpsc::Sender<i32>,
 }
 
-/// What a spike trigger makes of its site now.
+/// Who is on a site.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen {
+    /// In the last five minutes.
+    pub current: u32,
+    /// In the five minutes before those.
+    pub previous: u32,
+    /// In the window that is open.
+    pub open: u32,
+    /// Whether any of it changed.
+    pub is_news: bool,
+}
+
+/// What a spike or a drop makes of its site now.
 pub struct Judged {
-    /// Among the site's spike triggers.
+    /// Among the site's spikes and drops.
     pub position: usize,
     pub memory: Memory,
     pub verdict: Verdict,
@@ -72,7 +87,8 @@ impl Firing {
         })
     }
 
-    /// Adds what was judged of a site to a step: an event where something rose, a state where it only changed.
+    /// Adds what was judged of a site to a step: an event where something changed or is over, a state where only that is
+    /// news.
     ///
     /// # Errors
     /// Who came and where they are could not be read.
@@ -82,48 +98,28 @@ impl Firing {
         site_id: SiteId,
         site: &WatchedSite,
         before: Memory,
-        judged: &Judged,
+        judged: &mut Judged,
         now: Timestamp,
     ) -> Result<(), AnalyticsError> {
-        let change = StateChange {
-            trigger_id: site.spikes[judged.position].trigger.id,
-            account_id: site.account_id,
-            fired_before: before.fired,
-            fired: judged.memory.fired,
-            state: serde_json::to_string(&judged.memory.spike).expect("a state is plain data"),
-        };
-        match &judged.verdict {
-            Verdict::Fire(rise) => {
-                step.fired.push(self.spike(site_id, site, judged.position, rise, change, now).await?);
+        let watched = &site.changes[judged.position];
+        let id = EventId(self.chance.uuid_v7(now));
+        let (data, moment) = match &judged.verdict {
+            Verdict::Quiet => {
+                if judged.memory.state.is_news_after(&before.state) {
+                    step.states.push(judged.change(watched, before));
+                }
+                return Ok(());
             }
-            Verdict::Quiet => step.states.push(change),
-        }
-        Ok(())
-    }
-
-    async fn spike(
-        &self,
-        site_id: SiteId,
-        site: &WatchedSite,
-        position: usize,
-        rise: &Rise,
-        change: StateChange,
-        now: Timestamp,
-    ) -> Result<Fired, AnalyticsError> {
-        let watched = &site.spikes[position];
-        let from = now.floor_to_second() - WINDOW;
-        let until = now + std::time::Duration::from_micros(1);
-        let sources = self.analytics.top(site_id, from, until, Dimension::Source, Ranking::LISTED).await?;
-        let pages = self.analytics.top(site_id, from, until, Dimension::Page, Ranking::LISTED).await?;
-        let basis = self.profiles.expect(site_id, now, &site.zone).map(|expectation| expectation.basis);
-        let data = Data::spike(
-            rise,
-            watched.spike.threshold,
-            watched.spike.baseline,
-            basis,
-            sources.into_iter().map(|(source, visitors)| TopSource { source, visitors }).collect(),
-            pages.into_iter().map(|(page, visitors)| TopPage { page, visitors }).collect(),
-        );
+            Verdict::Fire(change) => {
+                if let Some(incident) = &mut judged.memory.state.incident {
+                    incident.event_id = Some(id);
+                }
+                let (sources, pages) = self.who_came(site_id, now).await?;
+                let data = Data::change(watched.direction, &watched.settings, change, sources, pages);
+                (data, format!("rise:{}", judged.memory.fired))
+            }
+            Verdict::End(ended) => (Data::ended(watched.direction, ended), format!("end:{}", judged.memory.fired)),
+        };
         let addressee = Addressee {
             account_id: site.account_id,
             site_id,
@@ -132,15 +128,29 @@ impl Firing {
             format: watched.format,
             trigger: Some((watched.trigger.id, &watched.trigger.settings)),
         };
-        let moment = format!("rise:{}", change.fired);
-        let id = EventId(self.chance.uuid_v7(now));
-        Ok(Fired {
+        step.fired.push(Fired {
             event: Event::new(id, &addressee, moment, data, now),
             shard: site.shard,
             trigger_version: Some(watched.trigger.version),
-            state: Some(change),
-            shadow: watched.spike.shadow,
-        })
+            state: Some(judged.change(watched, before)),
+            shadow: watched.settings.shadow,
+        });
+        Ok(())
+    }
+
+    async fn who_came(
+        &self,
+        site_id: SiteId,
+        now: Timestamp,
+    ) -> Result<(Vec<TopSource>, Vec<TopPage>), AnalyticsError> {
+        let from = now.floor_to_second() - WINDOW;
+        let until = now + std::time::Duration::from_micros(1);
+        let sources = self.analytics.top(site_id, from, until, Dimension::Source, Ranking::LISTED).await?;
+        let pages = self.analytics.top(site_id, from, until, Dimension::Page, Ranking::LISTED).await?;
+        Ok((
+            sources.into_iter().map(|(source, visitors)| TopSource { source, visitors }).collect(),
+            pages.into_iter().map(|(page, visitors)| TopPage { page, visitors }).collect(),
+        ))
     }
 
     /// Passes on what was recorded and is `owed` now.
@@ -179,26 +189,39 @@ impl Firing {
     }
 }
 
+impl Judged {
+    fn change(&self, watched: &ChangeTrigger, before: Memory) -> StateChange {
+        StateChange {
+            trigger_id: watched.trigger.id,
+            account_id: watched.trigger.account_id,
+            fired_before: before.fired,
+            fired: self.memory.fired,
+            state: serde_json::to_string(&self.memory.state).expect("a state is plain data"),
+        }
+    }
+}
+
 impl WatchedSite {
-    /// What each spike trigger makes of an observation; those that neither saw anything new nor wait to be armed are not
-    /// asked. Only what changed is answered.
+    /// What each spike and drop makes of what is seen. Only what changed is answered.
     pub fn judge(
         &self,
-        observation: &Observation,
-        is_news: bool,
+        seen: &Seen,
+        profile: Option<&Profile>,
         memories: &HashMap<TriggerId, Memory>,
         now: Timestamp,
     ) -> Vec<Judged> {
         let mut changed = Vec::new();
-        for (position, spike) in self.spikes.iter().enumerate() {
-            let before = memories.get(&spike.trigger.id).copied().unwrap_or_default();
-            if !is_news && before.spike.armed && observation.current < spike.spike.min_visitors {
-                continue;
-            }
-            let (verdict, state) = decide(&spike.spike, before.spike, observation, now);
+        for (position, watched) in self.changes.iter().enumerate() {
+            let before = memories.get(&watched.trigger.id).copied().unwrap_or_default();
+            let outcome = match (watched.settings.baseline, profile) {
+                (Baseline::Typical, None) => None,
+                (Baseline::Typical, Some(profile)) => Some(watched.judge_windows(profile, before.state, seen, &self.zone, now)),
+                _ => watched.judge_now(before.state, seen, now),
+            };
+            let Some((verdict, state)) = outcome else { continue };
             let fired = before.fired + i64::from(verdict != Verdict::Quiet);
-            if state != before.spike {
-                changed.push(Judged { position, memory: Memory { fired, spike: state }, verdict });
+            if state != before.state {
+                changed.push(Judged { position, memory: Memory { fired, state }, verdict });
             }
         }
         changed
@@ -221,6 +244,51 @@ impl WatchedSite {
             wanted.extend(living.map(|completion| (completion.trigger.id, goal_id)));
         }
         wanted
+    }
+}
+
+impl ChangeTrigger {
+    /// Against the window before, or a fixed number: the last five minutes, as they slide. What neither saw anything new nor
+    /// waits for anything is not asked.
+    fn judge_now(&self, state: ChangeState, seen: &Seen, now: Timestamp) -> Option<(Verdict, ChangeState)> {
+        let waits = !state.armed || state.since.is_some() || self.direction == Direction::Fall;
+        if !seen.is_news && !waits && seen.current < self.settings.min_visitors {
+            return None;
+        }
+        let observation = Observation { current: seen.current, previous: seen.previous, look: None };
+        Some(decide(self.direction, &self.settings, state, &observation, now))
+    }
+
+    /// Against what is usual: each window once, when it has closed. A rise that can be seen before that is told at once,
+    /// since a window only ever gains visitors. Until the first verdict; the next step goes on from there.
+    fn judge_windows(
+        &self,
+        profile: &Profile,
+        mut state: ChangeState,
+        seen: &Seen,
+        zone: &TimeZone,
+        now: Timestamp,
+    ) -> (Verdict, ChangeState) {
+        // What was seen before somebody wanted it this way is not held against them.
+        let judged_until = *state.judged_until.get_or_insert(self.since.max(self.trigger.updated_at));
+        for look in profile.looks_after(judged_until) {
+            let observation = Observation { current: look.visitors, previous: 0, look: Some(*look) };
+            let (verdict, next) = decide(self.direction, &self.settings, state, &observation, look.end());
+            state = ChangeState { judged_until: Some(look.end()), ..next };
+            if verdict != Verdict::Quiet {
+                return (verdict, state);
+            }
+        }
+        let is_open = profile.until == window_start(now) && state.judged_until <= Some(now);
+        if self.direction == Direction::Fall || !is_open || seen.open < self.settings.min_visitors {
+            return (Verdict::Quiet, state);
+        }
+        let Some(look) = profile.peek(seen.open, zone) else { return (Verdict::Quiet, state) };
+        let observation = Observation { current: seen.open, previous: 0, look: Some(look) };
+        match decide(self.direction, &self.settings, state, &observation, look.end()) {
+            (verdict @ Verdict::Fire(_), next) => (verdict, ChangeState { judged_until: Some(look.end()), ..next }),
+            _ => (Verdict::Quiet, state),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use tracing::{debug, warn};
 
 use crate::analytics::Analytics;
 use crate::clock::Clock;
-use crate::domain::baseline::HISTORY;
+use crate::domain::backtest::KEPT;
 use crate::domain::time::Timestamp;
 use crate::store::Store;
 
@@ -75,8 +75,8 @@ impl Janitor {
         self.store.operator_prune_invitations(now).await?;
         self.remove(stop, Removes::Noted(now - self.audit_retention)).await?;
         self.store.operator_prune_resends(before).await?;
-        // What is usual needs its history, whatever the retention of deliveries.
-        self.analytics.prune(now - self.retention.max(HISTORY + LOOK_EVERY)).await?;
+        // What is usual and back-tests need their history, whatever the retention of deliveries.
+        self.analytics.prune(now - self.retention.max(KEPT + LOOK_EVERY)).await?;
         Ok(())
     }
 

@@ -20,13 +20,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::catalog::{Catalog, Memory};
-use super::firing::{self, Firing};
+use super::firing::{self, Firing, Seen};
 use super::late::Late;
 use super::leases::Leases;
 use crate::analytics::AnalyticsError;
 use crate::analytics::clickhouse::{ClickHouse, Sites, Visitors};
 use crate::clock::Clock;
-use crate::domain::decide::Observation;
 use crate::domain::event::Tally;
 use crate::domain::goal::GoalKind;
 use crate::domain::hit::{ENGAGEMENT, Hit, PAGEVIEW};
@@ -250,13 +249,13 @@ impl Poller {
         sweeps: bool,
     ) -> Result<(News, HashMap<SiteId, Visitors>, Vec<Gap>), AnalyticsError> {
         let here = || known.catalog.sites.iter().filter(|(_, site)| known.views.contains_key(&site.shard));
-        let with_spikes: Vec<_> = here().filter(|(_, site)| !site.spikes.is_empty()).map(|(id, _)| *id).collect();
+        let with_changes: Vec<_> = here().filter(|(_, site)| !site.changes.is_empty()).map(|(id, _)| *id).collect();
         let with_goals: Vec<_> = here().filter(|(_, site)| !site.completions.is_empty()).map(|(id, _)| *id).collect();
         let visitors = async {
-            if with_spikes.is_empty() {
+            if with_changes.is_empty() {
                 return Ok(HashMap::new());
             }
-            self.clickhouse.visitors(Sites(&with_spikes), now).await
+            self.clickhouse.visitors(Sites(&with_changes), now).await
         };
         let oldest = known.views.values().map(|view| view.looked_until).min().unwrap_or(now);
         let overlap = if sweeps { SWEEP } else { OVERLAP };
@@ -296,18 +295,16 @@ impl Poller {
     ) -> Result<Vec<(TriggerId, Memory)>, AnalyticsError> {
         let mut memories = Vec::new();
         let here = known.catalog.sites.iter().filter(|(_, site)| known.views.contains_key(&site.shard));
-        for (site_id, site) in here.filter(|(_, site)| !site.spikes.is_empty()) {
+        for (site_id, site) in here.filter(|(_, site)| !site.changes.is_empty()) {
             let seen = visitors.get(site_id).copied().unwrap_or_default();
             let is_news = known.visitors.get(site_id).copied().unwrap_or_default() != seen;
-            let observation = Observation {
-                current: seen.current,
-                previous: seen.previous,
-                typical: self.firing.profiles.expect(*site_id, now, &site.zone),
-            };
-            for judged in site.judge(&observation, is_news, &known.memories, now) {
-                let trigger_id = site.spikes[judged.position].trigger.id;
+            let seen = Seen { current: seen.current, previous: seen.previous, open: seen.open, is_news };
+            let judged =
+                self.firing.profiles.with(*site_id, |profile| site.judge(&seen, profile, &known.memories, now));
+            for mut judged in judged {
+                let trigger_id = site.changes[judged.position].trigger.id;
                 let before = known.memories.get(&trigger_id).copied().unwrap_or_default();
-                self.firing.add_judged(step, *site_id, site, before, &judged, now).await?;
+                self.firing.add_judged(step, *site_id, site, before, &mut judged, now).await?;
                 memories.push((trigger_id, judged.memory));
             }
         }
@@ -410,8 +407,8 @@ impl Poller {
 
     async fn read_memories(&self, known: &mut Knowledge) -> Result<(), StoreError> {
         for (trigger_id, fired, state) in self.store.operator_trigger_states().await? {
-            let spike = serde_json::from_str(&state).unwrap_or_default();
-            known.memories.insert(trigger_id, Memory { fired, spike });
+            let state = serde_json::from_str(&state).unwrap_or_default();
+            known.memories.insert(trigger_id, Memory { fired, state });
         }
         let triggers = known.catalog.triggers();
         known.memories.retain(|id, _| triggers.contains(id));

@@ -13,20 +13,22 @@ use super::catalog::{Catalog, WatchedSite};
 use super::leases::Leases;
 use crate::analytics::Analytics;
 use crate::analytics::clickhouse::{ClickHouse, Sites};
+use crate::analytics::sqlite::Embedded;
 use crate::clock::Clock;
-use crate::domain::baseline::{Expectation, HISTORY, Profile, WINDOW};
-use crate::domain::ids::{AccountId, SiteId};
+use crate::domain::baseline::{HISTORY, Profile, WINDOW, WindowCount, window_start};
+use crate::domain::ids::SiteId;
 use crate::domain::time::Timestamp;
-use crate::domain::trigger::Baseline;
 use crate::store::Store;
 use crate::wake::ToLearner;
 
-/// How old a profile may become.
-const RELEARN_AFTER: Duration = Duration::from_secs(3_600);
-/// A young site changes faster.
-const RELEARN_YOUNG_AFTER: Duration = Duration::from_secs(300);
+/// How often a profile is saved. What came after is learned again after a restart, window by window.
+const SAVE_EVERY: Duration = Duration::from_secs(3_600);
+/// A site without history is asked for no sooner, nor is a young one whether older history was brought in.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(300);
 /// How often somebody asks whether there is anything to learn.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// A window of ClickHouse's is closed so long after its end: rows land late.
+const LANDING: Duration = Duration::from_secs(10);
 
 /// What is known of every site that needs it. Cheap to clone.
 #[derive(Clone, Default)]
@@ -37,26 +39,49 @@ struct Known {
     profiles: HashMap<SiteId, Profile>,
     /// When the history of a site was last asked for, whatever came of it.
     asked_at: HashMap<SiteId, Timestamp>,
+    saved_at: HashMap<SiteId, Timestamp>,
 }
 
 impl Profiles {
-    pub fn expect(&self, site_id: SiteId, now: Timestamp, zone: &TimeZone) -> Option<Expectation> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).profiles.get(&site_id)?.expect(now, zone)
+    /// Shows what is known of a site.
+    pub fn with<T>(&self, site_id: SiteId, look: impl FnOnce(Option<&Profile>) -> T) -> T {
+        look(self.0.read().unwrap_or_else(PoisonError::into_inner).profiles.get(&site_id))
     }
 
-    fn age(&self, site_id: SiteId, now: Timestamp) -> Option<(Duration, bool)> {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        known.profiles.get(&site_id).map(|profile| (now.since(profile.learned_at), profile.is_young()))
+    fn until(&self, site_id: SiteId) -> Option<Timestamp> {
+        self.with(site_id, |profile| profile.map(|profile| profile.until))
     }
 
     fn put(&self, site_id: SiteId, profile: Profile) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).profiles.insert(site_id, profile);
     }
 
+    /// Learns from windows that follow what is known. Nothing is learned twice.
+    fn step(&self, site_id: SiteId, windows: &[WindowCount], zone: &TimeZone) {
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(profile) = known.profiles.get_mut(&site_id) else { return };
+        for window in windows {
+            if window.start == profile.until {
+                profile.step(*window, zone);
+            }
+        }
+    }
+
+    /// The profile, when it is time to save it.
+    fn to_save(&self, site_id: SiteId, now: Timestamp) -> Option<Profile> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let is_due = known.saved_at.get(&site_id).is_none_or(|saved_at| now.since(*saved_at) >= SAVE_EVERY);
+        known.profiles.get(&site_id).filter(|_| is_due).cloned()
+    }
+
+    fn saved(&self, site_id: SiteId, now: Timestamp) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).saved_at.insert(site_id, now);
+    }
+
     /// Whether its history was asked for a moment ago.
     fn was_asked_for(&self, site_id: SiteId, now: Timestamp) -> bool {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        known.asked_at.get(&site_id).is_some_and(|asked_at| now.since(*asked_at) < RELEARN_YOUNG_AFTER)
+        known.asked_at.get(&site_id).is_some_and(|asked_at| now.since(*asked_at) < ASK_AGAIN_AFTER)
     }
 
     fn asked_for(&self, sites: &[SiteId], now: Timestamp) {
@@ -98,92 +123,137 @@ impl Learner {
         }
     }
 
-    /// Learns the sites with a trigger that needs it and whose profile is missing or old.
+    /// Brings the profiles of sites with a trigger that needs one up to the last window that has closed.
     pub async fn learn_what_is_due(&self, catalog: &mut Catalog) -> anyhow::Result<()> {
         if self.store.catalog_version().await? != catalog.version || catalog.sites.is_empty() {
             *catalog = Catalog::new(self.store.watched().await?);
         }
         let now = self.clock.now();
-        let needs = |site: &WatchedSite| site.spikes.iter().any(|spike| spike.spike.baseline == Baseline::Typical);
-        let is_due = |site_id: SiteId| {
-            let age = self.profiles.age(site_id, now);
-            age.is_none_or(|(age, young)| age >= if young { RELEARN_YOUNG_AFTER } else { RELEARN_AFTER })
-        };
-        let due = catalog.sites.iter().filter(|(site_id, site)| needs(site) && is_due(**site_id));
+        let watched = catalog.sites.iter().filter(|(_, site)| site.needs_a_profile());
         match &self.analytics {
-            Analytics::Embedded(_) => {
-                for (site_id, site) in due {
-                    if let Some(profile) = self.learn(*site_id, &site.zone, now).await? {
-                        self.keep(site.account_id, *site_id, profile, now).await?;
-                    }
+            Analytics::Embedded(embedded) => {
+                let closed = window_start(now);
+                let behind = |site_id: SiteId| self.profiles.until(site_id).is_none_or(|until| until < closed);
+                for (site_id, site) in watched.filter(|(site_id, _)| behind(**site_id)) {
+                    self.follow(embedded, *site_id, site, closed, now).await?;
+                    self.save(*site_id, site, now).await?;
                 }
             }
             Analytics::ClickHouse(clickhouse) => {
                 // Each node learns what it judges by.
-                let ours = due.filter(|(_, site)| self.leases.lease(site.shard).is_some());
-                let due: HashMap<_, _> = ours.map(|(site_id, site)| (*site_id, site)).collect();
-                self.learn_together(clickhouse, &due, now).await?;
+                let ours = watched.filter(|(_, site)| self.leases.lease(site.shard).is_some());
+                let ours: HashMap<_, _> = ours.map(|(site_id, site)| (*site_id, site)).collect();
+                self.follow_together(clickhouse, &ours, now).await?;
             }
         }
         Ok(())
     }
 
-    async fn keep(
-        &self,
-        account_id: AccountId,
-        site_id: SiteId,
-        profile: Profile,
-        now: Timestamp,
-    ) -> anyhow::Result<()> {
-        self.store.save_profile(account_id, site_id, &profile, now).await?;
-        debug!(site.id = %site_id, "Learned what is usual for site {site_id}");
-        self.profiles.put(site_id, profile);
+    async fn save(&self, site_id: SiteId, site: &WatchedSite, now: Timestamp) -> anyhow::Result<()> {
+        if let Some(profile) = self.profiles.to_save(site_id, now) {
+            self.store.save_profile(site.account_id, site_id, &profile, now).await?;
+            self.profiles.saved(site_id, now);
+        }
         Ok(())
     }
 
-    /// All that are due from one statement: it reads the same parts of the table for one site as for all.
-    async fn learn_together(
+    /// Learns the windows that closed since, or everything when nothing is known or older history has appeared.
+    async fn follow(
+        &self,
+        embedded: &Embedded,
+        site_id: SiteId,
+        site: &WatchedSite,
+        closed: Timestamp,
+        now: Timestamp,
+    ) -> anyhow::Result<()> {
+        let known = self.profiles.with(site_id, |profile| profile.map(|known| (known.began, known.until, known.is_young())));
+        let oldest = window_start(now - HISTORY);
+        if let Some((began, until, is_young)) = known
+            && until >= oldest
+        {
+            let asks = is_young && !self.profiles.was_asked_for(site_id, now);
+            let first = if asks { embedded.first_hit_at(site_id).await? } else { None };
+            if asks {
+                self.profiles.asked_for(&[site_id], now);
+            }
+            if first.is_none_or(|first| window_start(first).max(oldest) >= began) {
+                let windows = embedded.window_counts(site_id, until, closed, WINDOW).await?;
+                self.profiles.step(site_id, &windows, &site.zone);
+                return Ok(());
+            }
+        }
+        let Some(first) = embedded.first_hit_at(site_id).await? else { return Ok(()) };
+        let windows = embedded.window_counts(site_id, window_start(first).max(oldest), closed, WINDOW).await?;
+        if let Some(profile) = Profile::learn(&windows, &site.zone) {
+            debug!(site.id = %site_id, "Learned what is usual for site {site_id}");
+            self.profiles.put(site_id, profile);
+        }
+        Ok(())
+    }
+
+    /// All that are due from one statement: it reads the same parts of the table for one site as for all. Young sites are
+    /// learned anew, so that history which was brought in later counts.
+    async fn follow_together(
         &self,
         clickhouse: &ClickHouse,
-        due: &HashMap<SiteId, &WatchedSite>,
+        sites: &HashMap<SiteId, &WatchedSite>,
         now: Timestamp,
     ) -> anyhow::Result<()> {
-        // A site nobody visits has no history; it is asked for again no sooner than one that has.
-        let due: HashMap<_, _> =
-            due.iter().filter(|(site_id, _)| !self.profiles.was_asked_for(**site_id, now)).collect();
-        if due.is_empty() {
-            return Ok(());
+        let closed = window_start(now - LANDING);
+        let oldest = window_start(now - HISTORY);
+        let (mut anew, mut behind) = (Vec::new(), Vec::new());
+        let mut since = closed;
+        for site_id in sites.keys() {
+            let known = self.profiles.with(*site_id, |profile| profile.map(|known| (known.until, known.is_young())));
+            match known {
+                Some((until, _)) if until >= closed => {}
+                Some((until, false)) if until >= oldest => {
+                    behind.push(*site_id);
+                    since = since.min(until);
+                }
+                _ if self.profiles.was_asked_for(*site_id, now) => {}
+                _ => anew.push(*site_id),
+            }
         }
-        let ids: Vec<_> = due.keys().map(|site_id| **site_id).collect();
-        let until = aligned(now);
-        let mut learned = Vec::new();
-        clickhouse
-            .histories(Sites(&ids), aligned(now - HISTORY), until, WINDOW, |site_id, windows| {
-                let Some(site) = due.get(&site_id) else { return };
-                learned.extend(Profile::learn(windows, &site.zone, now).map(|profile| (site_id, site, profile)));
-            })
-            .await?;
-        self.profiles.asked_for(&ids, now);
-        for (site_id, site, profile) in learned {
-            self.keep(site.account_id, site_id, profile, now).await?;
+        if !anew.is_empty() {
+            let mut learned = Vec::new();
+            clickhouse
+                .histories(Sites(&anew), oldest, closed, WINDOW, |site_id, windows| {
+                    let Some(site) = sites.get(&site_id) else { return };
+                    learned.extend(Profile::learn(windows, &site.zone).map(|profile| (site_id, profile)));
+                })
+                .await?;
+            self.profiles.asked_for(&anew, now);
+            for (site_id, profile) in learned {
+                debug!(site.id = %site_id, "Learned what is usual for site {site_id}");
+                self.profiles.put(site_id, profile);
+            }
+        }
+        if !behind.is_empty() {
+            let mut counts: HashMap<SiteId, HashMap<Timestamp, u32>> = HashMap::new();
+            clickhouse
+                .histories(Sites(&behind), since, closed, WINDOW, |site_id, windows| {
+                    let counted = windows.iter().map(|window| (window.start, window.visitors));
+                    counts.insert(site_id, counted.collect());
+                })
+                .await?;
+            for site_id in &behind {
+                let Some((site, until)) = sites.get(site_id).zip(self.profiles.until(*site_id)) else { continue };
+                let counted = counts.remove(site_id).unwrap_or_default();
+                let mut start = until;
+                let mut windows = Vec::new();
+                while start < closed {
+                    windows.push(WindowCount { start, visitors: counted.get(&start).copied().unwrap_or(0) });
+                    start = start + WINDOW;
+                }
+                self.profiles.step(*site_id, &windows, &site.zone);
+            }
+        }
+        for site_id in anew.iter().chain(&behind) {
+            if let Some(site) = sites.get(site_id) {
+                self.save(*site_id, site, now).await?;
+            }
         }
         Ok(())
     }
-
-    async fn learn(&self, site_id: SiteId, zone: &TimeZone, now: Timestamp) -> anyhow::Result<Option<Profile>> {
-        let Some(first) = self.analytics.first_hit_at(site_id).await? else { return Ok(None) };
-        let until = aligned(now);
-        let from = aligned(first.max(now - HISTORY));
-        if from >= until {
-            return Ok(None);
-        }
-        let windows = self.analytics.window_counts(site_id, from, until, WINDOW).await?;
-        Ok(Profile::learn(&windows, zone, now))
-    }
-}
-
-/// Where the window begins that `moment` is in. The window that is still open would look like a drop.
-fn aligned(moment: Timestamp) -> Timestamp {
-    let width = i64::try_from(WINDOW.as_micros()).unwrap_or(i64::MAX);
-    Timestamp::from_micros(moment.micros().div_euclid(width) * width)
 }

@@ -26,7 +26,12 @@ use crate::store::shards::shard_of;
 const DEFAULT_LIMIT: u32 = 20;
 const MAX_LIMIT: u32 = 100;
 const STATUSES: [&str; 6] = ["pending", "sending", "retrying", "success", "failed", "cancelled"];
-pub(super) const TYPES: [&str; 4] = ["visitor_spike", "goal_completion", "webhook_health", TEST];
+pub(super) const TYPES: [&str; 7] = [
+    "visitor_spike",
+    "visitor_drop",
+    "visitor_spike_ended",
+    "visitor_drop_ended",
+    "goal_completion", "webhook_health", TEST];
 
 /// A delivery as the API shows it. Its id is the event's: one name from the trigger to the receiver's log.
 #[derive(Serialize, ToSchema)]

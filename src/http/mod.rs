@@ -37,6 +37,7 @@ use crate::wake::Wake;
 
 pub mod account;
 pub mod auth;
+pub mod backtests;
 pub mod body;
 pub mod deliveries;
 pub mod docs;
@@ -270,6 +271,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(url_check::check_url))
         .routes(routes!(triggers::create_trigger))
         .routes(routes!(triggers::update_trigger, triggers::delete_trigger))
+        .routes(routes!(backtests::backtest))
         .routes(routes!(deliveries::send_test))
         .routes(routes!(resends::resend_range))
         .routes(routes!(resends::list_resends))

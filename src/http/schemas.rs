@@ -9,7 +9,12 @@ use utoipa::ToSchema;
 use super::error::{ApiError, Problem, Result};
 
 /// Types there is a schema for.
-pub const TYPES: [&str; 4] = ["visitor_spike", "goal_completion", "webhook_health", "test"];
+pub const TYPES: [&str; 7] = [
+    "visitor_spike",
+    "visitor_drop",
+    "visitor_spike_ended",
+    "visitor_drop_ended",
+    "goal_completion", "webhook_health", "test"];
 
 #[derive(Serialize, ToSchema)]
 pub struct SchemasAnswer {
@@ -34,15 +39,16 @@ pub async fn show_schema(Path(event_type): Path<String>) -> Result<Json<Value>> 
 /// The schema of a whole payload.
 pub fn schema(event_type: &str) -> Option<Value> {
     let data = match event_type {
-        "visitor_spike" => object(
+        "visitor_spike" | "visitor_drop" => object(
             json!({
                 "current_visitors": count("Distinct visitors of the last five minutes"),
                 "previous_visitors": count("What the baseline expects"),
-                "change_percent": count("Percent above what is expected, rounded"),
+                "change_percent": count("Percent above what is expected in a spike, below in a drop, rounded"),
                 "threshold": count("The trigger's threshold in percent"),
                 "baseline": { "enum": ["typical", "previous", "fixed"] },
                 "basis": { "description": "What a typical baseline rests on" },
-                "score": { "type": "number", "description": "Standard deviations above what is expected" },
+                "score": { "type": "number", "description": "Standard deviations beyond what is expected" },
+                "reason": { "type": "string", "description": "Why, in a sentence" },
                 "window_seconds": count("Length of the window"),
                 "top_sources": ranking("source"),
                 "top_pages": ranking("page"),
@@ -57,6 +63,16 @@ pub fn schema(event_type: &str) -> Option<Value> {
                 "top_sources",
                 "top_pages",
             ],
+        ),
+        "visitor_spike_ended" | "visitor_drop_ended" => object(
+            json!({
+                "started_event_id": { "type": "string", "format": "uuid", "description": "The event that told of its beginning" },
+                "started_at": moment(),
+                "ended_at": moment(),
+                "duration_seconds": count("From its beginning until visitors were as usual again"),
+                "current_visitors": count("Distinct visitors of the last five minutes"),
+            }),
+            &["started_at", "ended_at", "duration_seconds", "current_visitors"],
         ),
         "goal_completion" => object(
             json!({

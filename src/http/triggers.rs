@@ -51,20 +51,28 @@ impl ToSchema for SettingsView {}
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes what is read field by field")]
 pub struct TriggerBody {
-    /// `visitor_spike`, `goal_completion`, or `webhook_health`: another webhook of the account fails or was disabled.
+    /// `visitor_spike`, `visitor_drop`, `goal_completion`, or `webhook_health`: another webhook of the account fails or was disabled.
     #[schema(rename = "type", example = "visitor_spike")]
     r#type: String,
-    /// Spikes: percent above what is expected; 50 when absent.
+    /// Spikes and drops: percent above or below what is expected; 50 when absent. Drops: 100 at most.
     #[schema(minimum = 1, maximum = 10_000)]
     threshold: Option<u32>,
-    /// Spikes: `typical` (when absent), `previous` or `fixed`.
+    /// Spikes and drops: `typical` (when absent), `previous` or `fixed`.
     baseline: Option<String>,
-    /// Spikes: fewer current visitors than this never fire; 10 when absent.
+    /// Spikes and drops, `typical`: `low` (noise alone fires less than once in two months), `normal` (when absent; about once in
+    /// two weeks at most) or `high`.
+    sensitivity: Option<String>,
+    /// Spikes: fewer current visitors than this never fire. Drops: where fewer are expected nothing fires. 10 when absent.
     #[schema(minimum = 1)]
     min_visitors: Option<u32>,
-    /// Spikes: shortest time between two events; `30m` when absent.
+    /// Spikes and drops: shortest time between two events; `30m` when absent.
     #[schema(example = "30m")]
     cooldown: Option<String>,
+    /// Spikes and drops: it has to last so long before it is told; `0` when absent.
+    #[schema(example = "10m")]
+    min_duration: Option<String>,
+    /// Spikes and drops: whether `…_ended` is told too, once they are over; not when absent.
+    notify_end: Option<bool>,
     /// Completions: the goal; every goal when absent.
     goal_id: Option<String>,
     /// Evaluated and recorded, but not sent.

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::ClickHouse;
 use super::errors::explain;
 use crate::analytics::{Dimension, Freshness, Result};
-use crate::domain::baseline::{WINDOW, WindowCount};
+use crate::domain::baseline::{WINDOW, WindowCount, window_start};
 use crate::domain::hit::{Device, ENGAGEMENT, Hit, Origin, Page};
 use crate::domain::ids::SiteId;
 use crate::domain::time::Timestamp;
@@ -32,6 +32,8 @@ pub struct Visitors {
     pub current: u32,
     /// In the five minutes before those.
     pub previous: u32,
+    /// In the window that is open.
+    pub open: u32,
 }
 
 #[derive(Row, Deserialize)]
@@ -39,6 +41,7 @@ struct VisitorsRow {
     site_id: u64,
     current: u64,
     previous: u64,
+    open: u64,
 }
 
 #[derive(Row, Deserialize)]
@@ -111,7 +114,8 @@ impl ClickHouse {
     pub async fn visitors(&self, sites: Sites<'_>, now: Timestamp) -> Result<HashMap<SiteId, Visitors>> {
         let sql = format!(
             "SELECT site_id, uniqExactIf(user_id, timestamp >= {{middle:DateTime('UTC')}}) AS current,
-                uniqExactIf(user_id, timestamp < {{middle:DateTime('UTC')}}) AS previous
+                uniqExactIf(user_id, timestamp < {{middle:DateTime('UTC')}}) AS previous,
+                uniqExactIf(user_id, timestamp >= {{opened:DateTime('UTC')}}) AS open
             FROM events_v2
             WHERE timestamp >= {{from:DateTime('UTC')}} AND name != 'engagement' {}
             GROUP BY site_id",
@@ -120,10 +124,15 @@ impl ClickHouse {
         let query = self
             .query(&sql, "visitors")
             .param("from", seconds(now - 2 * WINDOW))
-            .param("middle", seconds(now - WINDOW));
+            .param("middle", seconds(now - WINDOW))
+            .param("opened", seconds(window_start(now)));
         let rows = with_sites(query, sites);
         let rows: Vec<VisitorsRow> = self.timed(async { rows.fetch_all().await.map_err(explain) }).await?;
-        let visitors = |row: &VisitorsRow| Visitors { current: count(row.current), previous: count(row.previous) };
+        let visitors = |row: &VisitorsRow| Visitors {
+            current: count(row.current),
+            previous: count(row.previous),
+            open: count(row.open),
+        };
         Ok(rows.iter().map(|row| (site(row.site_id), visitors(row))).collect())
     }
 
