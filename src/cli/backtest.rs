@@ -120,7 +120,8 @@ impl BacktestCommand {
         let opened = std::fs::File::open(file).with_context(|| format!("{} cannot be read", file.display()))?;
         let mut windows = counts(BufReader::new(opened)).with_context(|| file.display().to_string())?;
         windows.retain(|window| to.is_none_or(|to| window.start < to));
-        let Some((first, last)) = windows.first().zip(windows.last()).map(|(first, last)| (first.start, last.start)) else {
+        let Some((first, last)) = windows.first().zip(windows.last()).map(|(first, last)| (first.start, last.start))
+        else {
             bail!("{} has no rows", file.display());
         };
         let Backtest { firings, series, suggestions, basis } = backtest::run(direction, change, windows, &zone, from);
@@ -154,9 +155,8 @@ fn counts(lines: impl BufRead) -> anyhow::Result<Vec<WindowCount>> {
         if line.is_empty() || (number == 1 && line.to_ascii_lowercase().starts_with("timestamp")) {
             continue;
         }
-        let (time, value) = line
-            .split_once(',')
-            .with_context(|| format!("line {number} is not timestamp,value: \"{line}\""))?;
+        let (time, value) =
+            line.split_once(',').with_context(|| format!("line {number} is not timestamp,value: \"{line}\""))?;
         let start = moment(time).with_context(|| {
             format!("line {number}: \"{time}\" is no time; times look like 2026-02-25 10:00:00 or 2026-02-25T10:00:00Z")
         })?;
@@ -203,9 +203,7 @@ fn show(answer: &Value) {
         output::say(&format!("It would not have fired in {windows} windows of five minutes, {from} to {to}."));
     } else {
         let times = if firings.len() == 1 { "once".to_owned() } else { format!("{} times", firings.len()) };
-        output::say(&format!(
-            "It would have fired {times} in {windows} windows of five minutes, {from} to {to}:\n"
-        ));
+        output::say(&format!("It would have fired {times} in {windows} windows of five minutes, {from} to {to}:\n"));
         let rows: Vec<_> = firings
             .iter()
             .map(|firing| ["timestamp", "observed", "expected", "reason"].map(|name| plain(&firing[name])).to_vec())

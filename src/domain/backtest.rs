@@ -219,7 +219,8 @@ mod tests {
     #[test]
     fn the_surge_is_found_and_a_threshold_above_it_suggested() {
         let surge = |window: u32| if window == 2_500 { 300 } else { 90 + window * 7 % 20 };
-        let done = tried(json!({"type": "visitor_spike"}), windows((0..4_000).map(surge)), Timestamp::from_secs(86_400));
+        let done =
+            tried(json!({"type": "visitor_spike"}), windows((0..4_000).map(surge)), Timestamp::from_secs(86_400));
         assert_eq!(done.series.len(), 4_000 - 288);
         let [firing] = &done.firings[..] else { panic!("{:?}", done.firings) };
         assert_eq!((firing.timestamp, firing.observed), (Timestamp::from_secs(2_500 * 300), 300));
@@ -239,7 +240,11 @@ mod tests {
 
     #[test]
     fn thinning_keeps_what_stands_out() {
-        let done = tried(json!({"type": "visitor_spike"}), windows((0..1_000).map(|window| if window == 777 { 99 } else { 5 })), Timestamp::EPOCH);
+        let done = tried(
+            json!({"type": "visitor_spike"}),
+            windows((0..1_000).map(|window| if window == 777 { 99 } else { 5 })),
+            Timestamp::EPOCH,
+        );
         let thin = thin(done.series, 10);
         assert_eq!(thin.len(), 10);
         assert_eq!(thin[7].observed, 99);

@@ -3,8 +3,9 @@
 //! A [`Profile`] is a few hundred numbers, and a window costs the same however long the history is. What a window is
 //! expected to hold is a product: how busy the site is (half-life a week), what this half hour of the local day and this
 //! day of the week make of that, and how the last hours went (half-life twelve hours). Counts are clipped at three
-//! spreads before anything learns of them, and while something unusual goes on the last hours are not learned at all,
-//! a day at most: a launch, a holiday or an outage leaves no trace, and what stays becomes usual.
+//! spreads before anything learns of them, and while visitors are missing nothing is learned, a day at most: a launch, a
+//! holiday or an outage leaves hardly a trace. What stays for a day on one side of what is expected is a new normal, and
+//! how busy the site is is learned anew within hours.
 //!
 //! How unusual a window is says the excess over what was expected, in spreads, over five minutes, half an hour and two
 //! hours: a rush shows in the first, what builds up slowly in the others. How much of that is too much is not a constant:
@@ -52,7 +53,7 @@ const SLOTS: usize = 48;
 const SLOT_PRIOR: f64 = 2.0;
 const WEEKDAY_PRIOR: f64 = 1.0;
 /// Weeks a weekday remembers.
-const WEEKDAY_WEEKS: f64 = 2.0;
+const WEEKDAY_WEEKS: f64 = 3.0;
 /// Half-lives in windows.
 const BUSYNESS_HALF_LIFE: f64 = 7.0 * DAY;
 const SLOT_HALF_LIFE: f64 = 7.0 * 6.0;
@@ -63,8 +64,13 @@ const TAIL_HALF_LIFE: f64 = 28.0 * DAY;
 const LEVEL_PULL: f64 = 0.01;
 /// Counts further off than this many spreads are learned as if they were no further.
 const CLIP: f64 = 3.0;
-/// How long the unusual may go on before it is usual.
-const STRANGE_AT_MOST: u32 = 288;
+/// A shift of one spread one way or the other, all day long, is a new normal: from so much of it on, on an average with
+/// [`SHIFT_HALF_LIFE`], busyness is learned anew, at [`SHIFTED_HALF_LIFE`].
+const SHIFTED: f64 = 0.6;
+const SHIFT_HALF_LIFE: f64 = 0.75 * DAY;
+const SHIFTED_HALF_LIFE: f64 = 0.25 * DAY;
+/// How long visitors may be missing before that is usual.
+const OUTAGE_AT_MOST: u32 = 288;
 /// Expected visitors of a window never fall below this: one in a hundred minutes.
 const LEAST: f64 = 0.05;
 
@@ -214,8 +220,10 @@ pub struct Profile {
     weekdays: [Factor; 7],
     rises: [Tail; SPANS.len()],
     falls: [Tail; SPANS.len()],
-    /// Windows in a row that were beyond the limit.
-    strange: u32,
+    /// On which side of what is expected the last hours were: 1 when all lay a spread above.
+    shift: f64,
+    /// Windows in a row in which visitors were missing beyond the limit.
+    missing: u32,
     /// Visitors of the last windows, and what rises and falls expected of them.
     recent: VecDeque<(u32, f64, f64)>,
     looks: VecDeque<Look>,
@@ -248,7 +256,8 @@ impl Profile {
             weekdays: [unknown; 7],
             rises: [Tail::new(Tail::PRIOR_OF_RISES); SPANS.len()],
             falls: [Tail::new(Tail::PRIOR_OF_FALLS); SPANS.len()],
-            strange: 0,
+            shift: 0.0,
+            missing: 0,
             recent: VecDeque::with_capacity(LONGEST_SPAN),
             looks: VecDeque::with_capacity(LOOKS),
         }
@@ -336,12 +345,14 @@ impl Profile {
         }
         let rises = self.scores(window.visitors, expected, Direction::Rise);
         let falls = self.scores(window.visitors, expected, Direction::Fall);
+        let fall = side(expected.fall, &falls, &self.falls);
         Some(Look {
             start: window.start,
             visitors: window.visitors,
             spread: self.spread(1, expected.middle),
             rise: side(expected.rise, &rises, &self.rises),
-            fall: side(expected.fall, &falls, &self.falls),
+            // The first nights are no drop.
+            fall: if self.is_young() { Side { of_limit: [0.0; 3], ..fall } } else { fall },
             basis: self.basis(),
         })
     }
@@ -380,9 +391,8 @@ impl Profile {
                 tail.step(score, span);
             }
         }
-        let normal = Sensitivity::Normal;
-        let is_strange = look.rise.of_limit(normal) >= 1.0 || look.fall.of_limit(normal) >= 1.0;
-        self.strange = if is_strange { self.strange.saturating_add(1) } else { 0 };
+        let is_missing = look.fall.of_limit(Sensitivity::Normal) >= 1.0;
+        self.missing = if is_missing { self.missing.saturating_add(1) } else { 0 };
     }
 
     fn take_in(&mut self, window: WindowCount, expected: &Expected, look: Option<&Look>) {
@@ -404,12 +414,20 @@ impl Profile {
         let clipped = middle + off * spread;
         let noise = off * off * self.noise;
         self.noise = (self.noise + pace(NOISE_HALF_LIFE, windows) * (noise - self.noise)).max(1.0);
-        if self.strange == 0 || self.strange > STRANGE_AT_MOST {
-            self.level *= 1.0 + pace(LEVEL_HALF_LIFE, f64::INFINITY) * (clipped / middle - 1.0).clamp(-1.0, 1.0);
-            self.level = self.level.clamp(0.1, 10.0);
-        }
+        self.shift += pace(SHIFT_HALF_LIFE, f64::INFINITY) * (off.clamp(-1.0, 1.0) - self.shift);
+        let has_shifted = self.shift.abs() > SHIFTED;
+        let is_outage = (1..=OUTAGE_AT_MOST).contains(&self.missing);
         self.level += (1.0 - self.level) * LEVEL_PULL;
+        if is_outage && !has_shifted {
+            return;
+        }
+        self.level *= 1.0 + pace(LEVEL_HALF_LIFE, f64::INFINITY) * (clipped / middle - 1.0).clamp(-1.0, 1.0);
+        self.level = self.level.clamp(0.1, 10.0);
         let factors = (expected.slot_factor * expected.weekday_factor).max(0.1);
+        if has_shifted {
+            self.busyness += pace(SHIFTED_HALF_LIFE, windows) * (visitors / factors - self.busyness);
+            return;
+        }
         self.busyness += pace(BUSYNESS_HALF_LIFE, windows) * (clipped / factors - self.busyness);
         let busyness = self.busyness.max(LEAST);
         let per_slot = (clipped / busyness / expected.weekday_factor).min(20.0);
@@ -509,4 +527,129 @@ fn slot(moment: Timestamp, zone: &TimeZone) -> (usize, usize) {
     let half_hour = usize::try_from(local.hour()).unwrap_or(0) * 2 + usize::from(local.minute() >= 30);
     let weekday = usize::try_from(local.weekday().to_monday_zero_offset()).unwrap_or(0);
     (half_hour.min(SLOTS - 1), weekday.min(6))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn windows(days: u32, visitors: impl Fn(u32, u32) -> u32) -> Vec<WindowCount> {
+        let count = |window: u32| WindowCount {
+            start: Timestamp::from_secs(i64::from(window) * 300),
+            visitors: visitors(window / 288, window % 288),
+        };
+        (0..days * 288).map(count).collect()
+    }
+
+    fn learned(days: u32, visitors: impl Fn(u32, u32) -> u32) -> Profile {
+        Profile::learn(&windows(days, visitors), &TimeZone::UTC).unwrap()
+    }
+
+    /// What is expected of the window at an hour of the day that follows.
+    fn expected(profile: &Profile, hour: i64, zone: &TimeZone) -> f64 {
+        profile.expected(Timestamp::from_secs(profile.until.secs() + hour * 3_600), zone).middle
+    }
+
+    #[test]
+    fn the_night_is_not_judged_by_the_day() {
+        let profile = learned(14, |_, slot| if (96..240).contains(&slot) { 100 } else { 4 });
+        let (noon, night) = (expected(&profile, 12, &TimeZone::UTC), expected(&profile, 3, &TimeZone::UTC));
+        assert!((80.0..120.0).contains(&noon) && night < 20.0, "{noon} by day, {night} by night");
+        assert_eq!(profile.basis(), Basis::History { days: 14 });
+    }
+
+    #[test]
+    fn the_weekend_is_not_judged_by_the_week() {
+        // The first day of 1970 was a Thursday.
+        let is_weekend = |day: u32| matches!(day % 7, 2 | 3);
+        let profile = learned(42, |day, _| if is_weekend(day) { 20 } else { 60 });
+        let start = |day: u32| Timestamp::from_secs(i64::from(day) * 86_400 + 43_200);
+        let saturday = profile.expected(start(44), &TimeZone::UTC).middle;
+        let tuesday = profile.expected(start(47), &TimeZone::UTC).middle;
+        assert!(saturday < 35.0 && tuesday > 45.0, "{saturday} on Saturday, {tuesday} on Tuesday");
+    }
+
+    #[test]
+    fn one_launch_day_leaves_hardly_a_trace() {
+        let usual = expected(&learned(21, |_, _| 9), 12, &TimeZone::UTC);
+        let launched = expected(&learned(21, |day, _| if day == 10 { 5_000 } else { 9 }), 12, &TimeZone::UTC);
+        assert!((launched / usual - 1.0).abs() < 0.5, "{launched} instead of {usual}");
+    }
+
+    #[test]
+    fn what_stays_becomes_usual_within_days() {
+        let grown = expected(&learned(24, |day, _| if day >= 20 { 400 } else { 100 }), 12, &TimeZone::UTC);
+        assert!((300.0..450.0).contains(&grown), "{grown}");
+    }
+
+    #[test]
+    fn a_young_site_says_so() {
+        let windows = windows(1, |_, _| 16);
+        let mut profile = Profile::new(windows[0].start);
+        let looks: Vec<_> = windows[..24].iter().map(|window| profile.step(*window, &TimeZone::UTC)).collect();
+        assert_eq!(looks.iter().position(Option::is_some), Some(12), "an hour is waited for");
+        assert_eq!(looks[23].unwrap().basis, Basis::LastHours { hours: 1 });
+        let look = profile.peek(16, &TimeZone::UTC).unwrap();
+        assert_eq!((look.basis, look.spread), (Basis::LastHours { hours: 2 }, 4.0));
+        assert!((look.rise.expected - 16.0).abs() < 0.1);
+    }
+
+    #[test]
+    fn the_day_is_the_sites_own() {
+        // In 2025 clocks in Berlin went forward on 30 March: what comes at nine comes an hour earlier in UTC.
+        let berlin = TimeZone::get("Europe/Berlin").unwrap();
+        let start: Timestamp = "2025-03-01T00:00:00Z".parse().unwrap();
+        let count = |window: u32| {
+            let start = start + WINDOW * window;
+            let hour = berlin.to_datetime(start.to_jiff()).hour();
+            WindowCount { start, visitors: if hour == 9 { 90 } else { 10 } }
+        };
+        let windows: Vec<_> = (0..31 * 288).map(count).collect();
+        let profile = Profile::learn(&windows, &berlin).unwrap();
+        let nine: Timestamp = "2025-04-01T07:30:00Z".parse().unwrap();
+        let before: Timestamp = "2025-04-01T08:30:00Z".parse().unwrap();
+        assert!(profile.expected(nine, &berlin).middle > 3.0 * profile.expected(before, &berlin).middle);
+    }
+
+    #[test]
+    fn the_limit_grows_with_what_a_site_does_by_itself() {
+        let quiet = learned(28, |_, _| 20);
+        let bursts = learned(28, |day, slot| if slot == 100 + day * 5 { 150 } else { 20 });
+        let of_limit =
+            |profile: &Profile| profile.peek(150, &TimeZone::UTC).unwrap().rise.of_limit(Sensitivity::Normal);
+        assert!(of_limit(&quiet) > 2.0 && of_limit(&bursts) < 1.0, "{} and {}", of_limit(&quiet), of_limit(&bursts));
+    }
+
+    #[test]
+    fn an_hour_without_anybody_shows_as_a_fall() {
+        let mut profile = learned(14, |_, _| 30);
+        let mut most = 0.0_f64;
+        for _ in 0..12 {
+            let window = WindowCount { start: profile.until, visitors: 0 };
+            most = most.max(profile.step(window, &TimeZone::UTC).unwrap().fall.of_limit(Sensitivity::Normal));
+        }
+        assert!(most > 1.0, "{most}");
+    }
+
+    proptest! {
+        /// What an open window says of a rise it will say when it has closed: more visitors are never less of one.
+        #[test]
+        fn a_window_only_becomes_more_of_a_rise(seen in 0u32..500, more in 0u32..500) {
+            let profile = learned(4, |_, slot| 10 + slot % 7);
+            let before = profile.peek(seen, &TimeZone::UTC).unwrap();
+            let after = profile.peek(seen + more, &TimeZone::UTC).unwrap();
+            for sensitivity in Sensitivity::ALL {
+                prop_assert!(after.rise.of_limit(sensitivity) >= before.rise.of_limit(sensitivity));
+            }
+        }
+
+        #[test]
+        fn who_is_more_sensitive_fires_on_no_less(seen in 0u32..500) {
+            let look = learned(4, |_, slot| 10 + slot % 7).peek(seen, &TimeZone::UTC).unwrap();
+            let [low, normal, high] = Sensitivity::ALL.map(|sensitivity| look.rise.of_limit(sensitivity).max(0.0));
+            prop_assert!(low <= normal && normal <= high);
+        }
+    }
 }

@@ -304,10 +304,18 @@ mod tests {
         for (current, previous, expected) in
             [(150, 100, true), (149, 100, false), (3, 2, true), (2, 2, false), (1, 0, true), (0, 0, false)]
         {
-            assert_eq!(fires(Direction::Rise, &settings, &seen(current, previous)), expected, "{current} after {previous}");
+            assert_eq!(
+                fires(Direction::Rise, &settings, &seen(current, previous)),
+                expected,
+                "{current} after {previous}"
+            );
         }
         for (current, previous, expected) in [(50, 100, true), (51, 100, false), (0, 1, true), (0, 0, false)] {
-            assert_eq!(fires(Direction::Fall, &settings, &seen(current, previous)), expected, "{current} after {previous}");
+            assert_eq!(
+                fires(Direction::Fall, &settings, &seen(current, previous)),
+                expected,
+                "{current} after {previous}"
+            );
         }
     }
 
@@ -329,7 +337,10 @@ mod tests {
         assert!(!fires(&settings, 140), "four spreads and forty percent");
         assert!(fires(&settings, 400));
         assert!(!fires(&spike(Baseline::Typical, 400, 1), 400), "too few percent");
-        assert!(!super::tests::fires(Direction::Rise, &settings, &seen(1_000, 0)), "without history nothing is typical");
+        assert!(
+            !super::tests::fires(Direction::Rise, &settings, &seen(1_000, 0)),
+            "without history nothing is typical"
+        );
     }
 
     #[test]

@@ -215,7 +215,9 @@ impl WatchedSite {
             let before = memories.get(&watched.trigger.id).copied().unwrap_or_default();
             let outcome = match (watched.settings.baseline, profile) {
                 (Baseline::Typical, None) => None,
-                (Baseline::Typical, Some(profile)) => Some(watched.judge_windows(profile, before.state, seen, &self.zone, now)),
+                (Baseline::Typical, Some(profile)) => {
+                    Some(watched.judge_windows(profile, before.state, seen, &self.zone, now))
+                }
                 _ => watched.judge_now(before.state, seen, now),
             };
             let Some((verdict, state)) = outcome else { continue };

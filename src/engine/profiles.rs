@@ -166,7 +166,8 @@ impl Learner {
         closed: Timestamp,
         now: Timestamp,
     ) -> anyhow::Result<()> {
-        let known = self.profiles.with(site_id, |profile| profile.map(|known| (known.began, known.until, known.is_young())));
+        let known =
+            self.profiles.with(site_id, |profile| profile.map(|known| (known.began, known.until, known.is_young())));
         let oldest = window_start(now - HISTORY);
         if let Some((began, until, is_young)) = known
             && until >= oldest

@@ -31,7 +31,10 @@ pub(super) const TYPES: [&str; 7] = [
     "visitor_drop",
     "visitor_spike_ended",
     "visitor_drop_ended",
-    "goal_completion", "webhook_health", TEST];
+    "goal_completion",
+    "webhook_health",
+    TEST,
+];
 
 /// A delivery as the API shows it. Its id is the event's: one name from the trigger to the receiver's log.
 #[derive(Serialize, ToSchema)]

@@ -14,7 +14,10 @@ pub const TYPES: [&str; 7] = [
     "visitor_drop",
     "visitor_spike_ended",
     "visitor_drop_ended",
-    "goal_completion", "webhook_health", "test"];
+    "goal_completion",
+    "webhook_health",
+    "test",
+];
 
 #[derive(Serialize, ToSchema)]
 pub struct SchemasAnswer {

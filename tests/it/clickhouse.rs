@@ -83,7 +83,7 @@ async fn current_visitors_are_plausibles() {
             database.insert_as(version, &rows).await;
             for sites in [vec![SiteId(1)], (0..900).map(SiteId).collect()] {
                 let visitors = store.visitors(Sites(&sites), now).await.unwrap();
-                assert_eq!(visitors[&SiteId(1)], Visitors { current: 3, previous: 2 });
+                assert_eq!(visitors[&SiteId(1)], Visitors { current: 3, previous: 2, open: 1 });
                 assert_eq!(visitors.get(&SiteId(3)), None);
                 assert_eq!(visitors.contains_key(&SiteId(2)), sites.len() > 1);
             }
@@ -543,7 +543,7 @@ on_both! {
         assert_eq!(asked, 1);
         let rush = |count: u64| (100..100 + count).map(|visitor| Row { site, visitor, at: app.now(), ..Row::default() });
         clickhouse.insert(&rush(80).collect::<Vec<_>>()).await;
-        look_after(&app, 5 * SECOND).await;
+        look_after(&app, 15 * SECOND).await;
         let arrived = endpoint.arrived();
         assert_eq!(arrived.len(), 1);
         let data = &arrived[0].json()["data"];

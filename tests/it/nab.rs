@@ -113,13 +113,20 @@ fn the_default_trigger_is_ahead_of_every_published_detector() {
         let score = score(rows.len(), &labels, &detections);
         println!(
             "{name:26} {:5.1}  {} of {} windows, {} false positives",
-            score.normalised(), score.found, score.windows, score.false_positives
+            score.normalised(),
+            score.found,
+            score.windows,
+            score.false_positives
         );
         total.add(&score);
     }
     println!(
         "{:26} {:5.1}  {} of {} windows, {} false positives",
-        "total", total.normalised(), total.found, total.windows, total.false_positives
+        "total",
+        total.normalised(),
+        total.found,
+        total.windows,
+        total.false_positives
     );
     assert_eq!(total.windows, 16);
     // The best published is 84.5. Which of them is found hangs on little, so there is some room.

@@ -46,7 +46,14 @@ const LAUNCH: (usize, usize) = (40 * DAY + 120, 41 * DAY);
 
 const FAMILIES: &[Family] = &[
     Family { name: "flat", days: 60, zone: "UTC", kind: "visitor_spike", rate: |_, _| 20.0, truth: &[] },
-    Family { name: "daily", days: 60, zone: "UTC", kind: "visitor_spike", rate: |_, hour| 30.0 * daily(hour), truth: &[] },
+    Family {
+        name: "daily",
+        days: 60,
+        zone: "UTC",
+        kind: "visitor_spike",
+        rate: |_, hour| 30.0 * daily(hour),
+        truth: &[],
+    },
     Family {
         name: "weekly",
         days: 60,
@@ -108,7 +115,9 @@ const FAMILIES: &[Family] = &[
         days: 60,
         zone: "UTC",
         kind: "visitor_spike",
-        rate: |window, hour| daily(hour) * 30.0 + if (45 * DAY + 30..45 * DAY + 36).contains(&window) { 400.0 } else { 0.0 },
+        rate: |window, hour| {
+            daily(hour) * 30.0 + if (45 * DAY + 30..45 * DAY + 36).contains(&window) { 400.0 } else { 0.0 }
+        },
         truth: &[(45 * DAY + 30, 45 * DAY + 36)],
     },
     Family {
@@ -119,7 +128,14 @@ const FAMILIES: &[Family] = &[
         rate: |window, hour| daily(hour) * if (45 * DAY + 100..45 * DAY + 124).contains(&window) { 0.0 } else { 30.0 },
         truth: &[(45 * DAY + 100, 45 * DAY + 124)],
     },
-    Family { name: "daily, drops", days: 60, zone: "UTC", kind: "visitor_drop", rate: |_, hour| 30.0 * daily(hour), truth: &[] },
+    Family {
+        name: "daily, drops",
+        days: 60,
+        zone: "UTC",
+        kind: "visitor_drop",
+        rate: |_, hour| 30.0 * daily(hour),
+        truth: &[],
+    },
     Family {
         name: "after an outage",
         days: 60,
@@ -210,7 +226,8 @@ fn a_site_with_three_visitors_an_hour_never_fires_on_noise() {
         let windows = traffic(&family, seed);
         assert_eq!(default_firings(&family, &windows), [], "seed {seed}");
         // Even without the least number of visitors noise alone is not enough.
-        let settings = Settings::parse(json!({"type": "visitor_spike", "min_visitors": 1}).as_object().unwrap()).unwrap();
+        let settings =
+            Settings::parse(json!({"type": "visitor_spike", "min_visitors": 1}).as_object().unwrap()).unwrap();
         let (direction, change) = settings.visitor_change().unwrap();
         let fired = backtest::run(direction, change, windows, &TimeZone::UTC, START).firings;
         assert!(fired.len() <= 2, "seed {seed}: {fired:#?}");
