@@ -40,6 +40,7 @@ pub const SIGNIFICANCE: f64 = 5.0;
 const DAY: f64 = 288.0;
 /// Windows over which excess is added up.
 const SPANS: [usize; 3] = [1, 6, 24];
+const MINUTES: [u16; 3] = [5, 30, 120];
 const LONGEST_SPAN: usize = 24;
 /// Windows below which nothing is known: an hour's worth.
 const ENOUGH_WINDOWS: u64 = 12;
@@ -144,6 +145,8 @@ pub struct Side {
     pub expected: f64,
     /// Spreads beyond what is expected, in the span where that is most unusual. Positive is unusual.
     pub score: f64,
+    /// How long that span is.
+    pub minutes: u16,
     /// The score divided by the site's limit, for each [`Sensitivity`] in their order: 1 is as much as noise does that
     /// rarely. Zero below [`SIGNIFICANCE`] for those that would be above.
     of_limit: [f64; 3],
@@ -304,8 +307,13 @@ impl Profile {
         self.looks.iter().filter(move |look| look.end() > after)
     }
 
+    /// Whole days of windows that were learned from.
+    fn days(&self) -> u64 {
+        self.windows / 288
+    }
+
     fn basis(&self) -> Basis {
-        let days = self.windows / DAY as u64;
+        let days = self.days();
         if days < ENOUGH_DAYS {
             return Basis::LastHours { hours: u32::try_from(self.windows / 12).unwrap_or(u32::MAX) };
         }
@@ -315,11 +323,8 @@ impl Profile {
     fn expected(&self, start: Timestamp, zone: &TimeZone) -> Expected {
         let (slot, weekday) = slot(start, zone);
         let slot_factor = self.slots[slot].shrunk(SLOT_PRIOR);
-        let weekday_factor = if self.windows / DAY as u64 >= ENOUGH_FOR_WEEKDAYS {
-            self.weekdays[weekday].shrunk(WEEKDAY_PRIOR)
-        } else {
-            1.0
-        };
+        let weekday_factor =
+            if self.days() >= ENOUGH_FOR_WEEKDAYS { self.weekdays[weekday].shrunk(WEEKDAY_PRIOR) } else { 1.0 };
         let usual = self.busyness * slot_factor * weekday_factor;
         Expected {
             middle: (usual * self.level).max(LEAST),
@@ -499,9 +504,9 @@ impl Tail {
 
 /// The span whose score is most of its limit.
 fn side(expected: f64, scores: &[f64; SPANS.len()], tails: &[Tail; SPANS.len()]) -> Side {
-    let mut side = Side { expected, score: f64::NEG_INFINITY, of_limit: [0.0; 3] };
+    let mut side = Side { expected, score: f64::NEG_INFINITY, minutes: 5, of_limit: [0.0; 3] };
     let mut most = f64::NEG_INFINITY;
-    for (score, tail) in scores.iter().zip(tails) {
+    for ((score, tail), minutes) in scores.iter().zip(tails).zip(MINUTES) {
         for sensitivity in Sensitivity::ALL {
             let of_limit = score / tail.limit(sensitivity.days());
             let best = &mut side.of_limit[sensitivity as usize];
@@ -509,6 +514,7 @@ fn side(expected: f64, scores: &[f64; SPANS.len()], tails: &[Tail; SPANS.len()])
             if sensitivity == Sensitivity::Normal && of_limit > most {
                 most = of_limit;
                 side.score = *score;
+                side.minutes = minutes;
             }
         }
     }

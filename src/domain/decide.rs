@@ -91,6 +91,8 @@ pub struct Change {
     pub score: Option<f64>,
     /// What the expectation rests on; only [`Baseline::Typical`] has one.
     pub basis: Option<Basis>,
+    /// The span in which it is most unusual, in minutes.
+    pub minutes: u16,
 }
 
 /// An incident that is over.
@@ -119,9 +121,14 @@ impl Change {
                     Basis::LastHours { hours: 1 } => "by its last hour only".to_owned(),
                     Basis::LastHours { hours } => format!("by its last {hours} hours only"),
                 };
+                let span = match self.minutes {
+                    5 => "",
+                    30 => " over half an hour",
+                    _ => " over two hours",
+                };
                 format!(
                     "{visitors} in five minutes, {change_percent} % {side} the {expected} expected now {basis}; \
-                     {score:.1} standard deviations, more than this site does by chance."
+                     {score:.1} standard deviations{span}, more than this site does by chance."
                 )
             }
             _ => format!("{visitors} in five minutes, {change_percent} % {side} the {expected} of the five before."),
@@ -216,6 +223,7 @@ fn change(direction: Direction, settings: &VisitorChange, observation: &Observat
                 .then(|| Change {
                     score: Some(side.score),
                     basis: Some(look.basis),
+                    minutes: side.minutes,
                     ..measure(direction, current, side.expected)
                 })
         }
@@ -240,7 +248,7 @@ fn measure(direction: Direction, current: u32, expected: f64) -> Change {
     // Both are bounded by the number of visitors and never negative here but for `fixed`, where zero is the truth
     // a reader wants: no change.
     let whole = |number: f64| number.round().max(0.0) as u32;
-    Change { current, expected: whole(expected), change_percent: whole(percent), score: None, basis: None }
+    Change { current, expected: whole(expected), change_percent: whole(percent), score: None, basis: None, minutes: 5 }
 }
 
 #[cfg(test)]

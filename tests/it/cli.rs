@@ -95,6 +95,34 @@ on_both! {
         assert!(served.stop().await.success());
     }
 
+    async fn a_trigger_is_tried_on_a_file_and_on_a_site(database: Database) {
+        let served = Served::start(&database, None).await;
+        let key = key(&database).await;
+        let cli = Cli { database: &database, served: &served, key: &key };
+        cli.run(&["sites", "create", SITE]).await;
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/data/nab/Twitter_volume_KO.csv");
+        let tried = cli.json(&["backtest", "--counts", file, "--type", "visitor_spike"]).await;
+        let surge = tried["firings"].as_array().unwrap().iter().find(|firing| firing["timestamp"] == "2015-04-14T14:52:53Z");
+        assert_eq!(surge.expect("its greatest surge is found")["observed"], 2241);
+        let said = cli.run(&["backtest", "--counts", file, "--sensitivity", "low"]).await;
+        assert!(said.contains("visitors in five minutes"), "{said}");
+        let tried = cli.json(&["backtest", "--site", SITE, "--type", "visitor_drop", "--days", "7"]).await;
+        assert_eq!(tried["firings"], serde_json::json!([]));
+        let said = cli.run(&["backtest", "--site", SITE]).await;
+        assert!(said.contains("would not have fired"), "{said}");
+        for (arguments, sentence) in [
+            (vec!["backtest", "--counts", "/nowhere.csv"], "/nowhere.csv"),
+            (vec!["backtest", "--counts", file, "--threshold", "0"], "threshold must be a whole number"),
+            (vec!["backtest", "--counts", file, "--type", "goal_completion"], "not a setting of this type"),
+            (vec!["backtest", "--counts", file, "--timezone", "Mars/Olympus"], "Mars/Olympus"),
+            (vec!["backtest", "--counts", concat!(env!("CARGO_MANIFEST_DIR"), "/data/nab/windows.json")], "line 1"),
+        ] {
+            let (exit, said) = cli.fails(&arguments).await;
+            assert!(exit == 1 && said.contains(sentence), "{arguments:?}: {said}");
+        }
+        assert!(served.stop().await.success());
+    }
+
     async fn what_is_wrong_is_said_in_a_sentence(database: Database) {
         let served = Served::start(&database, None).await;
         let key = key(&database).await;

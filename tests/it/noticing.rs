@@ -10,13 +10,13 @@ use pulsehook::domain::hit::{Device, Hit, Origin, PAGEVIEW, Page};
 use pulsehook::domain::ids::SiteId;
 use pulsehook::domain::time::Timestamp;
 use pulsehook::domain::trigger::Settings;
-use rand::{RngExt as _, SeedableRng as _};
+use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
 use crate::support::app::{SITE, TestApp, text};
+use crate::support::on_both;
 use crate::support::zoo::{Behaviour, Endpoint};
-use crate::support::{Database, on_both};
 
 const DAY: usize = 288;
 /// A Monday.
@@ -359,6 +359,18 @@ on_both! {
             assert!(!live.is_empty(), "{kind} saw nothing");
             let ended: Vec<Timestamp> = moments("ended_at");
             assert_eq!(windows_of(&endpoint, &format!("{kind}_ended")).len(), ended.len(), "{kind}");
+        }
+        let arrived: Vec<_> = endpoint.arrived().iter().map(|request| request.json()).collect();
+        let ids: Vec<_> = arrived.iter().map(|event| text(&event["event_id"]).to_owned()).collect();
+        for event in &arrived {
+            let kind = text(&event["event_type"]);
+            let schema = pulsehook::http::schemas::schema(kind).expect("every type has a schema");
+            assert!(jsonschema::is_valid(&schema, event), "{event:#}");
+            if kind.ends_with("_ended") {
+                let data = &event["data"];
+                assert!(ids.iter().any(|id| id == text(&data["started_event_id"])), "{data}");
+                assert!(data["duration_seconds"].as_u64().unwrap() > 0, "{data}");
+            }
         }
         app.stop().await;
     }
