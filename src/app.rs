@@ -23,7 +23,7 @@ use crate::domain::ids::NodeId;
 use crate::domain::time::Timestamp;
 use crate::domain::vault::Keyring;
 use crate::engine::checker::Checker;
-use crate::engine::egress::{DialRecorder, EgressConnector, Resolver, trusted_roots};
+use crate::engine::egress::{DialRecorder, EgressConnector, Resolver, own_addresses, trusted_roots};
 use crate::engine::ready::Room;
 use crate::engine::sender::Sender;
 use crate::engine::{Engine, Running};
@@ -87,7 +87,7 @@ impl App {
         if let Analytics::ClickHouse(clickhouse) = &analytics {
             clickhouse.take_hits(&config.data_dir, config.spill_limit)?;
         }
-        let policy = AddressPolicy { allow: config.egress_allow.clone(), allow_http: config.egress_allow_http };
+        let policy = config.address_policy(own_addresses());
         let room = Room { total: room_in_flight(config.in_flight), per_host: config.host_in_flight as usize };
         let connector = connector(&config, &policy, &clock, substitutes)?;
         let sender = Sender::new(connector.clone(), clock.clone(), config.host_in_flight as usize);

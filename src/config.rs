@@ -2,13 +2,14 @@
 //! refused at start with a sentence.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use crate::analytics::clickhouse::Address;
+use crate::domain::address::{AddressPolicy, Nat64};
 use crate::domain::node::Roles;
 use crate::domain::pace::Limits;
 use crate::domain::time::parse_span;
@@ -76,6 +77,16 @@ pub const SETTINGS: &[Setting] = &[
         default: "",
         help: "Networks webhooks may reach although they are private, such as 127.0.0.0/8,10.1.0.0/16",
     },
+    Setting {
+        name: "egress_deny",
+        default: "",
+        help: "Networks webhooks may not reach although they are public, such as your own; wins over egress_allow",
+    },
+    Setting {
+        name: "egress_nat64_prefixes",
+        default: "",
+        help: "Behind NAT64: its prefixes, such as 64:ff9b::/96; what is behind them is judged by its IPv4 address",
+    },
     Setting { name: "egress_allow_http", default: "false", help: "Whether webhooks may be plain http" },
     Setting {
         name: "role",
@@ -137,6 +148,8 @@ pub struct Config {
     pub sign_up: bool,
     pub evaluation_interval: Duration,
     pub egress_allow: Vec<IpNet>,
+    pub egress_deny: Vec<IpNet>,
+    pub egress_nat64_prefixes: Vec<Nat64>,
     pub egress_allow_http: bool,
     pub egress_ca: Option<PathBuf>,
     pub roles: Roles,
@@ -242,7 +255,7 @@ impl Sources {
     }
 }
 
-fn read_file(text: &str) -> Result<BTreeMap<String, String>, ConfigError> {
+pub fn read_file(text: &str) -> Result<BTreeMap<String, String>, ConfigError> {
     let table: toml::Table = text.parse().map_err(|error| ConfigError(format!("{error}")))?;
     let mut values = BTreeMap::new();
     for (name, value) in table {
@@ -321,6 +334,13 @@ impl Config {
             )?,
             analytics,
             egress_allow: sources.parsed("egress_allow", Vec::new(), networks, "networks such as 10.1.0.0/16")?,
+            egress_deny: sources.parsed("egress_deny", Vec::new(), networks, "networks such as 203.0.113.0/24")?,
+            egress_nat64_prefixes: sources.parsed(
+                "egress_nat64_prefixes",
+                Vec::new(),
+                |text| parts(text).map(|part| part.parse().ok()).collect(),
+                "IPv6 prefixes of length 32, 40, 48, 56, 64 or 96 such as 64:ff9b::/96",
+            )?,
             egress_allow_http: sources.parsed("egress_allow_http", false, |text| text.parse().ok(), "true or false")?,
             egress_ca: sources.get("egress_ca").map(PathBuf::from),
             roles: sources.parsed(
@@ -366,6 +386,19 @@ impl Config {
         };
         config.refuse_contradictions()?;
         Ok(config)
+    }
+
+    /// Where webhooks may go from a machine that has these addresses.
+    pub fn address_policy(&self, own: Vec<IpAddr>) -> AddressPolicy {
+        let base_url = url::Url::parse(&self.base_url).ok();
+        AddressPolicy {
+            allow: self.egress_allow.clone(),
+            deny: self.egress_deny.clone(),
+            nat64: self.egress_nat64_prefixes.clone(),
+            allow_http: self.egress_allow_http,
+            own,
+            own_name: base_url.and_then(|url| url.domain().map(|name| name.trim_end_matches('.').to_owned())),
+        }
     }
 
     fn refuse_contradictions(&self) -> Result<(), ConfigError> {
@@ -480,12 +513,13 @@ fn size(text: &str) -> Option<u64> {
     text[..unit].parse::<u64>().ok()?.checked_mul(1 << power)
 }
 
+/// What stands between commas.
+fn parts(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty())
+}
+
 fn networks(text: &str) -> Option<Vec<IpNet>> {
-    text.split(',')
-        .map(str::trim)
-        .filter(|part| !part.is_empty())
-        .map(|part| part.parse().ok().or_else(|| part.parse::<std::net::IpAddr>().ok().map(IpNet::from)))
-        .collect()
+    parts(text).map(|part| part.parse().ok().or_else(|| part.parse::<IpAddr>().ok().map(IpNet::from))).collect()
 }
 
 fn private_networks() -> Vec<IpNet> {
@@ -515,6 +549,20 @@ mod tests {
     }
 
     #[test]
+    fn the_policy_is_what_the_settings_say() {
+        let config = with(&[
+            ("egress_allow", "10.1.0.0/16, 10.2.0.1"),
+            ("egress_deny", "198.51.100.7"),
+            ("egress_nat64_prefixes", "64:ff9b::/96,fd12:64::/48"),
+            ("base_url", "https://Hooks.example.com/"),
+        ]);
+        let policy = config.unwrap().address_policy(vec!["192.0.2.1".parse().unwrap()]);
+        assert_eq!((policy.allow.len(), policy.deny.len(), policy.nat64.len(), policy.own.len()), (2, 1, 2, 1));
+        assert_eq!(policy.own_name.as_deref(), Some("hooks.example.com"));
+        assert!(with(&[]).unwrap().address_policy(Vec::new()).own_name.is_none());
+    }
+
+    #[test]
     fn flags_win_over_the_environment_and_that_over_the_file() {
         let one = |value: &str| BTreeMap::from([("retention".to_owned(), value.to_owned())]);
         let mut sources = Sources { flags: one("1d"), environment: one("2d"), file: one("3d") };
@@ -533,6 +581,8 @@ mod tests {
             (vec![("database_url", "postgres://x/y")], "master_key is required with PostgreSQL"),
             (vec![("master_key", "c2hvcnQ=")], "master_key must be 32 bytes"),
             (vec![("egress_allow", "everything")], "egress_allow must be networks"),
+            (vec![("egress_deny", "10.0.0.0/33")], "egress_deny must be networks"),
+            (vec![("egress_nat64_prefixes", "64:ff9b::/95")], "egress_nat64_prefixes must be IPv6 prefixes"),
             (vec![("directory", "ldap")], "directory must be own or plausible"),
             (vec![("directory", "plausible")], "directory is plausible, which takes plausible_database_url"),
             (vec![("plausible_database_url", "postgres://x/y")], "plausible_database_url is set, but directory is not"),

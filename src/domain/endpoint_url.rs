@@ -51,6 +51,7 @@ const INSIDE: &[&str] = &[
     "local",
     "internal",
     "intranet",
+    "localdomain",
     "corp",
     "home",
     "lan",
@@ -69,13 +70,10 @@ const INSIDE: &[&str] = &[
     "kubernetes.default",
 ];
 
-/// Ports of services that would understand, or be harmed by, an HTTP request.
+/// Ports from 1024 of services that would understand, or be harmed by, an HTTP request.
 const OTHER_SERVICES: &[u16] = &[
-    0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104, 109,
-    110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 445, 465, 512, 513, 514, 515, 526, 530,
-    531, 532, 540, 548, 554, 556, 563, 587, 601, 636, 989, 990, 993, 995, 1719, 1720, 1723, 2049, 2375, 2376, 3306,
-    3659, 4045, 4190, 5060, 5061, 5432, 6000, 6379, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 8123, 9000, 9200,
-    10080, 10250, 11211, 27017,
+    1719, 1720, 1723, 2049, 2375, 2376, 3306, 3659, 4045, 4190, 5060, 5061, 5432, 6000, 6379, 6566, 6665, 6666, 6667,
+    6668, 6669, 6679, 6697, 8123, 9000, 9200, 10080, 10250, 11211, 27017,
 ];
 
 impl EndpointUrl {
@@ -108,7 +106,7 @@ impl EndpointUrl {
         if url.fragment().is_some() {
             return Err(UrlProblem::Fragment);
         }
-        if let Some(port) = url.port().filter(|port| OTHER_SERVICES.contains(port)) {
+        if let Some(port) = url.port().filter(|port| !may_be_a_web_server(*port)) {
             return Err(UrlProblem::Port(port));
         }
         match url.host().ok_or(UrlProblem::Host)? {
@@ -133,6 +131,15 @@ impl EndpointUrl {
         self.0.scheme() == "https"
     }
 
+    /// Where it leads: an address, or a name that has to be looked up.
+    pub fn host(&self) -> Option<Host<&str>> {
+        self.0.host()
+    }
+
+    pub fn port(&self) -> u16 {
+        self.0.port_or_known_default().unwrap_or(443)
+    }
+
     /// Whether its host is a name, which has to be looked up.
     pub fn is_name(&self) -> bool {
         matches!(self.0.host(), Some(Host::Domain(_)))
@@ -145,6 +152,11 @@ impl EndpointUrl {
             (host, None) => host.to_owned(),
         }
     }
+}
+
+/// Below 1024 only what the web is served on: everything else there is another service, known to us or not.
+fn may_be_a_web_server(port: u16) -> bool {
+    matches!(port, 80 | 443) || (port >= 1_024 && !OTHER_SERVICES.contains(&port))
 }
 
 fn judge(address: IpAddr, policy: &AddressPolicy) -> Result<(), UrlProblem> {
@@ -160,6 +172,8 @@ fn canonical_name(name: &str, policy: &AddressPolicy) -> Result<String, UrlProbl
         || labels
             .iter()
             .any(|label| label.is_empty() || label.len() > 63 || label.starts_with('-') || label.ends_with('-'))
+        // The parser lets through what no name has, and what a request cannot hold.
+        || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
     {
         return Err(UrlProblem::Host);
     }
@@ -168,6 +182,7 @@ fn canonical_name(name: &str, policy: &AddressPolicy) -> Result<String, UrlProbl
         return Err(UrlProblem::Host);
     }
     let inside = labels.len() == 1
+        || policy.own_name.as_deref() == Some(name.as_str())
         || INSIDE
             .iter()
             .any(|suffix| name == *suffix || name.strip_suffix(suffix).is_some_and(|rest| rest.ends_with('.')));
@@ -206,6 +221,8 @@ mod tests {
             ("https://example.com./hook", "https://example.com/hook"),
             ("https://bücher.example.org/x", "https://xn--bcher-kva.example.org/x"),
             ("https://example.com:8443/hook", "https://example.com:8443/hook"),
+            ("https://example.com:1024/hook", "https://example.com:1024/hook"),
+            ("https://example.com:80/hook", "https://example.com:80/hook"),
             ("https://1.1.1.1/hook", "https://1.1.1.1/hook"),
             ("https://[2606:4700::1111]/hook", "https://[2606:4700::1111]/hook"),
         ] {
@@ -296,6 +313,12 @@ mod tests {
             ("https://example.com/#top", UrlProblem::Fragment),
             ("https://example.com:0/", UrlProblem::Port(0)),
             ("https://example.com:6379/", UrlProblem::Port(6379)),
+            ("https://example.com:22/", UrlProblem::Port(22)),
+            ("https://example.com:444/", UrlProblem::Port(444)),
+            ("https://example.com:1023/", UrlProblem::Port(1_023)),
+            ("https://example.com:8123/", UrlProblem::Port(8_123)),
+            ("https://exam$ple.com/", UrlProblem::Host),
+            ("https://exam'ple.com/", UrlProblem::Host),
             ("https://127.0.0.1/", UrlProblem::Private),
         ] {
             assert_eq!(parse(text), Err(problem), "{text:?}");
@@ -308,10 +331,22 @@ mod tests {
 
     #[test]
     fn the_operator_decides_about_http_and_the_inside() {
-        let policy = AddressPolicy { allow: vec!["127.0.0.0/8".parse().unwrap()], allow_http: true };
+        let policy =
+            AddressPolicy { allow: vec!["127.0.0.0/8".parse().unwrap()], allow_http: true, ..AddressPolicy::default() };
         for text in ["http://127.0.0.1:9999/hook", "https://localhost:8443/hook", "http://receiver:3000/"] {
             assert!(EndpointUrl::parse(text, &policy).is_ok(), "{text}");
         }
         assert!(EndpointUrl::parse("https://10.0.0.1/", &policy).is_err());
+    }
+
+    #[test]
+    fn a_server_does_not_call_itself() {
+        let policy = AddressPolicy { own_name: Some("hooks.example.com".to_owned()), ..AddressPolicy::default() };
+        for text in ["https://hooks.example.com/in", "https://HOOKS.example.com.:8443/in"] {
+            assert_eq!(EndpointUrl::parse(text, &policy), Err(UrlProblem::Private), "{text}");
+        }
+        for text in ["https://a.hooks.example.com/in", "https://example.com/in"] {
+            assert!(EndpointUrl::parse(text, &policy).is_ok(), "{text}");
+        }
     }
 }

@@ -17,6 +17,7 @@ const REFUSED: &[&str] = &[
     "te",
     "trailer",
     "upgrade",
+    "http2-settings",
     "expect",
     "forwarded",
     "via",
@@ -26,13 +27,16 @@ const REFUSED: &[&str] = &[
     "metadata-flavor",
     "metadata",
     "x-google-metadata-request",
-    "x-aws-ec2-metadata-token",
-    "x-aws-ec2-metadata-token-ttl-seconds",
     "x-metadata-token",
     "x-real-ip",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
     "idempotency-key",
 ];
-const REFUSED_PREFIXES: &[&str] = &["webhook-", "x-webhook-", "proxy-", "x-forwarded-"];
+const REFUSED_PREFIXES: &[&str] = &["webhook-", "x-webhook-", "proxy-", "x-forwarded-", "x-aws-ec2-metadata-"];
 
 /// Why a header is refused, in words that continue the header's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -68,9 +72,36 @@ mod tests {
     fn an_owner_may_add_what_only_the_endpoint_reads() {
         assert!(check("Authorization", "Bearer abc").is_ok());
         assert!(check("X-Team", "growth").is_ok());
-        for name in
-            ["Host", "content-LENGTH", "Webhook-Id", "X-Webhook-Signature", "Proxy-Authorization", "X-Forwarded-For"]
-        {
+        for name in [
+            "Host",
+            "content-LENGTH",
+            "Transfer-Encoding",
+            "Connection",
+            "Keep-Alive",
+            "TE",
+            "Trailer",
+            "Upgrade",
+            "HTTP2-Settings",
+            "Expect",
+            "Forwarded",
+            "Via",
+            "Cookie",
+            "Webhook-Id",
+            "X-Webhook-Signature",
+            "Proxy-Authorization",
+            "Proxy-Connection",
+            "X-Forwarded-For",
+            "X-Forwarded-Host",
+            "X-Real-IP",
+            "X-Original-URL",
+            "X-HTTP-Method-Override",
+            "Metadata",
+            "Metadata-Flavor",
+            "X-Google-Metadata-Request",
+            "X-aws-ec2-metadata-token",
+            "X-aws-ec2-metadata-token-ttl-seconds",
+            "X-Metadata-Token",
+        ] {
             assert_eq!(check(name, "x"), Err(HeaderProblem::Ours), "{name}");
         }
         for name in ["", "a b", "a:b", "a\r\nb", "ü"] {

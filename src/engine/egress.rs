@@ -4,7 +4,6 @@
 //! addresses are dialled, and the peer's address is judged once more when the connection stands. HTTP/1.1, TLS 1.2 or
 //! newer, no proxies, and a budget for every phase.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,6 +13,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use hickory_resolver::TokioResolver;
 use http::Uri;
 use hyper_util::client::legacy::connect::{Connected, Connection};
@@ -27,19 +28,26 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tower::Service;
+use url::Host;
 
 use crate::clock::Clock;
 use crate::domain::address::AddressPolicy;
+use crate::domain::endpoint_url::{EndpointUrl, UrlProblem};
 use crate::domain::outcome::{Outcome, Stage};
-use crate::domain::url_check::Step;
+use crate::domain::url_check::{Step, Verdict, judge};
 
 const DNS_BUDGET: Duration = Duration::from_secs(3);
 const CONNECT_BUDGET: Duration = Duration::from_secs(5);
 const PER_ADDRESS_BUDGET: Duration = Duration::from_secs(2);
+/// An address that has not answered by then has the next one tried beside it (RFC 8305).
+const HEAD_START: Duration = Duration::from_millis(250);
+/// What a name led to, or that there is none, is believed no longer than this, whatever its zone says: who corrects a record
+/// does not wait for a day, and a policy takes effect soon.
+const LONGEST_TTL: Duration = Duration::from_secs(30);
 /// Hosts whose TLS sessions are remembered: a new connection to one of them needs no new key exchange with certificates.
 const REMEMBERED_HOSTS: usize = 4_096;
 const TLS_BUDGET: Duration = Duration::from_secs(5);
-/// More records than this are more than anybody needs.
+/// More than this are not tried, though all of them are judged.
 const MOST_ADDRESSES: usize = 16;
 
 /// Opens connections, or says why not.
@@ -56,8 +64,8 @@ pub struct EgressConnector {
 #[derive(Clone)]
 pub enum Resolver {
     System(Arc<TokioResolver>),
-    /// Fixed answers, for tests.
-    Fixed(Arc<HashMap<String, Vec<IpAddr>>>),
+    /// Whatever somebody says, for tests; nothing means that there is no such name.
+    Scripted(Arc<dyn Fn(&str) -> Vec<IpAddr> + Send + Sync>),
 }
 
 /// Every address that was dialled: tests assert that none was forbidden.
@@ -76,6 +84,21 @@ impl NoConnection {
     /// Failures of a step.
     fn at(step: Step) -> impl Fn(Outcome) -> Self {
         move |outcome| Self { at: step, outcome }
+    }
+
+    fn forbidden() -> Self {
+        Self { at: Step::Address, outcome: Outcome::ForbiddenAddress }
+    }
+
+    /// The address as it is written.
+    fn refused(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Refused { problem: UrlProblem::Private | UrlProblem::Host, .. } => Self::forbidden(),
+            Verdict::Refused { at, problem } => {
+                Self { at, outcome: Outcome::ForbiddenUrl { problem: problem.to_string() } }
+            }
+            _ => Self { at: Step::Syntax, outcome: Outcome::Internal { what: "an address that was not judged" } },
+        }
     }
 }
 
@@ -96,6 +119,8 @@ impl Resolver {
         let options = builder.options_mut();
         options.timeout = DNS_BUDGET / 2;
         options.attempts = 1;
+        options.positive_max_ttl = Some(LONGEST_TTL);
+        options.negative_max_ttl = Some(LONGEST_TTL);
         // Names are asked for as they are: a search list could turn one into something of the inside.
         options.ndots = 0;
         options.ip_strategy = hickory_resolver::config::LookupIpStrategy::Ipv4AndIpv6;
@@ -104,14 +129,20 @@ impl Resolver {
 
     async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, Outcome> {
         match self {
-            Self::Fixed(names) => names.get(name).cloned().ok_or(Outcome::DnsNotFound),
+            Self::Scripted(answer) => Ok(answer(name)),
             Self::System(resolver) => match resolver.lookup_ip(format!("{name}.")).await {
-                Ok(found) => Ok(found.iter().take(MOST_ADDRESSES).collect()),
+                Ok(found) => Ok(found.iter().collect()),
                 Err(error) if error.is_no_records_found() || error.is_nx_domain() => Err(Outcome::DnsNotFound),
                 Err(_) => Err(Outcome::DnsFailed),
             },
         }
     }
+}
+
+/// The addresses of this machine. None if the system does not say: those that matter most are forbidden anyway.
+pub fn own_addresses() -> Vec<IpAddr> {
+    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+    interfaces.into_iter().map(|interface| interface.ip()).collect()
 }
 
 /// The authorities endpoints may be certified by: the well-known ones, the machine's own, and those of `extra_pem`.
@@ -164,37 +195,41 @@ impl EgressConnector {
     }
 
     async fn connect(self, uri: Uri) -> Result<TokioIo<Stream>, NoConnection> {
-        let https = match uri.scheme_str() {
-            Some("https") => true,
-            Some("http") if self.policy.allow_http => false,
-            _ => {
-                let problem = "must start with https://".to_owned();
-                return Err(NoConnection { at: Step::Https, outcome: Outcome::ForbiddenUrl { problem } });
-            }
-        };
-        let host = uri.host().ok_or(Outcome::Internal { what: "an address without a host" });
+        // Judged as text once more: what counts is what the one parser makes of it, and it is asked here, where the
+        // connection is opened, whoever was asked before.
+        let url = judge(&uri.to_string(), &self.policy).map_err(NoConnection::refused)?;
+        let host = url.host().ok_or(Outcome::Internal { what: "an address without a host" });
         let host = host.map_err(NoConnection::at(Step::Syntax))?;
-        let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let addresses = self.vetted_addresses(host).await?;
-        let tcp = self.dial(&addresses, port).await.map_err(NoConnection::at(Step::Connection))?;
-        // What the kernel says is what counts.
-        let peer = tcp.peer_addr().map_err(|error| connect_outcome(&error));
-        let peer = peer.map_err(NoConnection::at(Step::Connection))?;
-        let forbidden = NoConnection { at: Step::Address, outcome: Outcome::ForbiddenAddress };
-        self.policy.judge(peer.ip()).map_err(|_| forbidden)?;
+        let own = own_addresses();
+        let addresses = self.vetted_addresses(&host, &own).await?;
+        let tcp = self.dial(&addresses, url.port()).await.map_err(NoConnection::at(Step::Connection))?;
+        self.judge_peer(&tcp, &own)?;
         // Small requests go out at once; failing to ask for it costs only time.
         let _ = tcp.set_nodelay(true);
-        if !https {
+        if !url.is_https() {
             return Ok(TokioIo::new(Stream::Plain(tcp)));
         }
-        let stream = self.encrypt(host, tcp).await.map_err(NoConnection::at(Step::Certificate))?;
+        let stream = self.encrypt(&url, tcp).await.map_err(NoConnection::at(Step::Certificate))?;
         Ok(TokioIo::new(Stream::Tls(Box::new(stream))))
     }
 
-    async fn encrypt(&self, host: &str, tcp: TcpStream) -> Result<TlsStream<TcpStream>, Outcome> {
-        let name = ServerName::try_from(host.to_owned())
-            .map_err(|_| Outcome::Internal { what: "a host name TLS cannot express" })?;
+    /// What the kernel says is what counts. Whoever is reached from his own address is this machine, under an address that
+    /// no interface of it shows.
+    fn judge_peer(&self, tcp: &TcpStream, own: &[IpAddr]) -> Result<(), NoConnection> {
+        let ends = tcp.peer_addr().and_then(|peer| Ok((peer.ip(), tcp.local_addr()?.ip())));
+        let (peer, local) = ends.map_err(|error| NoConnection::at(Step::Connection)(connect_outcome(&error)))?;
+        let own = if peer == local { &[peer] } else { own };
+        self.policy.judge_beside(peer, own).map_err(|_| NoConnection::forbidden())
+    }
+
+    async fn encrypt(&self, url: &EndpointUrl, tcp: TcpStream) -> Result<TlsStream<TcpStream>, Outcome> {
+        let inexpressible = Outcome::Internal { what: "a host name TLS cannot express" };
+        let name = match url.host() {
+            Some(Host::Domain(name)) => ServerName::try_from(name.to_owned()).map_err(|_| inexpressible)?,
+            Some(Host::Ipv4(address)) => IpAddr::V4(address).into(),
+            Some(Host::Ipv6(address)) => IpAddr::V6(address).into(),
+            None => return Err(inexpressible),
+        };
         within(&self.clock, TLS_BUDGET, self.tls.connect(name, tcp))
             .await
             .ok_or(Outcome::Timeout(Stage::Tls))?
@@ -202,43 +237,79 @@ impl EgressConnector {
     }
 
     /// All of them or none: a name with one forbidden record is refused.
-    async fn vetted_addresses(&self, host: &str) -> Result<Vec<IpAddr>, NoConnection> {
-        let addresses = match host.parse::<IpAddr>() {
-            Ok(literal) => vec![literal],
-            Err(_) => {
-                let found = within(&self.clock, DNS_BUDGET, self.resolver.resolve(host)).await;
+    async fn vetted_addresses(&self, host: &Host<&str>, own: &[IpAddr]) -> Result<Vec<IpAddr>, NoConnection> {
+        let mut addresses = match host {
+            Host::Ipv4(address) => vec![IpAddr::V4(*address)],
+            Host::Ipv6(address) => vec![IpAddr::V6(*address)],
+            Host::Domain(name) => {
+                let found = within(&self.clock, DNS_BUDGET, self.resolver.resolve(name)).await;
                 found.unwrap_or(Err(Outcome::DnsTimeout)).map_err(NoConnection::at(Step::Dns))?
             }
         };
         if addresses.is_empty() {
             return Err(NoConnection { at: Step::Dns, outcome: Outcome::DnsNotFound });
         }
-        if addresses.iter().any(|address| self.policy.judge(*address).is_err()) {
-            return Err(NoConnection { at: Step::Address, outcome: Outcome::ForbiddenAddress });
+        if addresses.iter().any(|address| self.policy.judge_beside(*address, own).is_err()) {
+            return Err(NoConnection::forbidden());
         }
+        alternate(&mut addresses);
+        addresses.truncate(MOST_ADDRESSES);
         Ok(addresses)
     }
 
-    /// The first address that answers, in turn.
-    #[expect(clippy::disallowed_methods, reason = "the one place that dials, and only what was vetted")]
+    /// The first address that answers. Each has a head start before the next one is tried beside it; one that fails has the
+    /// next one tried at once.
     async fn dial(&self, addresses: &[IpAddr], port: u16) -> Result<TcpStream, Outcome> {
-        let one_after_the_other = async {
+        let race = async {
             let mut last = Outcome::Unreachable;
-            for address in addresses {
-                let address = SocketAddr::new(*address, port);
-                if let Some(dialled) = &self.dialled {
-                    dialled.lock().unwrap_or_else(PoisonError::into_inner).push(address);
-                }
-                match within(&self.clock, PER_ADDRESS_BUDGET, TcpStream::connect(address)).await {
-                    Some(Ok(stream)) => return Ok(stream),
-                    Some(Err(error)) => last = connect_outcome(&error),
-                    None => last = Outcome::Timeout(Stage::Connect),
+            let mut waiting = addresses.iter();
+            let mut under_way = FuturesUnordered::new();
+            loop {
+                under_way.extend(waiting.next().map(|address| self.dial_one(SocketAddr::new(*address, port))));
+                let head_start = async {
+                    match waiting.len() {
+                        0 => std::future::pending().await,
+                        _ => self.clock.sleep(HEAD_START).await,
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    answer = under_way.next() => match answer {
+                        Some(Ok(stream)) => return Ok(stream),
+                        Some(Err(outcome)) => last = outcome,
+                        None => return Err(last),
+                    },
+                    () = head_start => {}
                 }
             }
-            Err(last)
         };
-        within(&self.clock, CONNECT_BUDGET, one_after_the_other).await.unwrap_or(Err(Outcome::Timeout(Stage::Connect)))
+        within(&self.clock, CONNECT_BUDGET, race).await.unwrap_or(Err(Outcome::Timeout(Stage::Connect)))
     }
+
+    #[expect(clippy::disallowed_methods, reason = "the one place that dials, and only what was vetted")]
+    async fn dial_one(&self, address: SocketAddr) -> Result<TcpStream, Outcome> {
+        if let Some(dialled) = &self.dialled {
+            dialled.lock().unwrap_or_else(PoisonError::into_inner).push(address);
+        }
+        match within(&self.clock, PER_ADDRESS_BUDGET, TcpStream::connect(address)).await {
+            Some(answer) => answer.map_err(|error| connect_outcome(&error)),
+            None => Err(Outcome::Timeout(Stage::Connect)),
+        }
+    }
+}
+
+/// One kind of address after the other, beginning with that of the first: where one kind leads nowhere the other is not kept
+/// waiting for all of it.
+fn alternate(addresses: &mut Vec<IpAddr>) {
+    let first_is_ipv4 = addresses.first().is_some_and(IpAddr::is_ipv4);
+    let (like_first, others): (Vec<_>, Vec<_>) =
+        addresses.drain(..).partition(|address| address.is_ipv4() == first_is_ipv4);
+    let mut others = others.into_iter();
+    for address in like_first {
+        addresses.push(address);
+        addresses.extend(others.next());
+    }
+    addresses.extend(others);
 }
 
 /// `None` when `span` passed first.

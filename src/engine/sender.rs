@@ -1,5 +1,7 @@
 //! One attempt: sign, POST, read a little of the answer. The result is a value; nothing here can fail.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +11,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::sync::Notify;
 
 use super::egress::{EgressConnector, NoConnection, within};
 use crate::clock::Clock;
@@ -24,6 +27,8 @@ pub const ATTEMPT_BUDGET: Duration = Duration::from_secs(15);
 /// A connection nobody used for so long is closed, so that a change of policy or DNS takes effect soon.
 const IDLE_FOR: Duration = Duration::from_secs(30);
 const MOST_HEADERS: usize = 64;
+/// Answers that only announce an answer (1xx): nobody sends more of them who means to give one.
+const MOST_ANNOUNCEMENTS: usize = 8;
 const HEADER_BYTES: usize = 16 * 1_024;
 /// Once the head of the answer is there the rest is only for the curious.
 const BODY_BUDGET: Duration = Duration::from_secs(3);
@@ -156,8 +161,14 @@ impl Sender {
     }
 
     /// A 2xx status with complete headers is a success, whatever the body does afterwards.
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> (Outcome, Option<Response>) {
-        let answer = match self.client.request(request).await {
+    async fn exchange(&self, mut request: Request<Full<Bytes>>) -> (Outcome, Option<Response>) {
+        let too_many = limit_announcements(&mut request);
+        let answer = tokio::select! {
+            biased;
+            () = too_many.notified() => return (Outcome::InvalidHttp, None),
+            answer = self.client.request(request) => answer,
+        };
+        let answer = match answer {
             Ok(answer) => answer,
             Err(error) => return (outcome_of(&error), None),
         };
@@ -188,6 +199,18 @@ impl Sender {
         let _ = within(&self.clock, BODY_BUDGET, reading).await;
         kept
     }
+}
+
+/// Says when more than [`MOST_ANNOUNCEMENTS`] came.
+fn limit_announcements(request: &mut Request<Full<Bytes>>) -> Arc<Notify> {
+    let (too_many, count) = (Arc::new(Notify::new()), AtomicUsize::new(0));
+    let told = Arc::clone(&too_many);
+    hyper::ext::on_informational(request, move |_| {
+        if count.fetch_add(1, Ordering::Relaxed) >= MOST_ANNOUNCEMENTS {
+            told.notify_one();
+        }
+    });
+    too_many
 }
 
 fn set(head: &mut HeaderMap, name: HeaderName, value: String) -> Result<(), Outcome> {

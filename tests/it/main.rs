@@ -27,6 +27,7 @@ mod resends;
 mod rooms;
 mod rotate_key;
 mod sending;
+mod ssrf;
 mod store;
 mod stream;
 mod support;

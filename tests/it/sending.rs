@@ -213,7 +213,7 @@ on_both! {
         }
         assert_outcome(&first_attempt(&app, &at("nowhere.example")).await, "dns_nxdomain", "does not exist");
         assert_eq!(endpoint.arrived().len(), 1);
-        // `stop` checks that nothing else was dialled.
+        // When the test ends it is checked that nothing else was dialled.
         app.stop().await;
     }
 

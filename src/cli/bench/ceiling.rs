@@ -51,7 +51,7 @@ pub async fn measure(world: &World, count: usize) -> anyhow::Result<f64> {
 }
 
 fn policy() -> anyhow::Result<AddressPolicy> {
-    Ok(AddressPolicy { allow: vec!["127.0.0.0/8".parse()?], allow_http: false })
+    Ok(AddressPolicy { allow: vec!["127.0.0.0/8".parse()?], ..AddressPolicy::default() })
 }
 
 fn sender(world: &World, sink: &Sink) -> anyhow::Result<Sender> {
