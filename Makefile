@@ -61,7 +61,20 @@ upgrade: ## The same while nodes of an earlier commit and of this one take turns
 	@old=$$(scripts/build-at.sh '$(FROM)') && \
 	    $(MAKE) --no-print-directory chaos SECONDS=$(SECONDS) DATABASE=$(DATABASE) SEED=$(SEED) CHAOS_OLD="$$old"
 
+.PHONY: lab
+lab: ## Run the server in a network of its own, whose internet has canaries where private services would be
+	@scripts/need.sh cargo cc tools
+	@cargo test --locked --test it lab:: -- --nocapture
+
+.PHONY: fuzz
+fuzz: SECONDS ?= 60
+fuzz: ## Fuzz what reads what strangers write, guided by coverage (TARGET, SECONDS)
+	$(if $(TARGET),,$(error TARGET must be one of $(basename $(notdir $(wildcard fuzz/targets/*.rs)))))
+	@scripts/need.sh cargo cc c++
+	@scripts/fuzz.sh '$(TARGET)' '$(SECONDS)'
+
 .PHONY: clean
 clean: ## Remove what was built
 	@cargo clean
+	@rm -rf fuzz/target fuzz/found
 	@rm -rf tests/tools/.venv tests/tools/node_modules scripts/anchor/node_modules

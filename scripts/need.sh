@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes sure that what is named is there; installs what can be installed without asking, and says in one line how to get
-# the rest. Usage: need.sh cargo cc node postgres clickhouse tools anchor
+# the rest. Usage: need.sh cargo cc c++ node postgres clickhouse tools anchor
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -57,6 +57,7 @@ for what in "$@"; do
     case $what in
         cargo) command -v cargo >/dev/null || { echo "Rust is missing: get it from https://rustup.rs (1.95 or newer)." >&2; exit 1; } ;;
         cc) command -v cc >/dev/null || apt_install gcc libc6-dev ;;
+        c++) command -v c++ >/dev/null || apt_install g++ ;;
         node) command -v node >/dev/null && command -v npm >/dev/null || { echo "Node is missing: get version 20 or newer from https://nodejs.org." >&2; exit 1; } ;;
         postgres) have_postgres || apt_install postgresql ;;
         clickhouse) need_python_tools ;;

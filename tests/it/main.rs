@@ -16,6 +16,7 @@ mod crash;
 mod doctor;
 mod flow;
 mod interop;
+mod lab;
 mod life;
 mod listen;
 mod nab;
