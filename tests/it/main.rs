@@ -15,6 +15,7 @@ mod config_file;
 mod crash;
 mod doctor;
 mod flow;
+mod hostile;
 mod interop;
 mod lab;
 mod life;

@@ -14,12 +14,12 @@ const BODY_BUDGET: Duration = Duration::from_secs(3);
 const ATTEMPT_BUDGET: Duration = Duration::from_secs(15);
 
 /// What the first attempt at `url` came to.
-async fn first_attempt(app: &TestApp, url: &str) -> Value {
+pub async fn first_attempt(app: &TestApp, url: &str) -> Value {
     first_attempt_while(app, url, std::future::ready(())).await
 }
 
 /// The same for an endpoint that keeps us waiting: `span` passes as soon as it was spoken to and somebody waits for it.
-async fn first_attempt_after(app: &TestApp, endpoint: &Endpoint, span: Duration) -> Value {
+pub async fn first_attempt_after(app: &TestApp, endpoint: &Endpoint, span: Duration) -> Value {
     let waits = app.clock.another_waits(span);
     let time = async {
         endpoint.wait_for(1).await;
@@ -43,7 +43,7 @@ async fn first_attempt_while(app: &TestApp, url: &str, meanwhile: impl Future<Ou
 }
 
 #[track_caller]
-fn assert_outcome(delivery: &Value, outcome: &str, sentence: &str) {
+pub fn assert_outcome(delivery: &Value, outcome: &str, sentence: &str) {
     let attempt = &delivery["attempts"][0];
     assert_eq!(attempt["outcome"], outcome, "{delivery}");
     let said = attempt["error_message"].as_str().unwrap_or("Delivered.");
@@ -101,7 +101,7 @@ on_both! {
         assert_eq!(delivery["response_body"], "the beginning");
 
         let endless = b"HTTP/1.1 500 X\r\ntransfer-encoding: chunked\r\n\r\nffffffff\r\n".to_vec();
-        let endpoint = Endpoint::http([Behaviour::Endless(endless)]).await;
+        let endpoint = Endpoint::http([Behaviour::Endless(endless, vec![b'x'])]).await;
         let delivery = first_attempt(&app, &endpoint.url()).await;
         assert_outcome(&delivery, "server_error", "Look into its logs");
         assert_eq!(text(&delivery["response_body"]).len(), 4_096);
@@ -304,7 +304,7 @@ on_both! {
     }
 }
 
-fn trusting(certificate: &Certificate) -> Setup {
+pub fn trusting(certificate: &Certificate) -> Setup {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), &certificate.authority_pem).unwrap();
     let (_, path) = file.keep().unwrap();

@@ -95,6 +95,13 @@ impl Served {
         Self { child, url }
     }
 
+    /// Bytes of memory it holds.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().expect("it runs"))).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel says so");
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1_024
+    }
+
     /// Asks it to stop, and answers how it did.
     pub async fn stop(mut self) -> ExitStatus {
         let id = self.child.id().expect("it still runs").to_string();

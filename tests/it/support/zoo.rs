@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use pulsehook::clock::Clock;
 use rustls::HandshakeKind;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -24,8 +26,10 @@ pub enum Behaviour {
     HangAfterReading,
     /// Sends these bytes, then nothing more; the connection stays open.
     AnswerAndHang(Vec<u8>),
-    /// Sends this head, then a body without end.
-    Endless(Vec<u8>),
+    /// Sends the first, then the second again and again, as fast as it is taken.
+    Endless(Vec<u8>, Vec<u8>),
+    /// The same, but the second once in the span.
+    Drip(Vec<u8>, Vec<u8>, Duration),
     /// Reads the request and closes the connection.
     Close,
     /// Cuts the connection with a reset.
@@ -204,9 +208,18 @@ impl Shared {
                     let _ = stream.write_all(&bytes).await;
                     return std::future::pending().await;
                 }
-                Behaviour::Endless(head) => {
+                Behaviour::Endless(head, more) => {
+                    let more = more.repeat(16_384_usize.div_ceil(more.len()));
                     let _ = stream.write_all(&head).await;
-                    while stream.write_all(&[b'x'; 16_384]).await.is_ok() {}
+                    while stream.write_all(&more).await.is_ok() {}
+                    return;
+                }
+                Behaviour::Drip(head, more, every) => {
+                    let clock = Clock::system();
+                    let _ = stream.write_all(&head).await;
+                    while stream.write_all(&more).await.is_ok() {
+                        clock.sleep(every).await;
+                    }
                     return;
                 }
                 Behaviour::Close => return,
