@@ -66,6 +66,12 @@ lab: ## Run the server in a network of its own, whose internet has canaries wher
 	@scripts/need.sh cargo cc tools
 	@cargo test --locked --test it lab:: -- --nocapture
 
+.PHONY: conformance
+conformance: EXAMPLES ?= 100
+conformance: ## Try everything the API's document says, and more, against the server (EXAMPLES)
+	@scripts/need.sh cargo cc tools
+	@CONFORMANCE_EXAMPLES=$(EXAMPLES) cargo test --locked --test it conformance:: -- --nocapture
+
 .PHONY: fuzz
 fuzz: SECONDS ?= 60
 fuzz: ## Fuzz what reads what strangers write, guided by coverage (TARGET, SECONDS)

@@ -11,8 +11,8 @@ use clap::{ArgMatches, Args, Command, CommandFactory as _, FromArgMatches, Parse
 
 use crate::config::{Config, SETTINGS, Setting, Sources};
 
-mod backup;
 mod backtest;
+mod backup;
 mod bench;
 mod client;
 mod demo;

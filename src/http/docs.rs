@@ -8,10 +8,14 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use http::header::CONTENT_TYPE;
 use serde_json::Value;
-use utoipa::openapi::OpenApi;
+use utoipa::openapi::path::ParameterIn;
+use utoipa::openapi::{Content, ContentBuilder, OpenApi, Ref, RefOr, Required, ResponseBuilder};
 
 use super::Api;
 use super::pages::{escape, page};
+
+const JSON: &str = "application/json";
+const PROBLEM_JSON: &str = "application/problem+json";
 
 pub fn router(document: OpenApi) -> Router<Api> {
     let json: Arc<str> = document.to_pretty_json().expect("the document is plain data").into();
@@ -21,8 +25,51 @@ pub fn router(document: OpenApi) -> Router<Api> {
         .route("/docs", get(async move || Html(html.to_string())))
 }
 
+/// What the derivation cannot know: errors have a media type of their own, a parameter that is not in the path is in the query,
+/// and either may be unreadable.
+pub fn say_what_is_derived_wrong(document: &mut OpenApi) {
+    for (path, item) in &mut document.paths.paths {
+        let operations = [
+            &mut item.get,
+            &mut item.put,
+            &mut item.post,
+            &mut item.delete,
+            &mut item.options,
+            &mut item.head,
+            &mut item.patch,
+        ];
+        for operation in operations.into_iter().flatten() {
+            if operation.parameters.as_ref().is_some_and(|parameters| !parameters.is_empty()) {
+                let unreadable = ResponseBuilder::new().content(JSON, problem());
+                operation.responses.responses.entry("400".to_owned()).or_insert_with(|| unreadable.into());
+            }
+            for parameter in operation.parameters.iter_mut().flatten() {
+                let RefOr::T(parameter) = parameter else { continue };
+                if !path.contains(&format!("{{{}}}", parameter.name)) {
+                    parameter.parameter_in = ParameterIn::Query;
+                    parameter.required = Required::False;
+                }
+            }
+            for response in operation.responses.responses.values_mut() {
+                let RefOr::T(response) = response else { continue };
+                let is_problem = response.content.get(JSON).is_some_and(|content| {
+                    let RefOr::T(content) = content else { return false };
+                    matches!(&content.schema, Some(RefOr::Ref(schema)) if schema.ref_location.ends_with("/Problem"))
+                });
+                if is_problem && let Some(content) = response.content.shift_remove(JSON) {
+                    response.content.insert(PROBLEM_JSON.to_owned(), content);
+                }
+            }
+        }
+    }
+}
+
+fn problem() -> Content {
+    ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build()
+}
+
 fn json_answer(json: &str) -> Response {
-    ([(CONTENT_TYPE, "application/json")], json.to_owned()).into_response()
+    ([(CONTENT_TYPE, JSON)], json.to_owned()).into_response()
 }
 
 /// One section a tag, one foldable row an operation.
@@ -102,4 +149,24 @@ fn draw_fields(content: &mut String, document: &Value, schema: &Value, title: &s
         );
     }
     content.push_str("</table>\n");
+}
+
+/// Whoever asks too often is told so, whatever he asks for.
+pub fn with_budgets(document: &mut utoipa::openapi::OpenApi) {
+    use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
+    let problem = ContentBuilder::new().schema(Some(RefOr::Ref(Ref::from_schema_name("Problem")))).build();
+    let answer = ResponseBuilder::new()
+        .description("Too many requests; `Retry-After` says when to come back")
+        .content("application/json", problem)
+        .build();
+    for (path, item) in &mut document.paths.paths {
+        let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.patch, &mut item.delete];
+        for operation in operations.into_iter().flatten() {
+            let open = matches!(path.as_str(), "/api/event" | "/api/setup") || !path.starts_with("/api/");
+            if open || path.starts_with("/api/schemas") {
+                continue;
+            }
+            operation.responses.responses.entry("429".to_owned()).or_insert(RefOr::T(answer.clone()));
+        }
+    }
 }

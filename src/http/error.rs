@@ -57,6 +57,12 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "unreadable_body", detail)
     }
 
+    /// The same of what stands in the request's address.
+    pub fn unreadable_address() -> Self {
+        let detail = "The path or the query cannot be read: a parameter is given twice, or is no text.";
+        Self::new(StatusCode::BAD_REQUEST, "unreadable_address", detail)
+    }
+
     pub fn unauthorized() -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,

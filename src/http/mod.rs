@@ -11,9 +11,10 @@ use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY,
+    X_CONTENT_TYPE_OPTIONS,
 };
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
@@ -308,35 +309,19 @@ fn routes() -> OpenApiRouter<Api> {
 
 /// The document of every route below.
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    let (_, mut document) = routes().split_for_parts();
-    with_budgets(&mut document);
-    document
+    routes_and_document().1
 }
 
-/// Whoever asks too often is told so, whatever he asks for.
-fn with_budgets(document: &mut utoipa::openapi::OpenApi) {
-    use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
-    let problem = ContentBuilder::new().schema(Some(RefOr::Ref(Ref::from_schema_name("Problem")))).build();
-    let answer = ResponseBuilder::new()
-        .description("Too many requests; `Retry-After` says when to come back")
-        .content("application/json", problem)
-        .build();
-    for (path, item) in &mut document.paths.paths {
-        let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.patch, &mut item.delete];
-        for operation in operations.into_iter().flatten() {
-            let open = matches!(path.as_str(), "/api/event" | "/api/setup") || !path.starts_with("/api/");
-            if open || path.starts_with("/api/schemas") {
-                continue;
-            }
-            operation.responses.responses.entry("429".to_owned()).or_insert(RefOr::T(answer.clone()));
-        }
-    }
+fn routes_and_document() -> (Router<Api>, utoipa::openapi::OpenApi) {
+    let (router, mut document) = routes().split_for_parts();
+    docs::with_budgets(&mut document);
+    docs::say_what_is_derived_wrong(&mut document);
+    (router, document)
 }
 
 /// Everything this process answers.
 pub fn router(api: Api) -> Router {
-    let (router, mut document) = routes().split_for_parts();
-    with_budgets(&mut document);
+    let (router, document) = routes_and_document();
     router
         .merge(docs::router(document))
         .merge(pages::router())
@@ -344,6 +329,7 @@ pub fn router(api: Api) -> Router {
         .fallback(async || ApiError::not_found())
         .layer(middleware::from_fn_with_state(api.clone(), idempotency::repeat_or_run))
         .layer(middleware::from_fn_with_state(api.clone(), in_its_role))
+        .layer(middleware::map_response(in_our_words))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn_with_state(api.clone(), with_headers))
         .with_state(api)
@@ -368,6 +354,17 @@ async fn in_its_role(State(api): State<Api>, request: Request, next: Next) -> Re
         _ => api.settings.answers_api,
     };
     if answers { next.run(request).await } else { ApiError::not_found().into_response() }
+}
+
+/// What the framework refuses before a handler sees it (a parameter given twice, bytes that are no text) it says in plain
+/// text; whoever reads our answers reads problems.
+async fn in_our_words(response: Response) -> Response {
+    let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let is_plain = content_type.is_some_and(|text| text.starts_with("text/plain"));
+    if response.status() == StatusCode::BAD_REQUEST && is_plain {
+        return ApiError::unreadable_address().into_response();
+    }
+    response
 }
 
 /// What every answer carries: a request id, and what keeps browsers from making more of it than it is.

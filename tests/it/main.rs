@@ -12,6 +12,7 @@ mod cli;
 mod clickhouse;
 mod clickhouse_ingest;
 mod config_file;
+mod conformance;
 mod crash;
 mod doctor;
 mod flow;

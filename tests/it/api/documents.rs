@@ -37,6 +37,20 @@ fn every_operation_names_its_errors_and_its_door() {
             let answers = operation["responses"].as_object().unwrap();
             assert!(answers.keys().any(|status| status.starts_with('2')), "{method} {path}");
             assert!(!text(&operation["summary"]).is_empty());
+            for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                let in_path = path.contains(&format!("{{{}}}", text(&parameter["name"])));
+                assert_eq!(parameter["in"], if in_path { "path" } else { "query" }, "{method} {path}");
+            }
+            for (status, answer) in answers.iter().filter(|(status, _)| status.starts_with(['4', '5'])) {
+                let kinds: Vec<_> = answer["content"].as_object().into_iter().flat_map(|kinds| kinds.keys()).collect();
+                assert!(
+                    kinds == ["application/problem+json"]
+                        || kinds.is_empty()
+                        || path == "/health/ready"
+                        || path == "/api/event",
+                    "{method} {path} {status}: {kinds:?}"
+                );
+            }
             if !open && path != "/api/session" {
                 assert!(answers.contains_key("401"), "{method} {path}");
             }
@@ -45,6 +59,16 @@ fn every_operation_names_its_errors_and_its_door() {
 }
 
 on_both! {
+    async fn what_cannot_be_read_of_an_address_is_a_problem_too(database: Database) {
+        let app = TestApp::start(database).await;
+        for path in ["/api/audit?limit=1&limit=2", "/api/sites/%ff", "/api/audit?limit=%ff&cursor=x&cursor=y"] {
+            let answer = app.get(path).await;
+            assert_eq!(answer.expect(400)["code"], "unreadable_address", "{path}");
+            assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+        }
+        app.stop().await;
+    }
+
     async fn what_is_sent_fits_its_schema(database: Database) {
         let endpoint = Endpoint::http([Behaviour::status(200)]).await;
         let app = TestApp::start(database).await;
