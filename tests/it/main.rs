@@ -7,6 +7,7 @@ mod analytics;
 mod api;
 mod backup;
 mod bench;
+mod canary;
 mod chaos;
 mod cli;
 mod clickhouse;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::{ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
@@ -65,6 +66,7 @@ pub async fn key_of(database: &Database, account: &str) -> String {
 pub struct Served {
     child: Child,
     pub url: String,
+    log: Arc<Mutex<Vec<String>>>,
 }
 
 impl Served {
@@ -82,17 +84,27 @@ impl Served {
         command.arg("serve").env("PULSEHOOK_LOG_FORMAT", "text").stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary is there");
         let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
-        let mut said = Vec::new();
+        let log = Arc::<Mutex<Vec<String>>>::default();
         let url = loop {
-            let line = lines.next_line().await.unwrap().unwrap_or_else(|| panic!("it ended early: {said:?}"));
+            let line = lines.next_line().await.unwrap().unwrap_or_else(|| panic!("it ended early: {log:?}"));
+            log.lock().unwrap().push(line.clone());
             if let Some((_, url)) = line.split_once("listens on ") {
                 break url.trim().to_owned();
             }
-            said.push(line);
         };
         // Somebody has to read the log, or it fills the pipe.
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Self { child, url }
+        let more = Arc::clone(&log);
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                more.lock().unwrap().push(line);
+            }
+        });
+        Self { child, url, log }
+    }
+
+    /// What it logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().join("\n")
     }
 
     /// Bytes of memory it holds.
