@@ -79,6 +79,19 @@ fuzz: ## Fuzz what reads what strangers write, guided by coverage (TARGET, SECON
 	@scripts/need.sh cargo cc c++
 	@scripts/fuzz.sh '$(TARGET)' '$(SECONDS)'
 
+.PHONY: audit
+audit: ## Look for known advisories in everything we are built of (needs the network)
+	@scripts/need.sh cargo cc node
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	@cargo deny --locked check
+	@cd tests/tools && npm audit
+	@cd scripts/anchor && npm audit
+
+.PHONY: sbom
+sbom: ## Write what the program is built of as CycloneDX: pulsehook.cdx.json
+	@scripts/need.sh cargo
+	@scripts/sbom.py >pulsehook.cdx.json
+
 .PHONY: clean
 clean: ## Remove what was built
 	@cargo clean

@@ -18,7 +18,13 @@ cargo build --quiet --locked --target "$host" --bin "$target"
 binary=target/$host/debug/$target
 mkdir -p "found/$target" "corpus/$target" artifacts
 if [ "$seconds" = merge ]; then
-    exec "$binary" -merge=1 -max_len=4096 "corpus/$target" "found/$target"
+    # The fewest and shortest that reach everything both reach.
+    new=$(mktemp -d)
+    "$binary" -merge=1 -max_len=512 "$new" "corpus/$target" "found/$target"
+    rm -r "corpus/$target"
+    mv "$new" "corpus/$target"
+    chmod 755 "corpus/$target"
+    exit
 fi
 exec "$binary" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=4096 -print_final_stats=1 \
     -artifact_prefix="artifacts/$target-" "found/$target" "corpus/$target"

@@ -34,5 +34,6 @@ mod sending;
 mod ssrf;
 mod store;
 mod stream;
+mod supply;
 mod support;
 mod url_check;
