@@ -230,7 +230,8 @@ impl EgressConnector {
             Some(Host::Ipv6(address)) => IpAddr::V6(address).into(),
             None => return Err(inexpressible),
         };
-        within(&self.clock, TLS_BUDGET, self.tls.connect(name, tcp))
+        self.clock
+            .within(TLS_BUDGET, self.tls.connect(name, tcp))
             .await
             .ok_or(Outcome::Timeout(Stage::Tls))?
             .map_err(|error| tls_outcome(&error))
@@ -242,7 +243,7 @@ impl EgressConnector {
             Host::Ipv4(address) => vec![IpAddr::V4(*address)],
             Host::Ipv6(address) => vec![IpAddr::V6(*address)],
             Host::Domain(name) => {
-                let found = within(&self.clock, DNS_BUDGET, self.resolver.resolve(name)).await;
+                let found = self.clock.within(DNS_BUDGET, self.resolver.resolve(name)).await;
                 found.unwrap_or(Err(Outcome::DnsTimeout)).map_err(NoConnection::at(Step::Dns))?
             }
         };
@@ -283,7 +284,7 @@ impl EgressConnector {
                 }
             }
         };
-        within(&self.clock, CONNECT_BUDGET, race).await.unwrap_or(Err(Outcome::Timeout(Stage::Connect)))
+        self.clock.within(CONNECT_BUDGET, race).await.unwrap_or(Err(Outcome::Timeout(Stage::Connect)))
     }
 
     #[expect(clippy::disallowed_methods, reason = "the one place that dials, and only what was vetted")]
@@ -291,7 +292,7 @@ impl EgressConnector {
         if let Some(dialled) = &self.dialled {
             dialled.lock().unwrap_or_else(PoisonError::into_inner).push(address);
         }
-        match within(&self.clock, PER_ADDRESS_BUDGET, TcpStream::connect(address)).await {
+        match self.clock.within(PER_ADDRESS_BUDGET, TcpStream::connect(address)).await {
             Some(answer) => answer.map_err(|error| connect_outcome(&error)),
             None => Err(Outcome::Timeout(Stage::Connect)),
         }
@@ -310,15 +311,6 @@ fn alternate(addresses: &mut Vec<IpAddr>) {
         addresses.extend(others.next());
     }
     addresses.extend(others);
-}
-
-/// `None` when `span` passed first.
-pub(super) async fn within<T>(clock: &Clock, span: Duration, work: impl Future<Output = T>) -> Option<T> {
-    tokio::select! {
-        biased;
-        done = work => Some(done),
-        () = clock.sleep(span) => None,
-    }
 }
 
 fn connect_outcome(error: &io::Error) -> Outcome {

@@ -13,7 +13,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::Notify;
 
-use super::egress::{EgressConnector, NoConnection, within};
+use super::egress::{EgressConnector, NoConnection};
 use crate::clock::Clock;
 use crate::domain::endpoint_url::EndpointUrl;
 use crate::domain::headers;
@@ -126,7 +126,9 @@ impl Sender {
     pub async fn attempt(&self, outgoing: &Outgoing<'_>, started_at: Timestamp) -> Attempted {
         let began = self.clock.monotonic();
         let (outcome, response) = match self.request(outgoing, started_at) {
-            Ok(request) => within(&self.clock, ATTEMPT_BUDGET, self.exchange(request))
+            Ok(request) => self
+                .clock
+                .within(ATTEMPT_BUDGET, self.exchange(request))
                 .await
                 .unwrap_or((Outcome::Timeout(Stage::Response), None)),
             Err(outcome) => (outcome, None),
@@ -196,7 +198,7 @@ impl Sender {
                 }
             }
         };
-        let _ = within(&self.clock, BODY_BUDGET, reading).await;
+        let _ = self.clock.within(BODY_BUDGET, reading).await;
         kept
     }
 }
