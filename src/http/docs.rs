@@ -78,8 +78,8 @@ fn draw(document: &Value) -> Html<String> {
     let text = |value: &Value| escape(value.as_str().unwrap_or_default());
     let _ = writeln!(content, "<p>{}</p>", text(&document["info"]["description"]));
     content.push_str(
-        "<p>The same as a document: <a href=\"/api/openapi.json\">openapi.json</a>. What receivers get is described \
-                      by the <a href=\"/api/schemas/\">event schemas</a>.</p>\n",
+        "<p>The same as a document: <a href=\"api/openapi.json\">openapi.json</a>. What receivers get is described \
+                      by the <a href=\"api/schemas/\">event schemas</a>.</p>\n",
     );
     for tag in document["tags"].as_array().into_iter().flatten() {
         let _ = writeln!(content, "<h2>{}</h2>", text(&tag["description"]));

@@ -61,6 +61,8 @@ pub mod sites;
 pub mod stream;
 pub mod throttle;
 pub mod triggers;
+#[cfg(feature = "ui")]
+pub mod ui;
 pub mod url_check;
 pub mod webhooks;
 
@@ -258,6 +260,7 @@ fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(sites::list_sites, sites::create_site))
         .routes(routes!(sites::list_gaps))
+        .routes(routes!(sites::show_traffic))
         .routes(routes!(sites::show_site, sites::update_site, sites::delete_site))
         .routes(routes!(goals::list_goals, goals::create_goal))
         .routes(routes!(goals::delete_goal))
@@ -325,6 +328,7 @@ pub fn router(api: Api) -> Router {
     router
         .merge(docs::router(document))
         .merge(pages::router())
+        .merge(interface(&api.settings.base_url))
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .fallback(async || ApiError::not_found())
         .layer(middleware::from_fn_with_state(api.clone(), idempotency::repeat_or_run))
@@ -333,6 +337,16 @@ pub fn router(api: Api) -> Router {
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn_with_state(api.clone(), with_headers))
         .with_state(api)
+}
+
+/// The web interface, or the plain pages where it was not built.
+fn interface(base_url: &str) -> Router<Api> {
+    #[cfg(feature = "ui")]
+    if let Some(pages) = ui::router::<ui::Built>(base_url) {
+        return pages;
+    }
+    let _ = base_url;
+    pages::plain()
 }
 
 /// Answers on `listener` until `stop`.

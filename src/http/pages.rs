@@ -1,4 +1,5 @@
-//! The few pages this server draws itself: a welcome, and the set-up form. No script; the style is a file of its own.
+//! The few pages this server draws itself: a welcome and the set-up form, where the web interface was not built in. No
+//! script; the style is a file of its own. Addresses are relative, so that they hold below a path.
 
 use axum::Router;
 use axum::extract::{Query, Request, State};
@@ -18,11 +19,12 @@ use super::{event, setup};
 use crate::directory::SESSION_FOR;
 
 pub fn router() -> Router<Api> {
-    Router::new()
-        .route("/", get(welcome))
-        .route("/style.css", get(style))
-        .route("/setup", get(setup_form).post(setup_submit))
-        .route("/api/event", options(event::preflight))
+    Router::new().route("/style.css", get(style)).route("/api/event", options(event::preflight))
+}
+
+/// What stands in for the web interface.
+pub fn plain() -> Router<Api> {
+    Router::new().route("/", get(welcome)).route("/setup", get(setup_form).post(setup_submit))
 }
 
 /// Text that may come from anybody, for use between tags and in quoted attributes.
@@ -36,7 +38,7 @@ pub fn page(title: &str, content: &str) -> Html<String> {
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n<title>{}</title>\n\
-         <link rel=\"stylesheet\" href=\"/style.css\">\n</head>\n<body>\n<main>\n{content}\n</main>\n</body>\n</html>\n",
+         <link rel=\"stylesheet\" href=\"style.css\">\n</head>\n<body>\n<main>\n{content}\n</main>\n</body>\n</html>\n",
         escape(title)
     ))
 }
@@ -62,7 +64,7 @@ async fn welcome(State(api): State<Api>) -> Result<Html<String>> {
         "Pulsehook",
         &format!(
             "<h1>Pulsehook</h1>\n<p>Webhooks for web analytics: it notices the moment and delivers it, signed, retried and \
-             recorded.</p>\n{next}\n<p><a href=\"/docs\">API reference</a></p>"
+             recorded.</p>\n{next}\n<p><a href=\"docs\">API reference</a></p>"
         ),
     ))
 }
@@ -95,7 +97,7 @@ async fn setup_submit(State(api): State<Api>, From(origin): From, request: Reque
             let content = format!(
                 "<h1>Welcome</h1>\n<p>Your account is ready. This is your API key with the role owner; it is shown only \
                  now:</p>\n<pre>{}</pre>\n<p>Use it like this:</p>\n<pre>export PULSEHOOK_KEY={}\npulsehook sites create \
-                 example.com</pre>\n<p><a href=\"/docs\">API reference</a></p>",
+                 example.com</pre>\n<p><a href=\"docs\">API reference</a></p>",
                 escape(&answer.key),
                 escape(&answer.key)
             );
@@ -104,7 +106,7 @@ async fn setup_submit(State(api): State<Api>, From(origin): From, request: Reque
             Ok(with_cookie(response, &api, &session, SESSION_FOR))
         }
         Err(error) if error.is_server_error() => Err(error),
-        Err(error) if error.code() == "wrong_setup_token" => Ok(Redirect::to("/setup").into_response()),
+        Err(error) if error.code() == "wrong_setup_token" => Ok(Redirect::to("setup").into_response()),
         Err(error) => {
             let status = error.status();
             Ok((status, form(&token, &fields, Some(error.detail()))).into_response())
@@ -120,7 +122,7 @@ fn form(token: &str, fields: &Map<String, Value>, problem: Option<&str>) -> Html
         "Set up Pulsehook",
         &format!(
             "<h1>Set up Pulsehook</h1>\n<p>This makes the first account and its owner. The link works once.</p>\n{problem}\
-             <form method=\"post\" action=\"/setup\">\n<input type=\"hidden\" name=\"token\" value=\"{}\">\n\
+             <form method=\"post\" action=\"setup\">\n<input type=\"hidden\" name=\"token\" value=\"{}\">\n\
              <label>Account name <input name=\"account\" required maxlength=\"255\" value=\"{}\"></label>\n\
              <label>E-mail address <input name=\"email\" type=\"email\" required autocomplete=\"email\" value=\"{}\"></label>\n\
              <label>Password, at least 12 characters <input name=\"password\" type=\"password\" required minlength=\"12\" \

@@ -73,6 +73,14 @@ pub struct GapsAnswer {
     gaps: Vec<GapView>,
 }
 
+/// Whether there is traffic to look at.
+#[derive(Serialize, ToSchema)]
+pub struct TrafficAnswer {
+    /// When the first event of the site happened, as far back as they are kept; `null` before there is one.
+    #[schema(format = DateTime)]
+    first_event_at: Option<String>,
+}
+
 impl From<Site> for SiteView {
     fn from(site: Site) -> Self {
         Self {
@@ -131,6 +139,21 @@ pub async fn create_site(
 pub async fn show_site(State(api): State<Api>, asking: Asking, Path(site): Path<String>) -> Result<Json<SiteAnswer>> {
     let site = find(&api, &asking.0, &site).await?;
     Ok(Json(SiteAnswer { site: site.into() }))
+}
+
+/// Whether a site's events arrive
+#[utoipa::path(get, path = "/api/sites/{site}/traffic", tag = "sites", security(("key" = []), ("session" = [])),
+    params(("site" = String, Path, description = "Id or domain")),
+    responses((status = 200, body = TrafficAnswer), (status = 401, body = Problem), (status = 403, body = Problem),
+        (status = 404, body = Problem), (status = 503, body = Problem)))]
+pub async fn show_traffic(
+    State(api): State<Api>,
+    asking: Asking,
+    Path(site): Path<String>,
+) -> Result<Json<TrafficAnswer>> {
+    let site = find(&api, &asking.0, &site).await?;
+    let first = api.analytics.first_hit_at(site.id).await?;
+    Ok(Json(TrafficAnswer { first_event_at: first.map(|at| at.to_string()) }))
 }
 
 /// Spans in which nobody looked at the traffic, newest first
