@@ -113,6 +113,7 @@ pub struct Pagination {
 }
 
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct ListQuery {
     /// From 1.
     #[param(value_type = Option<u32>, minimum = 1)]

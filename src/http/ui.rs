@@ -208,7 +208,8 @@ mod tests {
 
     #[test]
     fn files_come_in_the_smallest_form_the_browser_takes_and_stay() {
-        let get = |accepted| file::<Fixture>("assets/index-abc123.js", &asking(&[(ACCEPT_ENCODING, accepted)]), FOR_EVER);
+        let get =
+            |accepted| file::<Fixture>("assets/index-abc123.js", &asking(&[(ACCEPT_ENCODING, accepted)]), FOR_EVER);
         for (accepted, encoding) in [
             ("gzip, deflate, br", "br"),
             ("gzip, deflate", "gzip"),

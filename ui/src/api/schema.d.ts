@@ -1129,13 +1129,13 @@ export type $defs = Record<string, never>;
 export interface operations {
     list_audit: {
         parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                limit: number | null;
+            query?: {
+                limit?: number;
                 /** @description Where the page before ended. */
-                cursor: string | null;
+                cursor?: string;
             };
+            header?: never;
+            path?: never;
             cookie?: never;
         };
         requestBody?: never;
@@ -2890,23 +2890,24 @@ export interface operations {
     };
     list_deliveries: {
         parameters: {
-            query?: never;
+            query?: {
+                /** @description From 1. */
+                page?: number;
+                limit?: number;
+                status?: string;
+                trigger_type?: string;
+                /** @description Earliest moment, RFC 3339. */
+                from?: string;
+                /** @description Latest moment, RFC 3339. */
+                to?: string;
+                /** @description Where the page before ended. */
+                cursor?: string;
+            };
             header?: never;
             path: {
                 /** @description Id or domain */
                 site: string;
                 id: string;
-                /** @description From 1. */
-                page: number | null;
-                limit: number | null;
-                status: string | null;
-                trigger_type: string | null;
-                /** @description Earliest moment, RFC 3339. */
-                from: string | null;
-                /** @description Latest moment, RFC 3339. */
-                to: string | null;
-                /** @description Where the page before ended. */
-                cursor: string | null;
             };
             cookie?: never;
         };

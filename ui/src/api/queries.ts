@@ -1,0 +1,139 @@
+// What pages ask, by name. A key begins with what it is of, so that a change can say what is no longer true.
+import { infiniteQueryOptions, queryOptions } from "@tanstack/react-query";
+import { api, answer, home } from "./client";
+
+export interface DeliveryFilter {
+  status?: string;
+  trigger_type?: string;
+  from?: string;
+  to?: string;
+}
+
+const PAGE = 50;
+const DAY = 86_400_000;
+
+export const meQuery = queryOptions({
+  queryKey: ["me"],
+  queryFn: () => answer(api.GET("/api/me")),
+  staleTime: 60_000,
+});
+
+export const sitesQuery = queryOptions({
+  queryKey: ["sites"],
+  queryFn: async () => (await answer(api.GET("/api/sites"))).sites,
+});
+
+export const trafficQuery = (site: string) =>
+  queryOptions({
+    queryKey: ["traffic", site],
+    queryFn: () => answer(api.GET("/api/sites/{site}/traffic", { params: { path: { site } } })),
+  });
+
+export const goalsQuery = (site: string) =>
+  queryOptions({
+    queryKey: ["goals", site],
+    queryFn: async () => (await answer(api.GET("/api/sites/{site}/goals", { params: { path: { site } } }))).goals,
+  });
+
+export const webhooksQuery = (site: string) =>
+  queryOptions({
+    queryKey: ["webhooks", site],
+    queryFn: async () => (await answer(api.GET("/api/sites/{site}/webhooks", { params: { path: { site } } }))).webhooks,
+  });
+
+export const webhookQuery = (site: string, id: string) =>
+  queryOptions({
+    queryKey: ["webhook", site, id],
+    queryFn: async () =>
+      (await answer(api.GET("/api/sites/{site}/webhooks/{id}", { params: { path: { site, id } } }))).webhook,
+  });
+
+const list = (site: string, id: string, query: DeliveryFilter & { limit?: number; cursor?: string }) =>
+  answer(api.GET("/api/sites/{site}/webhooks/{id}/deliveries", { params: { path: { site, id }, query } }));
+
+/** The last delivery, and how many of a day succeeded. */
+export const pulseQuery = (site: string, id: string) =>
+  queryOptions({
+    queryKey: ["pulse", site, id],
+    queryFn: async () => {
+      const from = new Date(Date.now() - DAY).toISOString();
+      const [last, all, good, bad] = await Promise.all([
+        list(site, id, { limit: 1 }),
+        list(site, id, { limit: 1, from }),
+        list(site, id, { limit: 1, from, status: "success" }),
+        list(site, id, { limit: 1, from, status: "failed" }),
+      ]);
+      return {
+        last: last.deliveries[0],
+        total: last.pagination.total_count,
+        all: all.pagination.total_count,
+        good: good.pagination.total_count,
+        bad: bad.pagination.total_count,
+      };
+    },
+  });
+
+export const deliveriesQuery = (site: string, id: string, filter: DeliveryFilter) =>
+  infiniteQueryOptions({
+    queryKey: ["deliveries", site, id, filter],
+    queryFn: ({ pageParam }) =>
+      list(site, id, { ...filter, limit: PAGE, ...(pageParam ? { cursor: pageParam } : {}) }),
+    initialPageParam: "",
+    getNextPageParam: (last) => last.pagination.next_cursor ?? undefined,
+  });
+
+/** The newest page by itself: what came since the list was drawn is in it. */
+export const freshQuery = (site: string, id: string, filter: DeliveryFilter) =>
+  queryOptions({
+    queryKey: ["fresh", site, id, filter],
+    queryFn: () => list(site, id, { ...filter, limit: PAGE }),
+  });
+
+export const deliveryQuery = (site: string, id: string, delivery_id: string) =>
+  queryOptions({
+    queryKey: ["delivery", site, id, delivery_id],
+    queryFn: async () =>
+      (await answer(api.GET("/api/sites/{site}/webhooks/{id}/deliveries/{delivery_id}", { params: { path: { site, id, delivery_id } } }))).delivery,
+  });
+
+export const resendsQuery = (site: string, id: string) =>
+  queryOptions({
+    queryKey: ["resends", site, id],
+    queryFn: async () =>
+      (await answer(api.GET("/api/sites/{site}/webhooks/{id}/resends", { params: { path: { site, id } } }))).resends,
+  });
+
+export const keysQuery = queryOptions({
+  queryKey: ["keys"],
+  queryFn: async () => (await answer(api.GET("/api/keys"))).keys,
+});
+
+export const membersQuery = queryOptions({
+  queryKey: ["members"],
+  queryFn: async () => (await answer(api.GET("/api/members"))).members,
+});
+
+export const auditQuery = infiniteQueryOptions({
+  queryKey: ["audit"],
+  queryFn: ({ pageParam }) =>
+    answer(api.GET("/api/audit", { params: { query: pageParam ? { cursor: pageParam } : {} } })),
+  initialPageParam: "",
+  getNextPageParam: (last) => last.next_cursor ?? undefined,
+});
+
+export const readyQuery = queryOptions({
+  queryKey: ["ready"],
+  queryFn: async () => {
+    // 503 has the same body: which part does not answer.
+    const { data, error } = await api.GET("/health/ready");
+    return data ?? error;
+  },
+});
+
+export const metricsQuery = queryOptions({
+  queryKey: ["metrics"],
+  queryFn: async () => {
+    const response = await fetch(`${home}/metrics`);
+    return response.ok ? await response.text() : null;
+  },
+});

@@ -1,0 +1,62 @@
+// Numbers, moments and spans for people. The locale is the browser's, the time zone is always said.
+const locale = undefined;
+const numbers = new Intl.NumberFormat(locale);
+const relative = new Intl.RelativeTimeFormat(locale, { numeric: "auto", style: "short" });
+export const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+
+export const number = (value: number) => numbers.format(value);
+
+export const percent = (part: number, whole: number) =>
+  new Intl.NumberFormat(locale, { style: "percent", maximumFractionDigits: part === whole ? 0 : 1 }).format(
+    whole === 0 ? 0 : part / whole,
+  );
+
+/** "12 Nov 2026, 09:10:03 CET" */
+export const exact = (moment: string | number) =>
+  new Date(moment).toLocaleString(locale, {
+    day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", timeZoneName: "short",
+  });
+
+export const clock = (moment: string | number) =>
+  new Date(moment).toLocaleString(locale, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+
+export const day = (moment: string) =>
+  new Date(moment).toLocaleDateString(locale, { day: "numeric", month: "short", year: "numeric" });
+
+/** "in 3 min.", "2 hr. ago" */
+export function ago(moment: string | number, now = Date.now()): string {
+  const seconds = Math.round((new Date(moment).getTime() - now) / 1_000);
+  const steps: [Intl.RelativeTimeFormatUnit, number][] = [["day", 86_400], ["hour", 3_600], ["minute", 60]];
+  const [unit, size] = steps.find(([, size]) => Math.abs(seconds) >= size) ?? (["second", 1] as const);
+  return relative.format(Math.trunc(seconds / size), unit);
+}
+
+/** Milliseconds: "12 ms", "1.3 s" */
+export const span = (ms: number) =>
+  ms < 1_000 ? `${number(Math.round(ms))} ms` : `${number(Math.round(ms / 100) / 10)} s`;
+
+/** "30m" → "30 min" */
+export const wait = (text: string) =>
+  text.replace(/(\d+)\s*([smhd])/g, (_, count: string, unit: string) =>
+    `${count} ${{ s: "s", m: "min", h: "h", d: "d" }[unit]} `).trim();
+
+/** The host in full, the path short, the query never. */
+export function shortUrl(url: string): { host: string; path: string } {
+  try {
+    const { host, pathname, search } = new URL(url);
+    return { host, path: (pathname === "/" ? "" : pathname) + (search ? "?…" : "") };
+  } catch {
+    return { host: url, path: "" };
+  }
+}
+
+export const pretty = (value: unknown) => (typeof value === "string" ? value : JSON.stringify(value, null, 2));
+
+/** What a date-and-time field holds, in the browser's zone. */
+export const toInput = (moment: string | undefined) => {
+  if (!moment) return "";
+  const date = new Date(moment);
+  return new Date(date.getTime() - date.getTimezoneOffset() * 60_000).toISOString().slice(0, 16);
+};
+
+export const fromInput = (value: string) => (value ? new Date(value).toISOString() : undefined);

@@ -1,0 +1,35 @@
+import { MutationCache, QueryCache, QueryClient, QueryClientProvider } from "@tanstack/react-query";
+import { RouterProvider } from "@tanstack/react-router";
+import { StrictMode } from "react";
+import { createRoot } from "react-dom/client";
+import { Problem } from "./api/client";
+import { makeRouter } from "./router";
+import "./style.css";
+
+/** Whoever's session ended is asked to sign in, and comes back to where they were. */
+function signInIfEnded(error: unknown) {
+  if (!(error instanceof Problem) || error.status !== 401) return;
+  const { pathname, href } = router.state.location;
+  if (pathname !== "/sign-in" && pathname !== "/setup") void router.navigate({ to: "/sign-in", search: { to: href } });
+}
+
+const client = new QueryClient({
+  queryCache: new QueryCache({ onError: signInIfEnded }),
+  mutationCache: new MutationCache({ onError: signInIfEnded }),
+  defaultOptions: {
+    queries: {
+      // What the server refuses it refuses again; what it cannot do now it may do in a moment.
+      retry: (count, error) => count < 2 && !(error instanceof Problem && error.status > 0 && error.status < 500),
+      staleTime: 1_000,
+    },
+  },
+});
+const router = makeRouter(client);
+
+createRoot(document.getElementById("root")!).render(
+  <StrictMode>
+    <QueryClientProvider client={client}>
+      <RouterProvider router={router} />
+    </QueryClientProvider>
+  </StrictMode>,
+);

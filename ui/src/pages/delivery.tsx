@@ -1,0 +1,155 @@
+import { useQuery, useQueryClient } from "@tanstack/react-query";
+import { Link, useParams } from "@tanstack/react-router";
+import { useState } from "react";
+import { api, answer, type Attempt, type Delivery, type Webhook } from "../api/client";
+import { deliveryQuery, webhookQuery } from "../api/queries";
+import { ago, clock, exact, pretty, shortUrl, span, zone } from "../format";
+import { useLive } from "../live";
+import { STATUS_TONES } from "../parts/deliveries";
+import { tell } from "../parts/toast";
+import { Asked, Badge, Button, Card, Code, Confirm, Copy, Head, Moment, Notice, Pairs } from "../parts/ui";
+import { eventSentence } from "../sentences";
+import { text } from "../text";
+
+const words = text.deliveries;
+const ENDED = ["success", "failed", "cancelled"];
+
+export function DeliveryPage() {
+  const { site, webhook: id, delivery: deliveryId } = useParams({ from: "/shell/sites/$site/webhooks/$webhook/deliveries/$delivery" });
+  const delivery = useQuery(deliveryQuery(site, id, deliveryId));
+  const webhook = useQuery(webhookQuery(site, id));
+  useLive(["delivery", site, id, deliveryId]);
+  return (
+    <Asked query={delivery}>
+      {(known) => {
+        const attempts = known.attempts ?? [];
+        const last = attempts.at(-1);
+        return (
+          <>
+            <Head
+              title={eventSentence(known)}
+              above={<Link to="/sites/$site/webhooks/$webhook" params={{ site, webhook: id }} className="link">{webhook.data?.name ?? text.webhooks.title}</Link>}
+              badge={<Badge tone={STATUS_TONES[known.status] ?? "plain"}>{words.statuses[known.status] ?? known.status}</Badge>}
+              lead={<><Moment at={known.inserted_at} exactly /> · {words.attempts(known.attempt)}</>}
+            >
+              <ResendButton site={site} delivery={known} />
+            </Head>
+            <div className="grid gap-6">
+              <Diagnosis delivery={known} />
+              <div className="grid items-start gap-6 lg:grid-cols-2">
+                <Card title={words.timeline} lead={text.common.zone(zone)}><Timeline delivery={known} attempts={attempts} /></Card>
+                <Response attempt={last} />
+              </div>
+              <Request delivery={known} webhook={webhook.data} />
+            </div>
+          </>
+        );
+      }}
+    </Asked>
+  );
+}
+
+function ResendButton({ site, delivery }: { site: string; delivery: Delivery }) {
+  const client = useQueryClient();
+  const [asking, setAsking] = useState(false);
+  const send = async () => {
+    await answer(api.POST("/api/sites/{site}/webhooks/{id}/deliveries/{delivery_id}/resend", { params: { path: { site, id: delivery.webhook_id, delivery_id: delivery.id } } }));
+    await client.invalidateQueries({ queryKey: ["delivery", site, delivery.webhook_id, delivery.id] });
+    tell(words.resent);
+  };
+  const now = async () => {
+    try {
+      await send();
+    } catch (error) {
+      tell((error as Error).message);
+    }
+  };
+  return (
+    <>
+      <Button look="main" icon="repeat" disabled={!ENDED.includes(delivery.status)} onClick={() => (delivery.status === "success" ? setAsking(true) : void now())}>{words.resend}</Button>
+      <Confirm open={asking} title={words.resendAgainTitle} yes={words.resend} onYes={send} onClose={() => setAsking(false)}>{words.resendAgain}</Confirm>
+    </>
+  );
+}
+
+function Diagnosis({ delivery }: { delivery: Delivery }) {
+  if (delivery.status === "success") return null;
+  const reason = delivery.reason ? (words.reasons[delivery.reason] ?? delivery.reason) : "";
+  const said = [reason, delivery.error_message].filter(Boolean).join(" ");
+  if (!said) return null;
+  return <Notice tone={delivery.status === "failed" ? "bad" : delivery.status === "cancelled" ? "plain" : "warn"} title={words.diagnosis}><p>{said}</p></Notice>;
+}
+
+function Timeline({ delivery, attempts }: { delivery: Delivery; attempts: Attempt[] }) {
+  const open = !ENDED.includes(delivery.status);
+  return (
+    <ol className="px-5 py-4">
+      {attempts.length === 0 && !open && <li className="text-sm text-muted">{words.noAttempts}</li>}
+      {attempts.map((attempt) => {
+        const good = attempt.outcome === "success";
+        return (
+          <li key={attempt.number} className="relative border-l-2 border-line pb-5 pl-5 last:border-transparent last:pb-1">
+            <span aria-hidden="true" className={`absolute top-1.5 -left-[7px] size-3 rounded-full ${good ? "bg-good" : "bg-bad"}`} />
+            <p className="flex flex-wrap items-baseline justify-between gap-x-3">
+              <span className="font-medium">{words.attempt(attempt.number)}{attempt.response_code ? ` ${words.answered(attempt.response_code)}` : ""}</span>
+              <span className="text-sm text-muted tabular-nums"><time dateTime={attempt.started_at} title={exact(attempt.started_at)}>{clock(attempt.started_at)}</time> · {span(attempt.duration_ms)}</span>
+            </p>
+            <p className="text-sm text-muted"><span className={good ? "text-good" : "text-bad"}>{good ? words.statuses["success"] : attempt.outcome}</span>{attempt.error_message ? `: ${attempt.error_message}` : ""}</p>
+          </li>
+        );
+      })}
+      {open && (
+        <li className="relative border-l-2 border-transparent pl-5">
+          <span aria-hidden="true" className="absolute top-1.5 -left-[7px] size-3 rounded-full border-2 border-edge bg-surface" />
+          <p className="font-medium text-muted">{words.nextAttempt} {delivery.next_attempt_at && <span title={exact(delivery.next_attempt_at)}>{ago(delivery.next_attempt_at)}</span>}</p>
+        </li>
+      )}
+    </ol>
+  );
+}
+
+function Headers({ headers }: { headers: [string, string][] }) {
+  if (headers.length === 0) return null;
+  return <Code label={words.headers} copy={false}>{headers.map(([name, value]) => `${name}: ${value}`).join("\n")}</Code>;
+}
+
+function Response({ attempt }: { attempt: Attempt | undefined }) {
+  return (
+    <Card title={words.response} lead={attempt ? words.responses(attempt.number) : undefined}>
+      <div className="grid gap-3 p-5">
+        {!attempt?.response_code ? (
+          <p className="text-sm text-muted">{words.noResponse}</p>
+        ) : (
+          <>
+            <Headers headers={[["status", String(attempt.response_code)], ...Object.entries(attempt.response_headers)]} />
+            {attempt.response_body ? <Code label={words.body}>{attempt.response_body}</Code> : <p className="text-sm text-muted">{words.emptyBody}</p>}
+          </>
+        )}
+      </div>
+    </Card>
+  );
+}
+
+function Request({ delivery, webhook }: { delivery: Delivery; webhook: Webhook | undefined }) {
+  const payload = delivery.payload as unknown;
+  const sent = typeof payload === "string" ? payload : JSON.stringify(payload);
+  const quoted = `'${sent.replaceAll("'", String.raw`'\''`)}'`;
+  const where = webhook ? shortUrl(webhook.url) : null;
+  const headers: [string, string][] = [
+    ["webhook-id", delivery.id],
+    ["webhook-timestamp", words.signature],
+    ...(webhook?.secret ? ([["webhook-signature", words.signature], ["X-Webhook-Signature", words.signature]] as [string, string][]) : []),
+    ["X-Webhook-Event-ID", delivery.event_id],
+    ["X-Webhook-Event-Type", delivery.event_type],
+    ...Object.entries(webhook?.headers ?? {}),
+  ];
+  return (
+    <Card title={words.request} lead={words.requestWhy} actions={webhook && <Copy label={words.curl} value={`curl -X POST '${webhook.url}' \\\n  -H 'content-type: application/json' \\\n  -H 'webhook-id: ${delivery.id}' \\\n  --data-raw ${quoted}`} />}>
+      {where && <Pairs rows={[["POST", <><span className="font-medium">{where.host}</span>{where.path}</>], [words.eventId, <span className="font-mono text-xs">{delivery.event_id}</span>]]} />}
+      <div className="grid min-w-0 gap-3 px-5 pb-5">
+        <Headers headers={headers} />
+        <Code label={words.body}>{pretty(payload)}</Code>
+      </div>
+    </Card>
+  );
+}

@@ -1,0 +1,89 @@
+import { useQuery, useQueryClient } from "@tanstack/react-query";
+import { useState } from "react";
+import { api, answer, type ApiKey } from "../api/client";
+import { keysQuery, meQuery } from "../api/queries";
+import { day, fromInput } from "../format";
+import { useForm } from "../parts/form";
+import { Asked, Button, Code, Confirm, Dialog, Empty, Head, Moment, Notice, ProblemNotice, SelectField, Table, TextField } from "../parts/ui";
+import { text } from "../text";
+
+const words = text.keys;
+const ROLES = ["viewer", "editor", "admin", "owner"];
+
+export function Keys() {
+  const keys = useQuery(keysQuery);
+  const client = useQueryClient();
+  const [adding, setAdding] = useState(false);
+  const [shown, setShown] = useState<string | null>(null);
+  const [deleting, setDeleting] = useState<ApiKey | null>(null);
+  const changed = () => client.invalidateQueries({ queryKey: ["keys"] });
+  const remove = async (id: string) => {
+    await answer(api.DELETE("/api/keys/{id}", { params: { path: { id } } }));
+    await changed();
+  };
+  const add = <Button look="main" icon="plus" onClick={() => setAdding(true)}>{words.add}</Button>;
+  return (
+    <>
+      <Head title={words.title} lead={words.lead}>{add}</Head>
+      {shown && (
+        <div className="mb-6 grid gap-3">
+          <Notice tone="good" role="status" title={words.shownTitle}>{words.shownWhy}</Notice>
+          <Code label={words.key}>{shown}</Code>
+        </div>
+      )}
+      <div className="card">
+        <Asked query={keys}>
+          {(list) =>
+            list.length === 0 ? (
+              <Empty title={words.emptyTitle} icon="key">{words.empty}</Empty>
+            ) : (
+              <Table label={words.title} head={[text.common.name, words.key, text.common.role, words.lastUsed, words.expires, text.common.actions]}>
+                {list.map((key) => (
+                  <tr key={key.id}>
+                    <td className="min-w-40 px-5 py-3 font-medium [overflow-wrap:anywhere]">{key.name}</td>
+                    <td className="px-5 py-3 font-mono text-xs whitespace-nowrap">{key.prefix}…</td>
+                    <td className="px-5 py-3">{words.roleNames[key.role] ?? key.role}</td>
+                    <td className="px-5 py-3">{key.last_used_at ? <Moment at={key.last_used_at} /> : text.common.never}</td>
+                    <td className="px-5 py-3 whitespace-nowrap">{key.expires_at ? day(key.expires_at) : text.common.never}</td>
+                    <td className="px-5 py-3"><Button small look="quiet" icon="trash" onClick={() => setDeleting(key)} aria-label={`${text.common.delete} ${key.name}`} /></td>
+                  </tr>
+                ))}
+              </Table>
+            )
+          }
+        </Asked>
+      </div>
+      <Dialog open={adding} title={words.addTitle} onClose={() => setAdding(false)}>
+        <NewKey onClose={() => setAdding(false)} onDone={async (key) => { setShown(key); setAdding(false); await changed(); }} />
+      </Dialog>
+      <Confirm open={!!deleting} title={words.deleteTitle} yes={text.common.delete} danger onYes={() => remove(deleting!.id)} onClose={() => setDeleting(null)}>
+        {deleting && words.deleteWhy(deleting.name)}
+      </Confirm>
+    </>
+  );
+}
+
+function NewKey({ onClose, onDone }: { onClose: () => void; onDone: (key: string) => Promise<void> }) {
+  const me = useQuery(meQuery);
+  const [name, setName] = useState("");
+  const [role, setRole] = useState("viewer");
+  const [expires, setExpires] = useState("");
+  const mine = ROLES.slice(0, ROLES.indexOf(me.data?.role ?? "viewer") + 1);
+  const form = useForm(async () => {
+    const expires_at = fromInput(expires);
+    const { key } = await answer(api.POST("/api/keys", { body: { name, role, ...(expires_at ? { expires_at } : {}) } }));
+    await onDone(key);
+  });
+  return (
+    <form onSubmit={form.submit} className="grid gap-4">
+      <ProblemNotice problem={form.rest} />
+      <TextField label={text.common.name} errors={form.errors["name"]} value={name} onChange={(event) => setName(event.target.value)} required maxLength={255} autoFocus />
+      <SelectField label={text.common.role} errors={form.errors["role"]} value={role} onChange={(event) => setRole(event.target.value)} options={mine.map((one) => [one, words.roles[one] ?? one])} />
+      <TextField label={words.expires} optional errors={form.errors["expires_at"]} type="datetime-local" value={expires} onChange={(event) => setExpires(event.target.value)} />
+      <div className="flex justify-end gap-2">
+        <Button onClick={onClose}>{text.common.cancel}</Button>
+        <Button type="submit" look="main" busy={form.busy}>{words.add}</Button>
+      </div>
+    </form>
+  );
+}

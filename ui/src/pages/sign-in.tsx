@@ -1,0 +1,34 @@
+import { useQueryClient } from "@tanstack/react-query";
+import { useRouter, useSearch } from "@tanstack/react-router";
+import { useState } from "react";
+import { api, answer } from "../api/client";
+import { useForm } from "../parts/form";
+import { Button, Head, ProblemNotice, TextField } from "../parts/ui";
+import { text } from "../text";
+import { PlainFrame } from "./plain-frame";
+
+export function SignIn() {
+  const { to } = useSearch({ from: "/sign-in" });
+  const router = useRouter();
+  const client = useQueryClient();
+  const [email, setEmail] = useState("");
+  const [password, setPassword] = useState("");
+  const form = useForm(async () => {
+    await answer(api.POST("/api/session", { body: { email, password } }));
+    client.clear();
+    // Only ever a page of ours: the router knows no other.
+    router.history.replace(to?.startsWith("/") && !to.startsWith("//") ? to : "/");
+  });
+  return (
+    <PlainFrame>
+      <Head title={text.signIn.title} />
+      <form onSubmit={form.submit} className="grid gap-4">
+        <ProblemNotice problem={form.rest} />
+        <TextField label={text.signIn.email} errors={form.errors["email"]} type="email" value={email} onChange={(event) => setEmail(event.target.value)} required autoComplete="username" autoFocus />
+        <TextField label={text.signIn.password} errors={form.errors["password"]} type="password" value={password} onChange={(event) => setPassword(event.target.value)} required autoComplete="current-password" />
+        <Button type="submit" look="main" busy={form.busy}>{text.signIn.submit}</Button>
+        <p className="text-sm text-muted">{text.signIn.first}</p>
+      </form>
+    </PlainFrame>
+  );
+}

@@ -1,0 +1,35 @@
+import { useQuery } from "@tanstack/react-query";
+import { Link, Outlet, useParams } from "@tanstack/react-router";
+import { sitesQuery } from "../api/queries";
+import { text } from "../text";
+
+const tab = "inline-flex min-h-10 items-center border-b-2 border-transparent px-1 text-sm text-muted hover:text-ink";
+const here = { className: "border-accent! font-medium text-ink!" };
+
+/** What the pages of one site have in common: its name and its parts. */
+export function SiteFrame() {
+  const { site } = useParams({ from: "/shell/sites/$site" });
+  const sites = useQuery(sitesQuery);
+  const domain = sites.data?.find(({ id, domain }) => id === site || domain === site)?.domain ?? site;
+  const parts = [
+    ["/sites/$site/webhooks", text.nav.webhooks],
+    ["/sites/$site/goals", text.nav.goals],
+    ["/sites/$site/install", text.nav.install],
+    ["/sites/$site/settings", text.nav.settings],
+  ] as const;
+  return (
+    <>
+      <nav aria-label={text.nav.site} className="mb-7 border-b border-line">
+        <p className="text-sm text-muted">
+          <Link to="/sites" className="link">{text.nav.sites}</Link> / <span className="font-medium text-ink [overflow-wrap:anywhere]">{domain}</span>
+        </p>
+        <div className="-mb-px flex gap-5 overflow-x-auto">
+          {parts.map(([to, name]) => (
+            <Link key={to} to={to} params={{ site }} className={`${tab} whitespace-nowrap`} activeProps={here} activeOptions={{ includeSearch: false }}>{name}</Link>
+          ))}
+        </div>
+      </nav>
+      <Outlet />
+    </>
+  );
+}

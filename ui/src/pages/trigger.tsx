@@ -1,0 +1,113 @@
+import { useQuery, useQueryClient } from "@tanstack/react-query";
+import { Link, useNavigate, useParams } from "@tanstack/react-router";
+import { lazy, Suspense, useEffect, useMemo, useState } from "react";
+import { backtestQuery, type Backtest } from "../api/backtest";
+import { api, answer, type Trigger, type TriggerBody } from "../api/client";
+import { webhookQuery } from "../api/queries";
+import { exact, number } from "../format";
+import { useForm } from "../parts/form";
+import { fresh, TriggerFields, trimmed } from "../parts/trigger-fields";
+import { Asked, Button, ButtonLink, Card, Head, Loading, Notice, ProblemNotice } from "../parts/ui";
+import { text } from "../text";
+import { Lost } from "./lost";
+
+const Chart = lazy(async () => ({ default: (await import("../parts/chart")).Chart }));
+const words = text.triggers;
+const DAY = 86_400_000;
+
+export function NewTrigger() {
+  const { site, webhook } = useParams({ from: "/shell/sites/$site/webhooks/$webhook/triggers/new" });
+  return <TriggerForm site={site} id={webhook} />;
+}
+
+export function EditTrigger() {
+  const { site, webhook: id, trigger: triggerId } = useParams({ from: "/shell/sites/$site/webhooks/$webhook/triggers/$trigger" });
+  const webhook = useQuery({ ...webhookQuery(site, id), staleTime: Infinity });
+  return (
+    <Asked query={webhook}>
+      {(known) => {
+        const trigger = known.triggers.find((one) => one.id === triggerId);
+        return trigger ? <TriggerForm site={site} id={id} known={trigger} /> : <Lost />;
+      }}
+    </Asked>
+  );
+}
+
+function TriggerForm({ site, id, known }: { site: string; id: string; known?: Trigger }) {
+  const client = useQueryClient();
+  const navigate = useNavigate();
+  const webhook = useQuery(webhookQuery(site, id));
+  const [value, setValue] = useState<TriggerBody>(() => {
+    if (!known) return fresh("visitor_spike");
+    const { id: _id, inserted_at: _at, ...body } = known;
+    return body;
+  });
+  const form = useForm(async () => {
+    const path = { site, id };
+    if (known) await answer(api.PATCH("/api/sites/{site}/webhooks/{id}/triggers/{trigger_id}", { params: { path: { ...path, trigger_id: known.id } }, body: trimmed(value) }));
+    else await answer(api.POST("/api/sites/{site}/webhooks/{id}/triggers", { params: { path }, body: trimmed(value) }));
+    await client.invalidateQueries({ queryKey: ["webhook", site, id] });
+    await navigate({ to: "/sites/$site/webhooks/$webhook", params: { site, webhook: id } });
+  });
+  const settled = useSettled(value);
+  const backtest = useQuery({ ...backtestQuery(site, trimmed(settled)), enabled: settled.type === "visitor_spike" });
+  const told = value.type === "visitor_spike" ? backtest.data : null;
+  return (
+    <>
+      <Head title={known ? words.editTitle : words.addTitle} above={<Link to="/sites/$site/webhooks/$webhook" params={{ site, webhook: id }} className="link">{webhook.data?.name ?? text.webhooks.title}</Link>} />
+      <div className={told ? "grid items-start gap-6 lg:grid-cols-[26rem_minmax(0,1fr)]" : "max-w-xl"}>
+        <form onSubmit={form.submit} className="card grid gap-5 p-5">
+          <ProblemNotice problem={form.rest} />
+          <TriggerFields site={site} value={value} onChange={setValue} errors={(field) => form.errors[field]} fixedType={!!known} />
+          <div className="flex justify-end gap-2">
+            <ButtonLink to="/sites/$site/webhooks/$webhook" params={{ site, webhook: id }}>{text.common.cancel}</ButtonLink>
+            <Button type="submit" look="main" busy={form.busy}>{known ? text.common.save : words.add}</Button>
+          </div>
+        </form>
+        {told && <History told={told} trigger={settled} />}
+      </div>
+    </>
+  );
+}
+
+/** What somebody still types is not asked about. */
+function useSettled<T>(value: T): T {
+  const [settled, setSettled] = useState(value);
+  useEffect(() => {
+    const timer = setTimeout(() => setSettled(value), 300);
+    return () => clearTimeout(timer);
+  }, [value]);
+  return settled;
+}
+
+function History({ told, trigger }: { told: Backtest; trigger: TriggerBody }) {
+  const threshold = useMemo(
+    () =>
+      told.series.map((point) => {
+        const least = trigger.min_visitors ?? 10;
+        if (trigger.baseline === "fixed") return least;
+        if (trigger.baseline === "previous" || point.expected === undefined) return undefined;
+        return Math.max(least, point.expected * (1 + (trigger.threshold ?? 50) / 100));
+      }),
+    [told, trigger],
+  );
+  const [first, last] = [told.series[0], told.series.at(-1)];
+  const days = first && last ? Math.max(1, Math.round((Date.parse(last.timestamp) - Date.parse(first.timestamp)) / DAY)) : 1;
+  return (
+    <Card title={words.chart} className="lg:sticky lg:top-20">
+      <div className="grid gap-4 p-5">
+        <Suspense fallback={<Loading />}>
+          <Chart told={told} summary={words.chartLead(told.firings.length, days)} threshold={threshold} />
+        </Suspense>
+        {told.firings.length > days && <Notice tone="warn">{words.chartOften}</Notice>}
+        {told.firings.length > 0 && (
+          <ul className="grid max-h-48 gap-1 overflow-y-auto text-sm" tabIndex={0} aria-label={words.firedAt}>
+            {told.firings.toReversed().map((firing) => (
+              <li key={firing.timestamp}><time dateTime={firing.timestamp}>{exact(firing.timestamp)}</time>: {text.deliveries.sentences.seen(number(firing.observed), number(firing.expected))}</li>
+            ))}
+          </ul>
+        )}
+      </div>
+    </Card>
+  );
+}
