@@ -1,7 +1,7 @@
 import { useQueryClient } from "@tanstack/react-query";
 import { useRouter, useSearch } from "@tanstack/react-router";
 import { useState } from "react";
-import { api, answer } from "../api/client";
+import { api, answer, basePath } from "../api/client";
 import { useForm } from "../parts/form";
 import { Button, Head, ProblemNotice, TextField } from "../parts/ui";
 import { text } from "../text";
@@ -17,7 +17,8 @@ export function SignIn() {
     await answer(api.POST("/api/session", { body: { email, password } }));
     client.clear();
     // Only ever a page of ours: the router knows no other.
-    router.history.replace(to?.startsWith("/") && !to.startsWith("//") ? to : "/");
+    const path = to?.startsWith("/") && !to.startsWith("//") ? to : "/";
+    router.history.replace(basePath === "/" ? path : basePath + path);
   });
   return (
     <PlainFrame>

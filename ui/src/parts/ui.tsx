@@ -237,7 +237,7 @@ export function Copy({ value, label = text.common.copy, small = true }: { value:
 export function Code({ children, copy = true, label }: { children: string; copy?: boolean; label: string }) {
   return (
     <div className="relative min-w-0 rounded-lg border border-line bg-sunken">
-      <pre tabIndex={0} aria-label={label} role="region" className={join("overflow-x-auto p-3 font-mono text-sm leading-relaxed", copy && "pr-24")}>{children}</pre>
+      <pre tabIndex={0} aria-label={label} role="group" className={join("overflow-x-auto p-3 font-mono text-sm leading-relaxed", copy && "pr-24")}>{children}</pre>
       {copy && <div className="absolute top-2 right-2"><Copy value={children} /></div>}
     </div>
   );
@@ -331,7 +331,7 @@ export function Pairs({ rows }: { rows: [string, ReactNode][] }) {
 /** Wide tables scroll by themselves and by keyboard, not the page. */
 export function Table({ label, head, children }: { label: string; head: string[]; children: ReactNode }) {
   return (
-    <div className="overflow-x-auto" tabIndex={0} role="region" aria-label={label}>
+    <div className="overflow-x-auto" tabIndex={0} role="group" aria-label={label}>
       <table className="w-full text-left text-sm">
         <thead>
           <tr className="border-b border-line text-muted">

@@ -1,0 +1,329 @@
+// What an owner does, in a real browser against the real binary.
+import assert from "node:assert/strict";
+import { after, before, describe, it } from "node:test";
+import { EMAIL, PASSWORD, furnish, openBrowser, openPage, setUp, settle, signIn, startEndpoint, startReceiver, startServer, test } from "./support.mjs";
+
+let browser;
+before(async () => { browser = await openBrowser(); });
+after(() => browser.close());
+
+describe("an owner", () => {
+  it("goes from the one-time link to a delivery that is seen, then resends it", async () => {
+    const receiver = await startReceiver();
+    const server = await startServer({ settings: ["--egress-ca", receiver.authority] });
+    const page = await openPage(browser, server);
+    try {
+      await page.goto(server.link);
+      await page.getByLabel("Account name").fill("Analytical Engines");
+      await page.getByLabel("E-mail address").fill(EMAIL);
+      await page.getByLabel("Password").fill("short");
+      await page.getByRole("button", { name: "Create account" }).click();
+      await page.getByText("Password must be at least 12 characters").waitFor();
+      await page.getByLabel("Password").fill(PASSWORD);
+      await page.getByRole("button", { name: "Create account" }).click();
+      await page.getByText(/^phk_/).waitFor();
+      assert.equal(new URL(page.url()).search, "", "the used link stays in no history");
+      await page.getByRole("link", { name: "Add your first site" }).click();
+
+      await page.getByLabel("Domain").fill("https://www.example.com/");
+      await page.getByRole("button", { name: "Add site" }).click();
+      await page.getByText("Waiting for the first event").waitFor();
+      await fetch(`${server.own}/api/event`, {
+        method: "POST",
+        headers: { "user-agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", "x-forwarded-for": "203.0.113.7" },
+        body: JSON.stringify({ name: "pageview", url: "https://example.com/", domain: "example.com" }),
+      });
+      await page.getByText("Events arrive.").waitFor();
+
+      await page.getByRole("link", { name: "Add a webhook" }).click();
+      await page.getByLabel("Endpoint address").fill("https://10.0.0.1/hook");
+      await page.getByLabel("Name", { exact: true }).focus();
+      await page.getByText("Webhooks may not reach this address.").waitFor();
+      await page.getByLabel("Endpoint address").fill(receiver.url);
+      await page.getByLabel("Name", { exact: true }).fill("My hook");
+      await page.getByText("The address works.").waitFor();
+      await page.getByLabel("Percent above it").fill("120");
+      await page.getByText(/When current visitors are 120 % or more/).first().waitFor();
+      await page.getByRole("button", { name: "Create webhook" }).click();
+
+      const secret = await page.getByText(/^whsec_/).textContent();
+      await page.getByRole("heading", { level: 1, name: "My hook" }).waitFor();
+      await page.getByText("Never used").waitFor();
+      await page.getByRole("button", { name: "Send test" }).click();
+      await page.getByText(/Delivered: the endpoint answered 200/).waitFor();
+      await receiver.line(/ test /);
+      await page.getByRole("link", { name: "See the delivery" }).click();
+      await page.getByRole("heading", { level: 1, name: "Test" }).waitFor();
+      await page.getByText("Attempt 1 answered 200").waitFor();
+      assert.equal(await page.getByText(secret).count(), 0);
+      await page.goBack();
+      await page.getByRole("heading", { level: 1, name: "My hook" }).waitFor();
+      assert.equal(await page.getByText(secret).count(), 0, "a secret is forgotten when its page is left");
+      const kept = await page.evaluate(() => JSON.stringify([history.state, { ...localStorage }, { ...sessionStorage }, location.href]));
+      assert.ok(!kept.includes("whsec_"), kept);
+
+      await page.goForward();
+      await page.getByRole("button", { name: "Resend", exact: true }).click();
+      await page.getByRole("dialog").getByRole("button", { name: "Resend" }).click();
+      await page.getByText("Attempt 2 answered 200").waitFor();
+      assert.deepEqual(page.complaints, []);
+    } finally {
+      await page.context().close();
+      await server.stop();
+      await receiver.stop();
+    }
+  });
+
+  it("does the same by keyboard alone: create, test, resend", async () => {
+    const endpoint = await startEndpoint();
+    const server = await startServer();
+    const api = await setUp(server);
+    await api("POST", "/api/sites", { domain: "example.com" });
+    const page = await openPage(browser, server);
+    const reach = async (what, most = 60) => {
+      const target = await what.elementHandle();
+      for (let presses = 0; presses < most; presses += 1) {
+        if (await target.evaluate((element) => element === document.activeElement)) return;
+        await page.keyboard.press("Tab");
+      }
+      throw new Error(`the keyboard does not reach ${what}`);
+    };
+    try {
+      await page.goto(`${server.base}/sites/example.com/webhooks`);
+      await page.getByLabel("E-mail address").waitFor();
+      await reach(page.getByLabel("E-mail address"));
+      await page.keyboard.type(EMAIL);
+      await page.keyboard.press("Tab");
+      await page.keyboard.type(PASSWORD);
+      await page.keyboard.press("Enter");
+      await page.getByRole("heading", { level: 1, name: "Webhooks" }).waitFor();
+      await settle(page);
+      await reach(page.getByRole("link", { name: "Add webhook" }));
+      await page.keyboard.press("Enter");
+      await page.getByLabel("Endpoint address").waitFor();
+      await reach(page.getByLabel("Endpoint address"));
+      await page.keyboard.type(endpoint.url);
+      await reach(page.getByRole("button", { name: "Create webhook" }));
+      await page.keyboard.press("Space");
+      await page.getByRole("button", { name: "Send test" }).waitFor();
+      await reach(page.getByRole("button", { name: "Send test" }));
+      await page.keyboard.press("Enter");
+      await page.getByText(/Delivered: the endpoint answered 200/).waitFor();
+      await reach(page.getByRole("link", { name: "See the delivery" }));
+      await page.keyboard.press("Enter");
+      const resend = page.getByRole("button", { name: "Resend", exact: true });
+      await resend.waitFor();
+      await reach(resend);
+      await page.keyboard.press("Enter");
+      await reach(page.getByRole("dialog").getByRole("button", { name: "Resend" }));
+      await page.keyboard.press("Enter");
+      await page.getByText("Attempt 2 answered 200").waitFor();
+      assert.ok(await resend.evaluate((element) => element === document.activeElement), "focus comes back from a dialog");
+      assert.equal(endpoint.arrived.length, 2);
+      assert.deepEqual(page.complaints, []);
+    } finally {
+      await page.context().close();
+      await server.stop();
+      await endpoint.stop();
+    }
+  });
+});
+
+describe("a webhook's page", () => {
+  let server, api, endpoint, page, home, hook;
+  before(async () => {
+    endpoint = await startEndpoint();
+    server = await startServer();
+    api = await setUp(server);
+    home = await furnish(api, 2, endpoint);
+    hook = home.webhooks[0];
+    page = await openPage(browser, server);
+    await signIn(page, server);
+  });
+  after(async () => {
+    await page.context().close();
+    await server.stop();
+    await endpoint.stop();
+  });
+  const open = async (search = "") => {
+    await page.goto(`${server.base}/sites/example.com/webhooks/${hook.id}${search}`);
+    await page.getByRole("heading", { level: 1, name: "Chat room" }).waitFor();
+    await settle(page);
+  };
+
+  it("pauses, resumes, rotates, edits, and adds and removes triggers", async () => {
+    await open();
+    await page.getByRole("button", { name: "Pause" }).click();
+    await page.getByText("By you; nothing is sent").waitFor();
+    await page.getByRole("button", { name: "Resume" }).click();
+    await page.getByText("Never used").waitFor();
+    await page.getByRole("button", { name: "Rotate secret" }).click();
+    await page.getByRole("dialog").getByRole("button", { name: "Rotate secret" }).click();
+    await page.getByText(/^whsec_/).waitFor();
+    await page.getByText(/The previous secret signs too until/).waitFor();
+
+    await page.getByRole("link", { name: "Add trigger" }).click();
+    await page.getByLabel("Tell me when").selectOption("webhook_health");
+    await page.getByRole("button", { name: "Add trigger" }).click();
+    await page.getByText("When another webhook of this account fails for long").waitFor();
+    await page.getByRole("button", { name: "Delete Webhook health" }).click();
+    await page.getByRole("dialog").getByRole("button", { name: "Delete" }).click();
+    await page.getByRole("dialog").waitFor({ state: "hidden" });
+    await page.getByText("When another webhook of this account fails for long").waitFor({ state: "detached" });
+    await page.getByRole("link", { name: "Edit Visitor spike" }).click();
+    await page.getByLabel("Percent above it").fill("20000");
+    await page.getByRole("button", { name: "Save" }).click();
+    assert.equal(await page.getByLabel("Percent above it").evaluate((input) => input.validity.rangeOverflow), true);
+    await page.getByLabel("Percent above it").fill("75");
+    await page.getByRole("button", { name: "Save" }).click();
+    await page.getByText(/When current visitors are 75 % or more/).waitFor();
+
+    await page.getByRole("link", { name: "Edit", exact: true }).click();
+    await page.getByLabel("Name", { exact: true }).fill("Chat room of the team");
+    await page.getByRole("button", { name: "Add header" }).click();
+    await page.getByLabel("Header name").fill("X-Team");
+    await page.getByLabel("Value").fill("growth");
+    await page.getByRole("button", { name: "Save" }).click();
+    await page.getByRole("heading", { level: 1, name: "Chat room of the team" }).waitFor();
+    await page.getByText("X-Team").waitFor();
+    await api("PATCH", `${home.at}/webhooks/${hook.id}`, { name: "Chat room" });
+  });
+
+  it("says what is wrong in words, keeps filters in the address, and resends what failed", async () => {
+    endpoint.status = 410;
+    const failed = await test(api, home.at, hook);
+    assert.equal(failed.status, "failed");
+    await open();
+    await page.getByText("Disabled", { exact: true }).waitFor();
+    await page.getByRole("button", { name: "Enable" }).click();
+    await page.getByRole("button", { name: "Pause" }).waitFor();
+    endpoint.status = 200;
+    await test(api, home.at, hook);
+    await page.getByRole("combobox", { name: "Status" }).selectOption("failed");
+    await page.waitForURL(/status=failed/);
+    await page.getByText("1 in all").waitFor();
+    await page.reload();
+    await page.getByText("1 in all").waitFor();
+    assert.equal(await page.getByRole("combobox", { name: "Status" }).inputValue(), "failed");
+    await page.getByRole("listitem").getByRole("link", { name: /Failed/ }).click();
+    await page.getByText("says it is gone for good (410)").first().waitFor();
+    await page.getByText("the disk is full").waitFor();
+    await page.goBack();
+    await page.waitForURL(/status=failed/);
+
+    await page.getByRole("button", { name: "Resend several" }).click();
+    await page.getByText("1 would be sent again.").waitFor();
+    await page.getByRole("dialog").getByRole("button", { name: "Resend" }).click();
+    await page.getByText("1 of 1 put into the queue").waitFor();
+    await page.getByRole("button", { name: "Clear filters" }).click();
+    await page.getByText("2 in all").waitFor();
+  });
+
+  it("moves no row: what is new waits until somebody asks", async () => {
+    await open();
+    const rows = page.getByRole("listitem").getByRole("link", { name: /attempt/ });
+    await rows.first().waitFor();
+    const before = await rows.evaluateAll((links) => links.map((link) => link.href));
+    await test(api, home.at, hook);
+    await page.getByRole("button", { name: "Show 1 new" }).waitFor();
+    assert.deepEqual(await rows.evaluateAll((links) => links.map((link) => link.href)), before);
+    await page.getByRole("button", { name: "Show 1 new" }).click();
+    await page.waitForFunction((count) => [...document.querySelectorAll('li a[href*="/deliveries/"]')].length === count, before.length + 1);
+  });
+
+  it("shows what a trigger would have done where the server can tell, and leaves it out where not", async () => {
+    // An answer as the route gives it; a server without it says 404 or 405.
+    const start = Date.parse("2026-11-01T00:00:00Z");
+    const series = Array.from({ length: 2_000 }, (_, index) => {
+      const expected = 40 + 25 * Math.sin((index / 288) * 2 * Math.PI);
+      const spike = index > 900 && index < 915 ? 150 : 0;
+      return { timestamp: new Date(start + index * 300_000).toISOString(), observed: Math.round(expected + ((index * 7) % 9) + spike), expected, low: expected - 15, high: expected + 15 };
+    });
+    const firings = [{ timestamp: series[901].timestamp, observed: 190, expected: 60, change_percent: 217, reason: "rise", ended_at: series[915].timestamp }];
+    const path = `/sites/example.com/webhooks/${hook.id}/triggers/new`;
+    await page.route("**/triggers/backtest", (route) => route.fulfill({ status: 404, json: { code: "not_found", detail: "" } }));
+    const asked = page.waitForResponse(/backtest/);
+    await page.goto(server.base + path);
+    await page.getByRole("heading", { level: 1, name: "Add a trigger" }).waitFor();
+    await asked;
+    assert.equal(await page.getByRole("figure").count(), 0);
+    await page.unroute("**/triggers/backtest");
+    await page.route("**/triggers/backtest", (route) => route.fulfill({ json: { firings, series, suggestions: [] } }));
+    await page.reload();
+    await page.getByText("Would have fired 1 time in the last 7 days.").waitFor();
+    await page.locator("figure canvas").waitFor();
+    await page.getByRole("button", { name: "Show as table" }).click();
+    await page.getByRole("cell", { name: "190" }).or(page.getByRole("columnheader", { name: "Usual from" })).first().waitFor();
+    await page.unroute("**/triggers/backtest");
+  });
+
+  it("deletes only after a question", async () => {
+    await page.goto(`${server.base}/sites/example.com/webhooks/${home.webhooks[1].id}`);
+    await page.getByRole("button", { name: "Delete", exact: true }).click();
+    await page.keyboard.press("Escape");
+    assert.equal(await page.getByRole("dialog").count(), 0);
+    await page.getByRole("button", { name: "Delete", exact: true }).click();
+    await page.getByRole("dialog").getByRole("button", { name: "Delete" }).click();
+    await page.getByRole("heading", { level: 1, name: "Webhooks" }).waitFor();
+    assert.equal((await api("GET", `${home.at}/webhooks`)).webhooks.length, 1);
+    assert.deepEqual(page.complaints, []);
+  });
+});
+
+describe("an account", () => {
+  it("adds and removes goals and keys, tells who is in it, and ends a session", async () => {
+    const server = await startServer();
+    const api = await setUp(server);
+    await api("POST", "/api/sites", { domain: "example.com" });
+    const page = await openPage(browser, server);
+    try {
+      await signIn(page, server);
+      await page.goto(`${server.base}/sites/example.com/goals`);
+      await page.getByLabel("Event name").fill("Signup");
+      await page.getByRole("button", { name: "Add goal" }).click();
+      await page.getByText("Event Signup").waitFor();
+      await page.getByRole("button", { name: "Delete Signup" }).click();
+      await page.getByRole("dialog").getByRole("button", { name: "Delete" }).click();
+      await page.getByText("No goal yet").waitFor();
+
+      await page.goto(`${server.base}/account/keys`);
+      await page.getByRole("button", { name: "Create key" }).click();
+      await page.getByRole("dialog").getByLabel("Name").fill("Deploy script");
+      await page.getByRole("dialog").getByLabel("Role").selectOption("editor");
+      await page.getByRole("dialog").getByRole("button", { name: "Create key" }).click();
+      const key = await page.getByText(/^phk_\S{20,}/).textContent();
+      const me = await fetch(`${server.own}/api/me`, { headers: { authorization: `Bearer ${key}` } });
+      assert.equal((await me.json()).role, "editor");
+      await page.getByRole("button", { name: "Delete Deploy script" }).click();
+      await page.getByRole("dialog").getByRole("button", { name: "Delete" }).click();
+      await page.getByRole("cell", { name: "Deploy script", exact: true }).waitFor({ state: "detached" });
+
+      await page.goto(`${server.base}/account/members`);
+      await page.getByText(EMAIL).waitFor();
+      await page.goto(`${server.base}/account/audit`);
+      await page.getByRole("cell", { name: "key.delete" }).waitFor();
+      await page.goto(`${server.base}/sites/example.com/settings`);
+      await page.getByRole("button", { name: "Delete site" }).click();
+      const sure = page.getByRole("dialog").getByRole("button", { name: "Delete" });
+      assert.ok(await sure.isDisabled());
+      await page.getByRole("dialog").getByRole("textbox").fill("example.com");
+      await sure.click();
+      await page.getByText("No site yet").waitFor();
+
+      await page.context().clearCookies();
+      await page.goto(`${server.base}/account/keys`);
+      await page.getByLabel("Password").waitFor();
+      await page.getByLabel("E-mail address").fill(EMAIL);
+      await page.getByLabel("Password").fill(PASSWORD);
+      await page.getByRole("button", { name: "Sign in" }).click();
+      await page.getByRole("heading", { level: 1, name: "API keys" }).waitFor();
+      await page.locator("summary").first().click();
+      await page.getByRole("button", { name: "Sign out" }).click();
+      await page.getByRole("heading", { level: 1, name: "Sign in" }).waitFor();
+      assert.deepEqual(page.complaints, []);
+    } finally {
+      await page.context().close();
+      await server.stop();
+    }
+  });
+});

@@ -1,0 +1,83 @@
+// Every page there is, as the tests of all pages and the pictures walk through them.
+import { furnish, setUp, startEndpoint, startServer, test } from "./support.mjs";
+
+/** A server as it is after a while, with `count` webhooks of all healths. */
+export async function furnished(count) {
+  const endpoint = await startEndpoint();
+  const server = await startServer();
+  const api = await setUp(server);
+  const home = await furnish(api, count, endpoint);
+  const [first, second, third, fourth, fifth] = home.webhooks;
+  if (first) {
+    for (let round = 0; round < 3; round += 1) await test(api, home.at, first);
+    endpoint.status = 503;
+    home.retrying = await test(api, home.at, first);
+    if (second) await test(api, home.at, second);
+    endpoint.status = 410;
+    if (third) await test(api, home.at, third);
+    endpoint.status = 200;
+    if (fourth) await api("PATCH", `${home.at}/webhooks/${fourth.id}`, { active: false });
+    if (fifth) await test(api, home.at, fifth);
+    const { deliveries } = await api("GET", `${home.at}/webhooks/${first.id}/deliveries`);
+    home.delivered = deliveries.find(({ status }) => status === "success");
+    await api("POST", "/api/sites", { domain: "a-second-site-with-quite-a-long-name.shop.example.org", timezone: "Asia/Kolkata" });
+    await api("POST", "/api/keys", { name: "Deploy script", role: "editor" });
+  }
+  const stop = async () => {
+    await server.stop();
+    await endpoint.stop();
+  };
+  return { server, api, home, routes: routes(home), stop };
+}
+
+function routes(home) {
+  const site = `/sites/${home.site.domain}`;
+  const found = {
+    overview: "/",
+    sites: "/sites",
+    "new-site": "/sites/new",
+    webhooks: `${site}/webhooks`,
+    "new-webhook": `${site}/webhooks/new`,
+    goals: `${site}/goals`,
+    install: `${site}/install`,
+    "site-settings": `${site}/settings`,
+    keys: "/account/keys",
+    members: "/account/members",
+    audit: "/account/audit",
+    signatures: "/help/signatures",
+    operation: "/operation",
+    lost: "/sites/example.com/nothing/here",
+  };
+  const [webhook] = home.webhooks;
+  if (webhook) {
+    const hook = `${site}/webhooks/${webhook.id}`;
+    Object.assign(found, {
+      webhook: hook,
+      "webhook-filtered": `${hook}?status=cancelled`,
+      "edit-webhook": `${hook}/edit`,
+      "new-trigger": `${hook}/triggers/new`,
+      "edit-trigger": `${hook}/triggers/${webhook.triggers[0].id}`,
+      "delivery-retrying": `${hook}/deliveries/${home.retrying.id}`,
+      "delivery-success": `${hook}/deliveries/${home.delivered.id}`,
+    });
+  }
+  return found;
+}
+
+/** An answer of the back-test as servers give it, for pages of servers that have none yet. */
+export function backtest() {
+  const start = Date.parse("2026-11-01T00:00:00Z");
+  const series = Array.from({ length: 14 * 288 }, (_, index) => {
+    const expected = 42 + 28 * Math.sin((index / 288 - 0.3) * 2 * Math.PI);
+    const surge = index > 2_300 && index < 2_318 ? 130 : 0;
+    return {
+      timestamp: new Date(start + index * 300_000).toISOString(),
+      observed: Math.round(expected + ((index * 37) % 17) - 8 + surge),
+      expected,
+      low: Math.max(0, expected - 14),
+      high: expected + 14,
+    };
+  });
+  const at = series[2_301];
+  return { series, firings: [{ timestamp: at.timestamp, observed: at.observed, expected: Math.round(at.expected), change_percent: 210, reason: "rise", ended_at: series[2_318].timestamp }], suggestions: [] };
+}

@@ -1,0 +1,57 @@
+// Pictures of every page in light and dark, with 0, 1 and 10 webhooks, on a desk and on a phone, to be looked at.
+// Usage: node tests/screenshots.mjs [FOLDER]
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { backtest, furnished } from "./routes.mjs";
+import { openBrowser, openPage, settle, signIn, startServer } from "./support.mjs";
+
+const folder = process.argv[2] ?? "screenshots";
+mkdirSync(folder, { recursive: true });
+const browser = await openBrowser();
+let taken = 0;
+const shoot = async (page, name) => {
+  await page.screenshot({ path: join(folder, `${name}.png`), fullPage: true });
+  taken += 1;
+};
+
+const fresh = await startServer();
+for (const theme of ["light", "dark"]) {
+  const page = await openPage(browser, fresh, { theme });
+  await page.goto(fresh.link);
+  await settle(page);
+  await shoot(page, `setup-${theme}`);
+  await page.goto(`${fresh.base}/sign-in`);
+  await page.getByLabel("E-mail address").fill("ada@example.com");
+  await page.getByLabel("Password").fill("wrong");
+  await page.getByRole("button", { name: "Sign in" }).click();
+  await page.getByRole("alert").waitFor();
+  await shoot(page, `sign-in-error-${theme}`);
+  await page.context().close();
+}
+await fresh.stop();
+
+for (const count of [0, 1, 10]) {
+  const full = await furnished(count);
+  for (const [theme, size] of [["light", "desktop"], ["dark", "desktop"], ["light", "phone"], ["dark", "phone"]]) {
+    const page = await openPage(browser, full.server, { theme, size });
+    await signIn(page, full.server);
+    await page.route("**/triggers/backtest", (route) => route.fulfill({ json: backtest() }));
+    for (const [name, path] of Object.entries(full.routes)) {
+      await page.goto(full.server.base + path);
+      await settle(page);
+      if (name.endsWith("trigger")) await page.locator("figure canvas").waitFor();
+      await shoot(page, `${name}-${count}-${theme}-${size}`);
+    }
+    await page.goto(`${full.server.base}/sites/example.com/webhooks/new`);
+    await page.getByLabel("Endpoint address").fill("https://10.0.0.1/hook");
+    await page.getByLabel("Name", { exact: true }).focus();
+    await page.getByText("Webhooks may not reach this address.").waitFor();
+    await page.getByRole("button", { name: "Create webhook" }).click();
+    await page.getByText(/Endpoint address .*\./).last().waitFor();
+    await shoot(page, `new-webhook-error-${count}-${theme}-${size}`);
+    await page.context().close();
+  }
+  await full.stop();
+}
+await browser.close();
+console.log(`${taken} pictures in ${folder}`);

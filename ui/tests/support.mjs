@@ -1,0 +1,210 @@
+// The real binary on a folder of its own, receivers, and a browser. Everything started here ends with the test that asked.
+import { spawn } from "node:child_process";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { createServer } from "node:http";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import { chromium } from "playwright-core";
+
+const root = join(dirname(fileURLToPath(import.meta.url)), "../..");
+const binary = process.env.PULSEHOOK_BINARY ?? join(root, "target/debug/pulsehook");
+const axe = readFileSync(join(root, "ui/node_modules/axe-core/axe.min.js"), "utf8");
+export const PASSWORD = "correct horse battery";
+export const EMAIL = "ada@example.com";
+
+/** A child whose lines can be waited for; it is killed by `stop`. */
+function run(command, args, options = {}) {
+  const child = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"], ...options });
+  const lines = [];
+  const waiting = new Set();
+  const take = (line) => {
+    lines.push(line);
+    for (const look of waiting) look();
+  };
+  createInterface({ input: child.stdout }).on("line", take);
+  createInterface({ input: child.stderr }).on("line", take);
+  const gone = new Promise((resolve) => child.once("exit", resolve));
+  const line = (pattern, ms = 20_000) =>
+    new Promise((resolve, reject) => {
+      const late = setTimeout(() => end(reject, new Error(`${command} did not say ${pattern}:\n${lines.join("\n")}`)), ms);
+      const end = (settle, value) => {
+        clearTimeout(late);
+        waiting.delete(look);
+        settle(value);
+      };
+      const look = () => {
+        const found = lines.map((one) => pattern.exec(one)).find(Boolean);
+        if (found) end(resolve, found);
+      };
+      waiting.add(look);
+      look();
+      void gone.then(() => end(reject, new Error(`${command} ended:\n${lines.join("\n")}`)));
+    });
+  const stop = async () => {
+    child.kill("SIGKILL");
+    await gone;
+  };
+  return { line, lines, stop };
+}
+
+export { run };
+
+/** A port nobody has just now. */
+async function freePort() {
+  const server = createServer();
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
+/** A server nobody has set up yet. `below`: the address at which others reach it, when that is not its own. */
+export async function startServer({ settings = [], below } = {}) {
+  if (!existsSync(binary)) throw new Error(`${binary} is not built: cargo build`);
+  const folder = mkdtempSync(join(tmpdir(), "pulsehook-ui-"));
+  const port = await freePort();
+  const args = ["serve", "--listen", `127.0.0.1:${port}`, "--data-dir", join(folder, "data"), "--egress-allow", "127.0.0.0/8", "--egress-allow-http", "true"];
+  const server = run(binary, [...args, ...settings, ...(below ? ["--base-url", below] : [])]);
+  const [, link] = await server.line(/(http\S+\/setup\?token=\S+)/);
+  await server.line(/listens on/);
+  const stop = async () => {
+    await server.stop();
+    rmSync(folder, { recursive: true, force: true });
+  };
+  const own = `http://127.0.0.1:${port}`;
+  return { link, own, base: below ?? own, lines: server.lines, stop };
+}
+
+/** The first owner by the API, and a way to ask in his name. */
+export async function setUp(server) {
+  const token = new URL(server.link).searchParams.get("token");
+  const send = async (method, path, body, key) => {
+    const response = await fetch(server.own + path, {
+      method,
+      headers: { "content-type": "application/json", ...(key ? { authorization: `Bearer ${key}` } : {}) },
+      ...(body ? { body: JSON.stringify(body) } : {}),
+    });
+    const text = await response.text();
+    if (!response.ok) throw new Error(`${method} ${path}: ${response.status} ${text}`);
+    return text ? JSON.parse(text) : null;
+  };
+  const { key } = await send("POST", "/api/setup", { token, account: "Analytical Engines", email: EMAIL, password: PASSWORD });
+  return Object.assign((method, path, body) => send(method, path, body, key), { key });
+}
+
+/** The product's own receiver, over HTTPS with a certificate of this run. */
+export async function startReceiver() {
+  const receiver = run(binary, ["receive", "--tls", "--listen", "127.0.0.1:0"]);
+  const [, url] = await receiver.line(/Listening on (\S+)/);
+  const [, authority] = await receiver.line(/--egress-ca (\S+)/);
+  return { url, authority, line: receiver.line, stop: async () => { await receiver.stop(); rmSync(authority, { force: true }); } };
+}
+
+/** A receiver whose answer can be chosen, and that keeps what came. */
+export async function startEndpoint(status = 200) {
+  const endpoint = { status, arrived: [], url: "", stop: undefined };
+  const server = createServer(async (request, response) => {
+    const parts = [];
+    for await (const part of request) parts.push(part);
+    endpoint.arrived.push({ headers: request.headers, body: Buffer.concat(parts) });
+    response.writeHead(endpoint.status, { "content-type": "text/plain" }).end(endpoint.status < 300 ? "thank you" : "the disk is full");
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  endpoint.url = `http://127.0.0.1:${server.address().port}/hooks/pulse`;
+  endpoint.stop = () => new Promise((resolve) => { server.close(resolve); server.closeAllConnections(); });
+  return endpoint;
+}
+
+const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
+
+export const openBrowser = () =>
+  chromium.launch({ executablePath: process.env.PULSEHOOK_CHROMIUM ?? "/usr/bin/chromium", args: FLAGS });
+
+export const SIZES = { desktop: { width: 1280, height: 860 }, phone: { width: 360, height: 740 } };
+
+/** A page that remembers everything it should not have had: errors, refused content, requests elsewhere. */
+export async function openPage(browser, server, { theme = "light", size = "desktop" } = {}) {
+  const context = await browser.newContext({ viewport: SIZES[size], colorScheme: theme, locale: "en-GB", timezoneId: "Europe/Berlin", reducedMotion: "reduce" });
+  const page = await context.newPage();
+  page.setDefaultTimeout(15_000);
+  const complaints = [];
+  await page.addInitScript(() => {
+    addEventListener("securitypolicyviolation", (event) => console.error(`policy: ${event.violatedDirective} ${event.blockedURI} ${event.sample}`));
+  });
+  page.on("console", (message) => {
+    // What the API refuses is shown on the page; the browser notes it as well.
+    const refused = /Failed to load resource: the server responded with a status of 4\d\d/.test(message.text());
+    if (message.type() === "error" && !refused) complaints.push(message.text());
+  });
+  page.on("pageerror", (error) => complaints.push(String(error)));
+  page.on("request", (request) => {
+    if (!/^(data|blob):/.test(request.url()) && new URL(request.url()).origin !== new URL(server.base).origin) complaints.push(`asked ${request.url()}`);
+  });
+  return Object.assign(page, { complaints });
+}
+
+export async function signIn(page, server) {
+  await page.goto(`${server.base}/sign-in`);
+  await page.getByLabel("E-mail address").fill(EMAIL);
+  await page.getByLabel("Password").fill(PASSWORD);
+  await page.getByRole("button", { name: "Sign in" }).click();
+  await page.getByRole("heading", { level: 1, name: "Overview" }).waitFor();
+}
+
+/** Nothing is loading, and everything has been drawn. */
+export async function settle(page) {
+  await page.waitForFunction(() => document.querySelector("h1") && !document.querySelector('[role="status"][aria-label="Loading"]'));
+  await page.evaluate(() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve))));
+}
+
+/** What axe finds, as lines. */
+export async function violations(page) {
+  await page.evaluate(axe);
+  const found = await page.evaluate(async () => (await globalThis.axe.run(document, { resultTypes: ["violations"] })).violations);
+  return found.flatMap(({ id, nodes }) => nodes.map((node) => `${id}: ${node.target.join(" ")} ${node.failureSummary?.split("\n").slice(1, 3).join(" ")}`));
+}
+
+/** Whether something sticks out to the right. */
+export const overflows = (page) => page.evaluate(() => document.documentElement.scrollWidth > document.documentElement.clientWidth + 1);
+
+const LONG = "The channel in which marketing, sales and customer success talk about everything that happens on the site";
+
+/** A site as it is after a while: `count` webhooks of all healths, deliveries, goals, keys. */
+export async function furnish(api, count, endpoint, { domain = "example.com" } = {}) {
+  const { site } = await api("POST", "/api/sites", { domain, timezone: "Europe/Berlin" });
+  const at = `/api/sites/${site.id}`;
+  const goals = [];
+  for (const goal of count ? [{ event_name: "Signup", display_name: "Sign up" }, { page_path: "/blog/*", scroll_threshold: 90 }, { page_path: "/pricing" }] : []) {
+    goals.push((await api("POST", `${at}/goals`, goal)).goal);
+  }
+  const names = ["Chat room", LONG, "Warehouse", "Paged at night", "CRM", "Billing", "Old receiver", "Staging", "Slack", "Spreadsheet"];
+  const webhooks = [];
+  for (const name of names.slice(0, count)) {
+    const { webhook } = await api("POST", `${at}/webhooks`, {
+      name,
+      url: name === LONG ? `${endpoint.url}/a/rather/long/path/that/somebody/once/thought/was/a/good/idea?token=secret` : endpoint.url,
+      generate_secret: true,
+      headers: name === "CRM" ? { "X-Team": "growth" } : {},
+      triggers: [{ type: "visitor_spike" }, { type: "goal_completion", goal_id: goals[0].id }],
+    });
+    webhooks.push(webhook);
+  }
+  return { site, at, goals, webhooks };
+}
+
+export async function ended(api, path, wanted = ["success", "failed", "cancelled", "retrying"]) {
+  for (let tries = 0; tries < 200; tries += 1) {
+    const { delivery } = await api("GET", path);
+    if (wanted.includes(delivery.status)) return delivery;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  throw new Error(`${path} did not end`);
+}
+
+/** Sends a test and waits until an attempt was made. */
+export async function test(api, at, webhook) {
+  const { delivery } = await api("POST", `${at}/webhooks/${webhook.id}/test`);
+  return ended(api, `${at}/webhooks/${webhook.id}/deliveries/${delivery.id}`);
+}
