@@ -5,21 +5,48 @@ SHELL := /bin/bash
 
 .PHONY: help
 help: ## Show this
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+UI_SOURCES := $(shell find ui/src ui/public -type f) openapi.json ui/index.html ui/build.mjs ui/vite.config.ts \
+    ui/tsconfig.json ui/package-lock.json
+
+# Without it the binary has a few plain pages in place of the web interface.
+ui/dist/index.html: $(UI_SOURCES)
+	@scripts/need.sh node ui
+	@echo "Building the web interface"
+	@npm run --silent build --prefix ui
+
+.PHONY: ui
+ui: ui/dist/index.html ## Build the web interface into ui/dist
 
 .PHONY: run
-run: ## Build everything and show it at work: real traffic, a surge, verified deliveries
+run: ui ## Build everything and show it at work: real traffic, a surge, verified deliveries
 	@scripts/need.sh cargo cc
 	@echo "Building (a few minutes the first time)"
 	@cargo build --release --locked
 	@target/release/pulsehook demo
 
 .PHONY: test
-test: ## Install what the tests need, then run all of them
-	@scripts/need.sh cargo cc node postgres tools
+test: ui ## Install what the tests need, then run all of them
+	@scripts/need.sh cargo cc node postgres tools chromium snippets
 	@$(MAKE) --no-print-directory lint
 	@echo "Running the tests"
 	@cargo test --locked
+	@$(MAKE) --no-print-directory browser
+
+.PHONY: browser
+browser: ui ## Try the web interface in a browser, through the real binary
+	@scripts/need.sh cargo cc node tools chromium snippets
+	@cargo build --locked --bin pulsehook --example verify
+	@echo "Running the tests in a browser"
+	@node --test --test-concurrency=2 ui/tests/*.test.mjs
+
+.PHONY: screenshots
+screenshots: ui ## Take a picture of every page, to be looked at, into ui/screenshots
+	@scripts/need.sh cargo cc chromium
+	@cargo build --locked --bin pulsehook
+	@rm -rf ui/screenshots
+	@cd ui && node tests/screenshots.mjs screenshots
 
 .PHONY: lint
 lint: ## Check format, lints and that nothing of one machine slipped in
@@ -96,4 +123,5 @@ sbom: ## Write what the program is built of as CycloneDX: pulsehook.cdx.json
 clean: ## Remove what was built
 	@cargo clean
 	@rm -rf fuzz/target fuzz/found
-	@rm -rf tests/tools/.venv tests/tools/node_modules scripts/anchor/node_modules
+	@rm -rf tests/tools/.venv tests/tools/node_modules scripts/anchor/node_modules ui/node_modules ui/screenshots
+	@find ui/dist -mindepth 1 ! -name .gitignore -delete

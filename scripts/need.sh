@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes sure that what is named is there; installs what can be installed without asking, and says in one line how to get
-# the rest. Usage: need.sh cargo cc c++ node postgres clickhouse tools anchor
+# the rest. Usage: need.sh cargo cc c++ node ui chromium snippets postgres clickhouse tools anchor
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -42,6 +42,24 @@ need_tools() {
     fi
 }
 
+need_ui() {
+    if [ ! -f ui/node_modules/stamp ] || [ ui/package-lock.json -nt ui/node_modules/stamp ]; then
+        echo "Installing the npm packages of the web interface"
+        (cd ui && npm ci --silent --no-audit --no-fund --ignore-scripts)
+        touch ui/node_modules/stamp
+    fi
+}
+
+# The languages in which the pages show how to verify a delivery.
+need_snippets() {
+    local missing=()
+    command -v ruby >/dev/null || missing+=(ruby)
+    command -v php >/dev/null || missing+=(php-cli)
+    command -v go >/dev/null || missing+=(golang-go)
+    command -v python3 >/dev/null || missing+=(python3)
+    [ ${#missing[@]} -eq 0 ] || apt_install "${missing[@]}"
+}
+
 # A figure to compare with; without npm that one is left out.
 need_anchor() {
     local anchor=scripts/anchor
@@ -59,6 +77,9 @@ for what in "$@"; do
         cc) command -v cc >/dev/null || apt_install gcc libc6-dev ;;
         c++) command -v c++ >/dev/null || apt_install g++ ;;
         node) command -v node >/dev/null && command -v npm >/dev/null || { echo "Node is missing: get version 20 or newer from https://nodejs.org." >&2; exit 1; } ;;
+        ui) need_ui ;;
+        chromium) [ -x "${PULSEHOOK_CHROMIUM:-/usr/bin/chromium}" ] || apt_install chromium fonts-dejavu-core ;;
+        snippets) need_snippets ;;
         postgres) have_postgres || apt_install postgresql ;;
         clickhouse) need_python_tools ;;
         tools) need_tools ;;

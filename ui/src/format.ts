@@ -20,6 +20,10 @@ export const exact = (moment: string | number) =>
 export const clock = (moment: string | number) =>
   new Date(moment).toLocaleString(locale, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
+/** For an axis whose marks are so many seconds apart. */
+export const mark = (seconds: number, apart: number) =>
+  new Date(seconds * 1_000).toLocaleString(locale, apart >= 86_400 ? { day: "numeric", month: "short" } : { hour: "2-digit", minute: "2-digit" });
+
 export const day = (moment: string) =>
   new Date(moment).toLocaleDateString(locale, { day: "numeric", month: "short", year: "numeric" });
 
@@ -38,7 +42,7 @@ export const span = (ms: number) =>
 /** "30m" → "30 min" */
 export const wait = (text: string) =>
   text.replace(/(\d+)\s*([smhd])/g, (_, count: string, unit: string) =>
-    `${count} ${{ s: "s", m: "min", h: "h", d: "d" }[unit]} `).trim();
+    `${count}\u00a0${{ s: "s", m: "min", h: "h", d: "d" }[unit]} `).trim();
 
 /** The host in full, the path short, the query never. */
 export function shortUrl(url: string): { host: string; path: string } {

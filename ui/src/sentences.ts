@@ -34,5 +34,6 @@ export function eventSentence(delivery: Delivery): string {
   if (delivery.event_type === "goal_completion" && "goal_name" in data) {
     return text.deliveries.sentences.goal(String(data["goal_name"]), figure("count"));
   }
+  if (typeof data["message"] === "string") return data["message"];
   return text.triggers.names[delivery.event_type] ?? delivery.event_type;
 }

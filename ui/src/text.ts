@@ -261,6 +261,7 @@ export const text = {
     details: "Details",
     address: "Address",
     retries: "Retries",
+    added: "Added",
   },
   triggers: {
     kind: "Tell me when",
@@ -269,7 +270,7 @@ export const text = {
       goal_completion: "a goal is completed",
       webhook_health: "another webhook fails",
     } as Record<string, string>,
-    names: { visitor_spike: "Visitor spike", goal_completion: "Goal completion", webhook_health: "Webhook health", test: "Test" } as Record<string, string>,
+    names: { visitor_spike: "Visitor spike", goal_completion: "Goal completion", webhook_health: "Webhook health", test: "Test event" } as Record<string, string>,
     baseline: "Compared with",
     baselines: {
       typical: "what is usual at this time of day",

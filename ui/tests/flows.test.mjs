@@ -53,7 +53,7 @@ describe("an owner", () => {
       await page.getByText(/Delivered: the endpoint answered 200/).waitFor();
       await receiver.line(/ test /);
       await page.getByRole("link", { name: "See the delivery" }).click();
-      await page.getByRole("heading", { level: 1, name: "Test" }).waitFor();
+      await page.getByRole("heading", { level: 1, name: "This is a test." }).waitFor();
       await page.getByText("Attempt 1 answered 200").waitFor();
       assert.equal(await page.getByText(secret).count(), 0);
       await page.goBack();

@@ -125,8 +125,12 @@ on_both! {
         for path in ["/docs", "/", "/setup?token=x"] {
             let page = open(path).await;
             assert!(page.header("content-type").unwrap().starts_with("text/html"), "{path}");
-            assert!(page.header("content-security-policy").is_some());
-            assert!(!page.text().contains("<script"), "{path}");
+            let policy = page.header("content-security-policy").unwrap();
+            assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{path}: {policy}");
+            // Where the web interface was built, its script is a file; nowhere is one in a page.
+            let html = page.text();
+            assert!(html.matches("<script").count() == html.matches(" src=\"./").count(), "{path}: {html}");
+            assert!(!html.contains("<style") && !html.contains(" style="), "{path}: {html}");
         }
         assert_eq!(open("/api/nothing").await.expect(404)["code"], "not_found");
         let wrong = Answer::of(app.request(Method::PUT, "/api/sites")).await;

@@ -49,14 +49,21 @@ export function Overview() {
               <Card title={text.overview.attention}>
                 {unwell.length === 0 ? (
                   <div className="p-5">
-                    <Notice tone={known.length ? "good" : "plain"}>{known.length ? text.overview.allWell : text.overview.noWebhooks}</Notice>
+                    {known.length ? (
+                      <Notice tone="good">{text.overview.allWell}</Notice>
+                    ) : (
+                      <div className="flex flex-wrap items-center justify-between gap-3 text-muted">
+                        {text.overview.noWebhooks}
+                        <ButtonLink to="/sites/$site/webhooks/new" params={{ site: list[0]!.domain }} look="main" small icon="plus">{text.webhooks.add}</ButtonLink>
+                      </div>
+                    )}
                   </div>
                 ) : (
                   <ul className="divide-y divide-line">
                     {unwell.map(({ site, webhook, health }) => (
-                      <li key={webhook.id} className="flex flex-wrap items-center gap-x-4 gap-y-1 px-5 py-3">
-                        <Badge tone={health.tone}>{text.webhooks.health[health.word]}</Badge>
-                        <div className="min-w-0 flex-1 basis-56 [overflow-wrap:anywhere]">
+                      <li key={webhook.id} className="grid gap-x-4 gap-y-1 px-5 py-3 sm:grid-cols-[7.5rem_minmax(0,1fr)] sm:items-start">
+                        <span><Badge tone={health.tone}>{text.webhooks.health[health.word]}</Badge></span>
+                        <div className="min-w-0 [overflow-wrap:anywhere]">
                           <Link to="/sites/$site/webhooks/$webhook" params={{ site: site.domain, webhook: webhook.id }} className="link font-medium">{webhook.name}</Link>
                           <span className="text-sm text-muted"> · {site.domain} · {shortUrl(webhook.url).host}</span>
                           <p className="text-sm text-muted">{health.why}</p>

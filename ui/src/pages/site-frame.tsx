@@ -23,7 +23,7 @@ export function SiteFrame() {
         <p className="text-sm text-muted">
           <Link to="/sites" className="link">{text.nav.sites}</Link> / <span className="font-medium text-ink [overflow-wrap:anywhere]">{domain}</span>
         </p>
-        <div className="-mb-px flex gap-5 overflow-x-auto">
+        <div className="-mb-px flex gap-3 overflow-x-auto sm:gap-5">
           {parts.map(([to, name]) => (
             <Link key={to} to={to} params={{ site }} className={`${tab} whitespace-nowrap`} activeProps={here} activeOptions={{ includeSearch: false }}>{name}</Link>
           ))}

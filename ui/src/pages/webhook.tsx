@@ -154,7 +154,7 @@ function Test({ site, webhook }: { site: string; webhook: Webhook }) {
     <Card className="px-5 py-4">
       <div className="flex flex-wrap items-center gap-x-4 gap-y-3">
         <Button look="main" icon="send" busy={busy} onClick={() => void send()}>{words.test}</Button>
-        <div aria-live="polite" className="min-w-0 flex-1 basis-72 text-sm">
+        <div aria-live="polite" className="min-w-0 flex-1 basis-72 text-sm empty:basis-0">
           {id && !known && words.testing}
           {known?.status === "success" && last && (
             <p className="flex items-center gap-2 font-medium text-good"><Badge tone="good">{text.deliveries.statuses["success"]}</Badge> {words.tested(known.response_code ?? 0, span(last.duration_ms))}</p>
@@ -225,7 +225,7 @@ function Details({ webhook }: { webhook: Webhook }) {
           ...(headers.length ? [[words.headers, headers.join(", ")] as [string, string]] : []),
           [words.retries, webhook.retry_schedule.split(",").map(wait).join(", ")],
           ...(webhook.rate_limit ? [[words.rate, number(webhook.rate_limit)] as [string, string]] : []),
-          [text.deliveries.created, <Moment at={webhook.inserted_at} />],
+          [words.added, <Moment at={webhook.inserted_at} />],
         ]}
       />
     </Card>

@@ -3,7 +3,7 @@ import { useEffect, useRef, useState } from "react";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 import type { Backtest } from "../api/backtest";
-import { exact, number, zone } from "../format";
+import { exact, mark, number, zone } from "../format";
 import { text } from "../text";
 import { Button, Table } from "./ui";
 
@@ -74,12 +74,12 @@ function Picture({ told, summary, threshold }: Props) {
         legend: { show: false },
         cursor: { drag: { x: false, y: false } },
         scales: { y: { range: (_, __, max) => [0, Math.max(5, max * 1.1)] } },
-        axes: [axis, { ...axis, size: 44 }],
+        axes: [{ ...axis, values: (_, splits) => splits.map((at) => mark(at, (splits[1] ?? at) - (splits[0] ?? at))) }, { ...axis, size: 44 }],
         series: [
           {},
           { stroke: "transparent", points: { show: false } },
           { stroke: "transparent", points: { show: false } },
-          { stroke: accent, width: 2, points: { show: false } },
+          { stroke: accent, width: 1.5, points: { show: false } },
           { stroke: warn, width: 1.5, dash: [6, 4], points: { show: false } },
         ],
         bands: [{ series: [2, 1], fill: faint(ink, 0.1) }],

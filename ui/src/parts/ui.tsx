@@ -216,7 +216,7 @@ export function Check({ label, ...input }: Input & { label: string }) {
   );
 }
 
-export function Copy({ value, label = text.common.copy, small = true }: { value: string; label?: string; small?: boolean }) {
+export function Copy({ value, label = text.common.copy, compact }: { value: string; label?: string; compact?: boolean }) {
   const copy = async () => {
     try {
       await navigator.clipboard.writeText(value);
@@ -231,14 +231,14 @@ export function Copy({ value, label = text.common.copy, small = true }: { value:
     }
     tell(text.common.copied);
   };
-  return <Button small={small} icon="copy" onClick={() => void copy()}>{label}</Button>;
+  return <Button small icon="copy" onClick={() => void copy()}>{compact ? <span className="max-sm:sr-only">{label}</span> : label}</Button>;
 }
 
 export function Code({ children, copy = true, label }: { children: string; copy?: boolean; label: string }) {
   return (
-    <div className="relative min-w-0 rounded-lg border border-line bg-sunken">
-      <pre tabIndex={0} aria-label={label} role="group" className={join("overflow-x-auto p-3 font-mono text-sm leading-relaxed", copy && "pr-24")}>{children}</pre>
-      {copy && <div className="absolute top-2 right-2"><Copy value={children} /></div>}
+    <div className="flex min-w-0 items-start rounded-lg border border-line bg-sunken">
+      <pre tabIndex={0} aria-label={label} role="group" className="min-w-0 flex-1 overflow-x-auto p-3 font-mono text-sm leading-relaxed">{children}</pre>
+      {copy && <div className="p-2"><Copy value={children} compact /></div>}
     </div>
   );
 }

@@ -29,6 +29,7 @@ async fn main() {
         Some(()) => StatusCode::NO_CONTENT,
         None => StatusCode::UNAUTHORIZED,
     });
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:8000").await.expect("the port is free");
+    let port = std::env::var("PORT").unwrap_or_else(|_| "8000".to_owned());
+    let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await.expect("the port is free");
     axum::serve(listener, Router::new().route("/", hook)).await.expect("it serves");
 }
