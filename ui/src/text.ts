@@ -209,6 +209,7 @@ export const text = {
     ownSecretHint: "At least 16 characters, or whsec_ and base64.",
     triggers: "Triggers",
     triggersLead: "Each fires on its own.",
+    aTrigger: "This trigger",
     addTrigger: "Add another trigger",
     removeTrigger: "Remove this trigger",
     advanced: "Format, headers, retries",

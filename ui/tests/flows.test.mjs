@@ -43,6 +43,11 @@ describe("an owner", () => {
       await page.getByLabel("Name", { exact: true }).fill("My hook");
       await page.getByText("The address works.").waitFor();
       await page.getByLabel("Percent above it").fill("120");
+      await page.getByRole("button", { name: "Add another trigger" }).click();
+      await page.getByRole("button", { name: "Add another trigger" }).click();
+      await page.getByRole("button", { name: "Create webhook" }).click();
+      await page.getByText("This trigger is identical to another trigger of this webhook.").waitFor();
+      await page.getByRole("button", { name: "Remove this trigger" }).last().click();
       await page.getByText(/When current visitors are 120 % or more/).first().waitFor();
       await page.getByRole("button", { name: "Create webhook" }).click();
 

@@ -52,6 +52,20 @@ on_both! {
         app.stop().await;
     }
 
+    async fn a_site_tells_since_when_its_events_arrive(database: Database) {
+        let app = TestApp::start(database).await;
+        app.site().await;
+        let path = format!("/api/sites/{SITE}/traffic");
+        assert_eq!(app.get(&path).await.expect(200), json!({"first_event_at": null}));
+        let first = app.clock.now().to_string();
+        app.visit(1, "/").await;
+        app.advance(std::time::Duration::from_secs(60));
+        app.visit(2, "/").await;
+        assert_eq!(app.get(&path).await.expect(200), json!({"first_event_at": first}));
+        app.get("/api/sites/other.example/traffic").await.expect(404);
+        app.stop().await;
+    }
+
     async fn engagement_needs_a_visit_before_it(database: Database) {
         let app = TestApp::start(database).await;
         app.site().await;

@@ -79,9 +79,8 @@ function WebhookForm({ site, known }: { site: string; known?: Webhook }) {
     await navigate({ to: "/sites/$site/webhooks/$webhook", params: { site, webhook: webhook.id } });
   });
   const { errors } = form;
-  const of = (prefix: string) => (field: string) => errors[`${prefix}${field}`];
   const shownElsewhere = ["url", "name", "secret", "format", "retry_schedule", "rate_limit", "headers"];
-  const others = Object.entries(errors).filter(([field]) => !shownElsewhere.includes(field) && !/^triggers[.[]\d/.test(field));
+  const others = Object.entries(errors).filter(([field]) => !shownElsewhere.includes(field) && !/^triggers\[\d/.test(field));
 
   return (
     <form onSubmit={form.submit} className="grid max-w-3xl gap-6">
@@ -123,8 +122,9 @@ function WebhookForm({ site, known }: { site: string; known?: Webhook }) {
                   site={site}
                   value={trigger}
                   onChange={(next) => setTriggers(triggers.map((one, at) => (at === index ? next : one)))}
-                  errors={(field) => of(`triggers[${index}].`)(field) ?? of(`triggers.${index}.`)(field)}
+                  errors={(field) => errors[`triggers[${index}].${field}`]}
                 />
+                {errors[`triggers[${index}]`] && <p className="text-sm font-medium text-bad">{words.aTrigger} {errors[`triggers[${index}]`]!.join(", ")}.</p>}
                 {triggers.length > 1 && (
                   <div className="flex justify-end"><Button small look="quiet" icon="trash" onClick={() => setTriggers(triggers.filter((_, at) => at !== index))}>{words.removeTrigger}</Button></div>
                 )}

@@ -39,14 +39,17 @@ export function Deliveries({ site, webhook }: { site: string; webhook: string })
 
   const end = useRef<HTMLDivElement>(null);
   const { hasNextPage, isFetchingNextPage, fetchNextPage } = list;
+  const rows = drawn.length;
   useEffect(() => {
     if (!end.current || !hasNextPage) return;
-    const watcher = new IntersectionObserver(([entry]) => {
-      if (entry?.isIntersecting && !isFetchingNextPage) void fetchNextPage();
+    const watcher = new IntersectionObserver((seen) => {
+      // Of several the last one holds.
+      if (seen.at(-1)?.isIntersecting && !isFetchingNextPage) void fetchNextPage();
     }, { rootMargin: "600px" });
     watcher.observe(end.current);
     return () => watcher.disconnect();
-  }, [hasNextPage, isFetchingNextPage, fetchNextPage]);
+    // A watcher speaks when something changes; who jumps to the end just as rows arrive changes nothing. A new one looks afresh.
+  }, [hasNextPage, isFetchingNextPage, fetchNextPage, rows]);
 
   return (
     <Card title={words.title} actions={<Button small icon="repeat" onClick={() => setRange(true)}>{words.resendRange}</Button>}>

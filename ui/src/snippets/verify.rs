@@ -1,6 +1,11 @@
 // cargo add axum base64 hmac sha2 && cargo add tokio --features full
-use axum::{body::Bytes, http::{HeaderMap, StatusCode}, routing::post, Router};
-use base64::{engine::general_purpose::STANDARD, Engine};
+use axum::{
+    Router,
+    body::Bytes,
+    http::{HeaderMap, StatusCode},
+    routing::post,
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
 use std::time::{SystemTime, UNIX_EPOCH};
 
