@@ -65,8 +65,11 @@ pub struct EgressConnector {
 pub enum Resolver {
     System(Arc<TokioResolver>),
     /// Whatever somebody says, for tests; nothing means that there is no such name.
-    Scripted(Arc<dyn Fn(&str) -> Vec<IpAddr> + Send + Sync>),
+    Scripted(Answers),
 }
+
+/// What a name leads to.
+pub type Answers = Arc<dyn Fn(&str) -> Vec<IpAddr> + Send + Sync>;
 
 /// Every address that was dialled: tests assert that none was forbidden.
 pub type DialRecorder = Arc<Mutex<Vec<SocketAddr>>>;
