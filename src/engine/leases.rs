@@ -125,11 +125,14 @@ impl Leases {
         if held.leaving.len() > too_many {
             held.leaving.clear();
         }
+        let missing = too_many - held.leaving.len();
+        if missing == 0 {
+            return;
+        }
         // The busiest stay.
         let mut candidates: Vec<_> =
             held.leases.keys().copied().filter(|shard| !held.leaving.contains_key(shard)).collect();
-        candidates.sort_by_key(|shard| (self.0.busy[index(*shard)].load(Ordering::Relaxed), *shard));
-        let missing = too_many - held.leaving.len();
+        calmest_first(&mut candidates, &self.0.busy);
         held.leaving.extend(candidates.into_iter().take(missing).map(|shard| (shard, now)));
     }
 
@@ -156,6 +159,11 @@ impl Leases {
         drop(held);
         self.0.changed.send_modify(|count| *count += 1);
     }
+}
+
+/// Each counter is read once: they go on moving, and an order that changes while it is made is none.
+fn calmest_first(shards: &mut [i32], busy: &[AtomicU32; SHARDS as usize]) {
+    shards.sort_by_cached_key(|shard| (busy[index(*shard)].load(Ordering::Relaxed), *shard));
 }
 
 fn index(shard: i32) -> usize {
@@ -244,4 +252,40 @@ pub async fn run(
 async fn recheck(store: &Store, leases: &Leases) -> Result<(), StoreError> {
     let held = store.renew_shards(leases.node(), TTL).await?;
     if held.is_empty() { Err(StoreError::LeaseLost) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A sort that reads counters as it compares panics when they move meanwhile, and takes the process with it.
+    #[test]
+    fn shards_are_ordered_while_work_goes_on() {
+        let busy = [const { AtomicU32::new(0) }; SHARDS as usize];
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for turn in 0_u32.. {
+                    if done.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    busy[turn.wrapping_mul(97) as usize % busy.len()]
+                        .store(turn.wrapping_mul(31) % 7, Ordering::Relaxed);
+                }
+            });
+            let mut shards: Vec<i32> = (0..SHARDS).collect();
+            for _ in 0..2_000 {
+                shards.reverse();
+                calmest_first(&mut shards, &busy);
+            }
+            done.store(true, Ordering::Relaxed);
+            assert_eq!(shards.len(), SHARDS as usize);
+        });
+        let mut shards = [3, 1, 2];
+        for (shard, load) in [(1, 5), (2, 0), (3, 9)] {
+            busy[shard].store(load, Ordering::Relaxed);
+        }
+        calmest_first(&mut shards, &busy);
+        assert_eq!(shards, [2, 1, 3]);
+    }
 }

@@ -137,6 +137,8 @@ on_both! {
             assert_eq!(outcome, "forbidden_url", "{about}: {url:?}");
             assert!(sentence.ends_with("Edit the webhook's URL."), "{about}: {url:?}: {sentence}");
             app.delete(&webhook).await.expect(204);
+            // Tests have a budget.
+            app.advance(Duration::from_millis(200));
         }
         assert_eq!(app.dialled(), []);
         app.stop().await;
