@@ -16,7 +16,7 @@ const root = fileURLToPath(new URL("../..", import.meta.url));
 const RECEIVERS = {
   Node: (folder) => {
     copyFileSync(snippet("verify.js"), join(folder, "verify.mjs"));
-    symlinkSync(join(root, "tests/tools/node_modules"), join(folder, "node_modules"));
+    symlinkSync(join(root, "ui/node_modules"), join(folder, "node_modules"));
     return ["node", [join(folder, "verify.mjs")]];
   },
   Python: () => ["python3", [snippet("verify.py")]],

@@ -20,7 +20,7 @@ type Look = keyof typeof LOOKS;
 
 const buttonClass = (look: Look, small?: boolean) =>
   join(
-    "inline-flex items-center justify-center gap-2 rounded-lg border font-medium whitespace-nowrap disabled:opacity-60",
+    "inline-flex items-center justify-center gap-2 rounded-lg border font-medium whitespace-nowrap aria-disabled:cursor-not-allowed aria-disabled:opacity-60",
     small ? "min-h-8 px-2.5 text-sm" : "min-h-10 px-4 text-sm",
     LOOKS[look],
   );
@@ -32,9 +32,15 @@ interface ButtonProps extends ComponentProps<"button"> {
   busy?: boolean;
 }
 
-export function Button({ look = "plain", small, icon, busy, children, className, disabled, ...rest }: ButtonProps) {
+export function Button({ look = "plain", small, icon, busy, children, className, disabled, onClick, ...rest }: ButtonProps) {
+  const off = !!(disabled || busy);
+  const click: ButtonProps["onClick"] = (event) => {
+    if (off) event.preventDefault();
+    else onClick?.(event);
+  };
+  // Not the attribute `disabled`: it would take the focus away from whoever just pressed it.
   return (
-    <button type="button" {...rest} disabled={disabled || busy} aria-busy={busy} className={join(buttonClass(look, small), className)}>
+    <button type="button" {...rest} onClick={click} aria-disabled={off || undefined} aria-busy={busy || undefined} className={join(buttonClass(look, small), className)}>
       {icon && <Icon name={icon} />}
       {children}
     </button>
