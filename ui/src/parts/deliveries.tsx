@@ -1,7 +1,7 @@
 import { useInfiniteQuery, useQuery, useQueryClient } from "@tanstack/react-query";
-import { Link, useNavigate, useSearch } from "@tanstack/react-router";
-import { useEffect, useRef, useState } from "react";
-import { api, answer, type Delivery } from "../api/client";
+import { useNavigate, useRouter, useSearch } from "@tanstack/react-router";
+import { memo, useEffect, useRef, useState, type MouseEvent } from "react";
+import { api, answer, home, type Delivery } from "../api/client";
 import { deliveriesQuery, freshQuery, type DeliveryFilter } from "../api/queries";
 import { ago, fromInput, number, toInput } from "../format";
 import type { Tone } from "../health";
@@ -22,7 +22,7 @@ export function Deliveries({ site, webhook }: { site: string; webhook: string })
   const client = useQueryClient();
   const [range, setRange] = useState(false);
   // Asked anew only when somebody wants it: rows that are drawn keep their places.
-  const list = useInfiniteQuery({ ...deliveriesQuery(site, webhook, filter), refetchOnWindowFocus: false, staleTime: Infinity });
+  const list = useInfiniteQuery({ ...deliveriesQuery(site, webhook, filter), refetchOnWindowFocus: false, staleTime: Infinity, structuralSharing: false });
   const fresh = useQuery(freshQuery(site, webhook, filter));
   const drawn = (list.data?.pages ?? []).flatMap((page) => page.deliveries);
   const ids = new Set(drawn.map(({ id }) => id));
@@ -81,12 +81,20 @@ export function Deliveries({ site, webhook }: { site: string; webhook: string })
   );
 }
 
-function Row({ site, delivery }: { site: string; delivery: Delivery }) {
+/** There may be thousands: drawn again only when something of it changed, and no `Link`, each of which follows the router. */
+const Row = memo(function Row({ site, delivery }: { site: string; delivery: Delivery }) {
+  const router = useRouter();
+  const to = { to: "/sites/$site/webhooks/$webhook/deliveries/$delivery", params: { site, webhook: delivery.webhook_id, delivery: delivery.id } } as const;
+  const open = (event: MouseEvent) => {
+    if (event.metaKey || event.ctrlKey || event.shiftKey || event.altKey || event.button !== 0) return;
+    event.preventDefault();
+    void router.navigate(to);
+  };
   return (
     <li className="row-lazy">
-      <Link
-        to="/sites/$site/webhooks/$webhook/deliveries/$delivery"
-        params={{ site, webhook: delivery.webhook_id, delivery: delivery.id }}
+      <a
+        href={`${home}/sites/${encodeURIComponent(site)}/webhooks/${delivery.webhook_id}/deliveries/${delivery.id}`}
+        onClick={open}
         className="grid gap-x-4 gap-y-1 px-5 py-3 text-sm -outline-offset-2! hover:bg-sunken sm:grid-cols-[8rem_minmax(0,1fr)_auto] sm:items-center"
       >
         <span><Badge tone={STATUS_TONES[delivery.status] ?? "plain"}>{words.statuses[delivery.status] ?? delivery.status}</Badge></span>
@@ -104,10 +112,10 @@ function Row({ site, delivery }: { site: string; delivery: Delivery }) {
             {delivery.status === "retrying" && delivery.next_attempt_at && ` · ${words.next(ago(delivery.next_attempt_at))}`}
           </span>
         </span>
-      </Link>
+      </a>
     </li>
   );
-}
+});
 
 function Filters({ filter }: { filter: DeliveryFilter }) {
   const navigate = useNavigate({ from: "/sites/$site/webhooks/$webhook" });

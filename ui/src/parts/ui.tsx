@@ -1,6 +1,6 @@
 // The small parts that pages are made of. Native elements where there are some: they know keyboard and screen readers.
 import { Link, type LinkProps } from "@tanstack/react-router";
-import { useEffect, useId, useRef, useState, type ComponentProps, type ReactNode } from "react";
+import { useEffect, useId, useRef, useState, useSyncExternalStore, type ComponentProps, type ReactNode } from "react";
 import { Problem } from "../api/client";
 import { ago, exact } from "../format";
 import type { Tone } from "../health";
@@ -249,15 +249,23 @@ export function Code({ children, copy = true, label }: { children: string; copy?
   );
 }
 
+// One clock for all: a row is drawn again only when its own words change.
+let now = Date.now();
+const listeners = new Set<() => void>();
+setInterval(() => {
+  now = Date.now();
+  for (const listener of listeners) listener();
+}, 5_000);
+const subscribe = (listener: () => void) => {
+  listeners.add(listener);
+  return () => listeners.delete(listener);
+};
+
 /** A moment as one says it, and exactly for whoever looks closer. */
 export function Moment({ at, exactly }: { at: string; exactly?: boolean }) {
-  const [, tick] = useState(0);
-  useEffect(() => {
-    if (exactly) return;
-    const timer = setInterval(() => tick((count) => count + 1), 10_000);
-    return () => clearInterval(timer);
-  }, [exactly]);
-  return <time dateTime={at} title={exact(at)} className="whitespace-nowrap">{exactly ? exact(at) : ago(at)}</time>;
+  // What happened since the clock last moved is not in the future.
+  const said = useSyncExternalStore(subscribe, () => (exactly ? exact(at) : ago(at, Math.max(now, Date.parse(at) > Date.now() ? 0 : Date.parse(at)))));
+  return <time dateTime={at} title={exact(at)} className="whitespace-nowrap">{said}</time>;
 }
 
 /** The browser's own dialog: focus stays in it and comes back, Escape closes it. */
