@@ -63,9 +63,11 @@ export function Deliveries({ site, webhook }: { site: string; webhook: string })
           drawn.length === 0 ? (
             <Empty title={filtered ? words.noneTitle : words.emptyTitle} icon="send">{filtered ? words.none : words.empty}</Empty>
           ) : (
-            <ul className="divide-y divide-line">
-              {drawn.map((delivery) => <Row key={delivery.id} site={site} delivery={newest.get(delivery.id) ?? delivery} />)}
-            </ul>
+            list.data!.pages.map((page, index) => (
+              <ul key={page.deliveries[0]?.id ?? index} className={`divide-y divide-line border-line not-first:border-t ${page.deliveries.length > 20 ? "page-lazy" : ""}`}>
+                {page.deliveries.map((delivery) => <Row key={delivery.id} site={site} delivery={newest.get(delivery.id) ?? delivery} />)}
+              </ul>
+            ))
           )
         }
       </Asked>
@@ -91,7 +93,7 @@ const Row = memo(function Row({ site, delivery }: { site: string; delivery: Deli
     void router.navigate(to);
   };
   return (
-    <li className="row-lazy">
+    <li>
       <a
         href={`${home}/sites/${encodeURIComponent(site)}/webhooks/${delivery.webhook_id}/deliveries/${delivery.id}`}
         onClick={open}
