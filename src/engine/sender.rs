@@ -1,6 +1,5 @@
 //! One attempt: sign, POST, read a little of the answer. The result is a value; nothing here can fail.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use super::egress::{EgressConnector, NoConnection};
 use crate::clock::Clock;
@@ -167,9 +166,13 @@ impl Sender {
         let too_many = limit_announcements(&mut request);
         let answer = tokio::select! {
             biased;
-            () = too_many.notified() => return (Outcome::InvalidHttp, None),
+            () = too_many.cancelled() => return (Outcome::InvalidHttp, None),
             answer = self.client.request(request) => answer,
         };
+        // They may have come in one piece with the answer.
+        if too_many.is_cancelled() {
+            return (Outcome::InvalidHttp, None);
+        }
         let answer = match answer {
             Ok(answer) => answer,
             Err(error) => return (outcome_of(&error), None),
@@ -204,12 +207,12 @@ impl Sender {
 }
 
 /// Says when more than [`MOST_ANNOUNCEMENTS`] came.
-fn limit_announcements(request: &mut Request<Full<Bytes>>) -> Arc<Notify> {
-    let (too_many, count) = (Arc::new(Notify::new()), AtomicUsize::new(0));
-    let told = Arc::clone(&too_many);
+fn limit_announcements(request: &mut Request<Full<Bytes>>) -> CancellationToken {
+    let (too_many, count) = (CancellationToken::new(), AtomicUsize::new(0));
+    let told = too_many.clone();
     hyper::ext::on_informational(request, move |_| {
         if count.fetch_add(1, Ordering::Relaxed) >= MOST_ANNOUNCEMENTS {
-            told.notify_one();
+            told.cancel();
         }
     });
     too_many
