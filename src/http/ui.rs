@@ -28,7 +28,7 @@ use super::pages::escape;
 pub struct Built;
 
 /// What the page draws. Everything else stays unknown, so that a wrong address of the API is told as one.
-const PAGES: [&str; 9] = [
+const PAGES: [&str; 10] = [
     "/",
     "/setup",
     "/sign-in",
@@ -38,6 +38,7 @@ const PAGES: [&str; 9] = [
     "/help/{*rest}",
     "/operation",
     "/invitation",
+    "/sign-up",
 ];
 
 /// No script and no style but ours, and nothing from elsewhere.

@@ -6,11 +6,14 @@ import { Problem } from "./api/client";
 import { makeRouter } from "./router";
 import "./style.css";
 
+/** Where nobody need be signed in. */
+const OPEN = new Set(["/sign-in", "/setup", "/sign-up", "/invitation"]);
+
 /** Whoever's session ended is asked to sign in, and comes back to where they were. */
 function signInIfEnded(error: unknown) {
   if (!(error instanceof Problem) || error.status !== 401) return;
   const { pathname, href } = router.state.location;
-  if (pathname !== "/sign-in" && pathname !== "/setup") void router.navigate({ to: "/sign-in", search: { to: href } });
+  if (!OPEN.has(pathname)) void router.navigate({ to: "/sign-in", search: { to: href } });
 }
 
 const client = new QueryClient({

@@ -9,6 +9,8 @@ import { Crash, Lost } from "./pages/lost";
 import { SetUp } from "./pages/setup";
 import { Shell } from "./pages/shell";
 import { SignIn } from "./pages/sign-in";
+import { Invitation } from "./pages/invitation";
+import { SignUp } from "./pages/sign-up";
 import { SiteFrame } from "./pages/site-frame";
 
 const optional = (value: unknown) => (typeof value === "string" && value !== "" ? value : undefined);
@@ -26,6 +28,13 @@ const signIn = createRoute({
   path: "/sign-in",
   component: SignIn,
   validateSearch: (search): { to?: string | undefined } => ({ to: optional(search["to"]) }),
+});
+const signUp = createRoute({ getParentRoute: () => root, path: "/sign-up", component: SignUp });
+const invitation = createRoute({
+  getParentRoute: () => root,
+  path: "/invitation",
+  component: Invitation,
+  validateSearch: (search): { token?: string | undefined } => ({ token: search["token"] === undefined ? undefined : String(search["token"]) }),
 });
 
 const shell = createRoute({
@@ -80,12 +89,16 @@ const delivery = createRoute({ getParentRoute: () => site, path: "/webhooks/$web
 const keys = createRoute({ getParentRoute: () => shell, path: "/account/keys", component: lazyRouteComponent(() => import("./pages/keys"), "Keys") });
 const members = createRoute({ getParentRoute: () => shell, path: "/account/members", component: lazyRouteComponent(() => import("./pages/members"), "Members") });
 const audit = createRoute({ getParentRoute: () => shell, path: "/account/audit", component: lazyRouteComponent(() => import("./pages/audit"), "Audit") });
+const you = createRoute({ getParentRoute: () => shell, path: "/account/you", component: lazyRouteComponent(() => import("./pages/you"), "You") });
+const accountSettings = createRoute({ getParentRoute: () => shell, path: "/account/settings", component: lazyRouteComponent(() => import("./pages/account-settings"), "AccountSettings") });
 const help = createRoute({ getParentRoute: () => shell, path: "/help/signatures", component: lazyRouteComponent(() => import("./pages/signatures"), "Signatures") });
 const operation = createRoute({ getParentRoute: () => shell, path: "/operation", component: lazyRouteComponent(() => import("./pages/operation"), "Operation") });
 
 const tree = root.addChildren([
   setup,
   signIn,
+  signUp,
+  invitation,
   shell.addChildren([
     overview,
     sites,
@@ -94,6 +107,8 @@ const tree = root.addChildren([
     keys,
     members,
     audit,
+    you,
+    accountSettings,
     help,
     operation,
   ]),

@@ -18,8 +18,11 @@ export function triggerSentence(trigger: TriggerBody, goals: Goal[] | undefined)
     const least = number(trigger.min_visitors ?? 10);
     const percent = number(trigger.threshold ?? 50);
     const cooldown = wait(trigger.cooldown ?? "30m");
-    if (trigger.baseline === "fixed") return say.fixed(least, cooldown);
-    return (trigger.baseline === "previous" ? say.previous : say.typical)(percent, least, cooldown);
+    const drop = trigger.type === "visitor_drop";
+    const against = trigger.baseline === "previous" ? (drop ? say.dropPrevious : say.previous) : drop ? say.dropTypical : say.typical;
+    const condition = trigger.baseline === "fixed" ? (drop ? say.dropFixed : say.fixed)(least, cooldown) : against(percent, least, cooldown);
+    const lasts = trigger.min_duration && !/^0[a-z]*$/.test(trigger.min_duration) ? ` ${say.lasting(wait(trigger.min_duration))}` : "";
+    return condition + lasts + (trigger.notify_end ? ` ${say.ends}` : "");
   }
 }
 
@@ -28,8 +31,9 @@ export function eventSentence(delivery: Delivery): string {
   const payload = delivery.payload as { data?: Record<string, unknown> };
   const data = typeof payload === "object" && payload ? (payload.data ?? {}) : {};
   const figure = (name: string) => number(Number(data[name] ?? 0));
-  if (delivery.event_type === "visitor_spike" && "current_visitors" in data) {
-    return text.deliveries.sentences.spike(figure("current_visitors"), figure("previous_visitors"), figure("change_percent"));
+  if (["visitor_spike", "visitor_drop"].includes(delivery.event_type) && "current_visitors" in data) {
+    const say = text.deliveries.sentences;
+    return (delivery.event_type === "visitor_drop" ? say.drop : say.spike)(figure("current_visitors"), figure("previous_visitors"), figure("change_percent"));
   }
   if (delivery.event_type === "goal_completion" && "goal_name" in data) {
     return text.deliveries.sentences.goal(String(data["goal_name"]), figure("count"));

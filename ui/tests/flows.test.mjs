@@ -1,7 +1,7 @@
 // What an owner does, in a real browser against the real binary.
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
-import { EMAIL, PASSWORD, furnish, openBrowser, openPage, setUp, settle, signIn, startEndpoint, startReceiver, startServer, test } from "./support.mjs";
+import { EMAIL, PASSWORD, furnish, importHistory, openBrowser, openPage, setUp, settle, signIn, startEndpoint, startReceiver, startServer, test } from "./support.mjs";
 
 let browser;
 before(async () => { browser = await openBrowser(); });
@@ -123,6 +123,8 @@ describe("an owner", () => {
       await reach(page.getByRole("dialog").getByRole("button", { name: "Resend" }));
       await page.keyboard.press("Enter");
       await page.getByText("Attempt 2 answered 200").waitFor();
+      // The attempt may be seen before the dialog has its answer.
+      await page.getByRole("dialog").waitFor({ state: "hidden" });
       assert.ok(await resend.evaluate((element) => element === document.activeElement), "focus comes back from a dialog");
       assert.equal(endpoint.arrived.length, 2);
       assert.deepEqual(page.complaints, []);
@@ -236,30 +238,41 @@ describe("a webhook's page", () => {
     await page.waitForFunction((count) => [...document.querySelectorAll('li a[href*="/deliveries/"]')].length === count, before.length + 1);
   });
 
-  it("shows what a trigger would have done where the server can tell, and leaves it out where not", async () => {
-    // An answer as the route gives it; a server without it says 404 or 405.
-    const start = Date.parse("2026-11-01T00:00:00Z");
-    const series = Array.from({ length: 2_000 }, (_, index) => {
-      const expected = 40 + 25 * Math.sin((index / 288) * 2 * Math.PI);
-      const spike = index > 900 && index < 915 ? 150 : 0;
-      return { timestamp: new Date(start + index * 300_000).toISOString(), observed: Math.round(expected + ((index * 7) % 9) + spike), expected, low: expected - 15, high: expected + 15 };
-    });
-    const firings = [{ timestamp: series[901].timestamp, observed: 190, expected: 60, change_percent: 217, reason: "rise", ended_at: series[915].timestamp }];
+  it("shows what a trigger would have done on the site's own history, and proposes a threshold", async () => {
     const path = `/sites/example.com/webhooks/${hook.id}/triggers/new`;
-    await page.route("**/triggers/backtest", (route) => route.fulfill({ status: 404, json: { code: "not_found", detail: "" } }));
-    const asked = page.waitForResponse(/backtest/);
     await page.goto(server.base + path);
-    await page.getByRole("heading", { level: 1, name: "Add a trigger" }).waitFor();
-    await asked;
-    assert.equal(await page.getByRole("figure").count(), 0);
-    await page.unroute("**/triggers/backtest");
-    await page.route("**/triggers/backtest", (route) => route.fulfill({ json: { firings, series, suggestions: [] } }));
+    await page.getByText("There is no traffic yet to try it on.").waitFor();
+    await importHistory(server, "example.com");
     await page.reload();
-    await page.getByText("Would have fired 1 time in the last 7 days.").waitFor();
+    await page.getByText(/Would have fired [1-9]\d* times? in the last 10 days\./).waitFor();
+    await page.getByText(/What is usual is known from/).waitFor();
     await page.locator("figure canvas").waitFor();
+    // The surge of yesterday: 70 visitors.
+    await page.getByRole("list", { name: "Fired" }).getByText(/: 70 visitors, \d+ expected/).first().waitFor();
     await page.getByRole("button", { name: "Show as table" }).click();
-    await page.getByRole("cell", { name: "190" }).or(page.getByRole("columnheader", { name: "Usual from" })).first().waitFor();
-    await page.unroute("**/triggers/backtest");
+    await page.getByRole("columnheader", { name: "Usual from" }).waitFor();
+    await page.getByRole("cell", { name: "70", exact: true }).first().waitFor();
+
+    const proposal = page.getByRole("button", { name: /^At most \d+ in 30 days: / }).first();
+    const wanted = (await proposal.textContent()).match(/: ([\d,]+) %/)[1].replaceAll(",", "");
+    await proposal.click();
+    assert.equal(await page.getByLabel("Percent above it").inputValue(), wanted);
+    await page.getByLabel("Percent above it").fill("9000");
+    await page.getByText("Would not have fired in the last 10 days.").waitFor();
+
+    await page.getByLabel("Tell me when").selectOption("visitor_drop");
+    await page.getByText(/or more below what is usual/).waitFor();
+    await page.getByLabel("Sensitivity").selectOption("low");
+    await page.getByLabel("Only once it has lasted").selectOption("10m");
+    await page.getByLabel("Tell when it is over too").check();
+    await page.getByText(/Would (not )?have fired .*in the last/).waitFor();
+    await page.getByRole("button", { name: "Add trigger" }).click();
+    await page.getByRole("heading", { level: 1, name: "Chat room" }).waitFor();
+    await page.getByText(/Only once it has lasted 10.min\. Its end is told too\./).waitFor();
+    const { webhook } = await api("GET", `${home.at}/webhooks/${hook.id}`);
+    const made = webhook.triggers.find(({ type }) => type === "visitor_drop");
+    assert.deepEqual([made.sensitivity, made.notify_end, /^(10m|600s)$/.test(made.min_duration)], ["low", true, true], JSON.stringify(made));
+    assert.deepEqual(page.complaints, []);
   });
 
   it("deletes only after a question", async () => {

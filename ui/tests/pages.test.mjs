@@ -46,7 +46,7 @@ describe("before anybody is signed in", () => {
   for (const [theme, size] of VIEWS) {
     it(`set-up and sign-in in ${theme} on a ${size}`, async () => {
       const page = await openPage(browser, fresh, { theme, size });
-      for (const path of [new URL(fresh.link).pathname + new URL(fresh.link).search, "/setup", "/sign-in"]) {
+      for (const path of [new URL(fresh.link).pathname + new URL(fresh.link).search, "/setup", "/sign-in", "/sign-up", "/invitation", `/invitation?token=${"a".repeat(43)}`]) {
         await page.goto(fresh.base + path);
         await settle(page);
         assert.deepEqual(await violations(page), [], path);

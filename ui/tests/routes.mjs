@@ -22,6 +22,7 @@ export async function furnished(count) {
     home.delivered = deliveries.find(({ status }) => status === "success");
     await api("POST", "/api/sites", { domain: "a-second-site-with-quite-a-long-name.shop.example.org", timezone: "Asia/Kolkata" });
     await api("POST", "/api/keys", { name: "Deploy script", role: "editor" });
+    await api("POST", "/api/invitations", { email: "charles.babbage.of.the.difference.engine@analytical.example.com", role: "editor" });
   }
   const stop = async () => {
     await server.stop();
@@ -44,6 +45,8 @@ function routes(home) {
     keys: "/account/keys",
     members: "/account/members",
     audit: "/account/audit",
+    "account-settings": "/account/settings",
+    you: "/account/you",
     signatures: "/help/signatures",
     operation: "/operation",
     lost: "/sites/example.com/nothing/here",
@@ -64,7 +67,7 @@ function routes(home) {
   return found;
 }
 
-/** An answer of the back-test as servers give it, for pages of servers that have none yet. */
+/** An answer of the back-test as servers give it after a while, for pictures and checks of pages. */
 export function backtest() {
   const start = Date.parse("2026-11-01T00:00:00Z");
   const series = Array.from({ length: 14 * 288 }, (_, index) => {
@@ -79,5 +82,6 @@ export function backtest() {
     };
   });
   const at = series[2_301];
-  return { series, firings: [{ timestamp: at.timestamp, observed: at.observed, expected: Math.round(at.expected), change_percent: 210, reason: "rise", ended_at: series[2_318].timestamp }], suggestions: [] };
+  const [from, to] = [series[0].timestamp, series.at(-1).timestamp];
+  return { from, to, window_seconds: 300, windows: series.length, basis: { history: { days: 14 } }, series, firings: [{ timestamp: at.timestamp, observed: at.observed, expected: Math.round(at.expected), change_percent: 210, reason: "rise", ended_at: series[2_318].timestamp }], suggestions: [{ per_month: 1, threshold: 170, firings: 0 }, { per_month: 5, threshold: 60, firings: 1 }] };
 }

@@ -20,6 +20,12 @@ for (const theme of ["light", "dark"]) {
   await page.goto(fresh.link);
   await settle(page);
   await shoot(page, `setup-${theme}`);
+  await page.goto(`${fresh.base}/sign-up`);
+  await settle(page);
+  await shoot(page, `sign-up-${theme}`);
+  await page.goto(`${fresh.base}/invitation?token=wrong`);
+  await settle(page);
+  await shoot(page, `invitation-wrong-${theme}`);
   await page.goto(`${fresh.base}/sign-in`);
   await page.getByLabel("E-mail address").fill("ada@example.com");
   await page.getByLabel("Password").fill("wrong");

@@ -1,6 +1,6 @@
 // The real binary on a folder of its own, receivers, and a browser. Everything started here ends with the test that asked.
-import { spawn } from "node:child_process";
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { execFileSync, spawn } from "node:child_process";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -74,7 +74,29 @@ export async function startServer({ settings = [], below } = {}) {
     rmSync(folder, { recursive: true, force: true });
   };
   const own = `http://127.0.0.1:${port}`;
-  return { link, own, base: below ?? own, lines: server.lines, stop };
+  return { link, own, base: below ?? own, folder: join(folder, "data"), lines: server.lines, stop };
+}
+
+/** So many days of history, as an access log says them: more by day than by night, and a surge of half an hour yesterday. */
+export async function importHistory(server, domain, days = 10) {
+  const now = Math.floor(Date.now() / 300_000) * 300_000;
+  const months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+  const two = (value) => String(value).padStart(2, "0");
+  const surge = now - 86_400_000;
+  const lines = [];
+  for (let start = now - days * 86_400_000; start < now; start += 300_000) {
+    const usual = 9 + 4 * Math.sin(((start % 86_400_000) / 86_400_000) * 2 * Math.PI) + ((start / 300_000) % 3);
+    const count = start >= surge && start < surge + 1_800_000 ? 70 : Math.round(usual);
+    for (let visitor = 0; visitor < count; visitor += 1) {
+      const at = new Date(start + visitor * 3_000);
+      const stamp = `${two(at.getUTCDate())}/${months[at.getUTCMonth()]}/${at.getUTCFullYear()}:${two(at.getUTCHours())}:${two(at.getUTCMinutes())}:${two(at.getUTCSeconds())} +0000`;
+      const address = `203.${(start / 300_000) % 200}.${visitor % 250}.${visitor % 7}`;
+      lines.push(`${address} - - [${stamp}] "GET / HTTP/1.1" 200 512 "-" "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"`);
+    }
+  }
+  const log = join(server.folder, "access.log");
+  writeFileSync(log, `${lines.join("\n")}\n`);
+  execFileSync(binary, ["import", "access-log", log, "--site", domain, "--data-dir", server.folder], { stdio: "pipe" });
 }
 
 /** The first owner by the API, and a way to ask in his name. */
@@ -145,10 +167,10 @@ export async function openPage(browser, server, { theme = "light", size = "deskt
   return Object.assign(page, { complaints });
 }
 
-export async function signIn(page, server) {
+export async function signIn(page, server, { email = EMAIL, password = PASSWORD } = {}) {
   await page.goto(`${server.base}/sign-in`);
-  await page.getByLabel("E-mail address").fill(EMAIL);
-  await page.getByLabel("Password").fill(PASSWORD);
+  await page.getByLabel("E-mail address").fill(email);
+  await page.getByLabel("Password").fill(password);
   await page.getByRole("button", { name: "Sign in" }).click();
   await page.getByRole("heading", { level: 1, name: "Overview" }).waitFor();
 }

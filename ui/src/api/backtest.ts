@@ -1,7 +1,8 @@
-// What a trigger would have done. Servers without that route answer 404 or 405: the chart is left out then.
+// What a trigger would have done on the site's own history.
 import { keepPreviousData, queryOptions } from "@tanstack/react-query";
-import { home, Problem, type TriggerBody } from "./client";
+import { api, answer, type Schemas, type TriggerBody } from "./client";
 
+// The document names the fields of these in words.
 export interface Point {
   timestamp: string;
   observed: number;
@@ -13,7 +14,9 @@ export interface Firing {
   timestamp: string;
   observed: number;
   expected: number;
-  reason?: string;
+  change_percent: number;
+  score?: number;
+  reason: string;
   ended_at?: string;
 }
 export interface Suggestion {
@@ -21,26 +24,21 @@ export interface Suggestion {
   threshold: number;
   firings: number;
 }
-export interface Backtest {
+export type Basis = { history: { days: number } } | { last_hours: { hours: number } };
+
+export type Backtest = Omit<Schemas["BacktestAnswer"], "basis" | "firings" | "series" | "suggestions"> & {
+  basis?: Basis;
   firings: Firing[];
   series: Point[];
-  suggestions?: Suggestion[];
-}
+  suggestions: Suggestion[];
+};
 
 export const backtestQuery = (site: string, trigger: TriggerBody) =>
   queryOptions({
     queryKey: ["backtest", site, trigger],
-    queryFn: async ({ signal }): Promise<Backtest | null> => {
-      const response = await fetch(`${home}/api/sites/${encodeURIComponent(site)}/triggers/backtest`, {
-        method: "POST",
-        headers: { "content-type": "application/json" },
-        body: JSON.stringify(trigger),
-        signal,
-      });
-      if (response.status === 404 || response.status === 405) return null;
-      const body = await response.json();
-      if (!response.ok) throw new Problem(response.status, body.code, body.detail, body.errors ?? {}, response.headers.get("x-request-id"));
-      return body as Backtest;
+    queryFn: async ({ signal }) => {
+      const { goal_id: _goal, ...body } = trigger;
+      return (await answer(api.POST("/api/sites/{site}/triggers/backtest", { params: { path: { site } }, body, signal }))) as unknown as Backtest;
     },
     retry: false,
     staleTime: 60_000,

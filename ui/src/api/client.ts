@@ -13,6 +13,9 @@ export type Goal = Schemas["Goal"];
 export type Delivery = Schemas["Delivery"];
 export type Attempt = Schemas["Attempt"];
 export type ApiKey = Schemas["ApiKey"];
+export type Member = Schemas["Member"];
+export type Invitation = Schemas["Invitation"];
+export type Session = Schemas["Session"];
 export type Resend = Schemas["Resend"];
 export type CheckStep = Schemas["CheckStep"];
 

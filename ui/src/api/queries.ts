@@ -113,6 +113,25 @@ export const membersQuery = queryOptions({
   queryFn: async () => (await answer(api.GET("/api/members"))).members,
 });
 
+export const invitationsQuery = queryOptions({
+  queryKey: ["invitations"],
+  queryFn: async () => (await answer(api.GET("/api/invitations"))).invitations,
+});
+
+export const sessionsQuery = queryOptions({
+  queryKey: ["sessions"],
+  queryFn: async () => (await answer(api.GET("/api/sessions"))).sessions,
+});
+
+/** What a link to join an account is for. Asked once: asking often is held against a stranger. */
+export const invitedQuery = (token: string) =>
+  queryOptions({
+    queryKey: ["invited", token],
+    queryFn: () => answer(api.POST("/api/invitations/look", { body: { token } })),
+    staleTime: Infinity,
+    refetchOnWindowFocus: false,
+  });
+
 export const auditQuery = infiniteQueryOptions({
   queryKey: ["audit"],
   queryFn: ({ pageParam }) =>

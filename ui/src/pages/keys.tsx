@@ -1,17 +1,19 @@
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useState } from "react";
 import { api, answer, type ApiKey } from "../api/client";
-import { keysQuery, meQuery } from "../api/queries";
+import { keysQuery, meQuery, sitesQuery } from "../api/queries";
 import { day, fromInput } from "../format";
 import { useForm } from "../parts/form";
 import { Asked, Button, Code, Confirm, Dialog, Empty, Head, Moment, Notice, ProblemNotice, SelectField, Table, TextField } from "../parts/ui";
+import { ROLES, roleOptions, upTo } from "../roles";
 import { text } from "../text";
 
 const words = text.keys;
-const ROLES = ["viewer", "editor", "admin", "owner"];
 
 export function Keys() {
   const keys = useQuery(keysQuery);
+  const sites = useQuery(sitesQuery);
+  const domainOf = (id: string) => sites.data?.find((site) => site.id === id)?.domain ?? id;
   const client = useQueryClient();
   const [adding, setAdding] = useState(false);
   const [shown, setShown] = useState<string | null>(null);
@@ -37,12 +39,13 @@ export function Keys() {
             list.length === 0 ? (
               <Empty title={words.emptyTitle} icon="key">{words.empty}</Empty>
             ) : (
-              <Table label={words.title} head={[text.common.name, words.key, text.common.role, words.lastUsed, words.expires, text.common.actions]}>
+              <Table label={words.title} head={[text.common.name, words.key, text.common.role, words.site, words.lastUsed, words.expires, text.common.actions]}>
                 {list.map((key) => (
                   <tr key={key.id}>
                     <td className="min-w-40 px-5 py-3 font-medium [overflow-wrap:anywhere]">{key.name}</td>
                     <td className="px-5 py-3 font-mono text-xs whitespace-nowrap">{key.prefix}…</td>
                     <td className="px-5 py-3">{words.roleNames[key.role] ?? key.role}</td>
+                    <td className="px-5 py-3 [overflow-wrap:anywhere]">{key.site_id ? domainOf(key.site_id) : words.allSites}</td>
                     <td className="px-5 py-3">{key.last_used_at ? <Moment at={key.last_used_at} /> : text.common.never}</td>
                     <td className="px-5 py-3 whitespace-nowrap">{key.expires_at ? day(key.expires_at) : text.common.never}</td>
                     <td className="px-5 py-3"><Button small look="quiet" icon="trash" onClick={() => setDeleting(key)} aria-label={`${text.common.delete} ${key.name}`} /></td>
@@ -68,17 +71,30 @@ function NewKey({ onClose, onDone }: { onClose: () => void; onDone: (key: string
   const [name, setName] = useState("");
   const [role, setRole] = useState("viewer");
   const [expires, setExpires] = useState("");
-  const mine = ROLES.slice(0, ROLES.indexOf(me.data?.role ?? "viewer") + 1);
+  const [site, setSite] = useState("");
+  const sites = useQuery(sitesQuery);
+  const mine = upTo(me.data?.role).filter((one) => !site || ROLES.indexOf(one) <= ROLES.indexOf("editor"));
   const form = useForm(async () => {
     const expires_at = fromInput(expires);
-    const { key } = await answer(api.POST("/api/keys", { body: { name, role, ...(expires_at ? { expires_at } : {}) } }));
+    const { key } = await answer(api.POST("/api/keys", { body: { name, role, ...(site ? { site } : {}), ...(expires_at ? { expires_at } : {}) } }));
     await onDone(key);
   });
   return (
     <form onSubmit={form.submit} className="grid gap-4">
       <ProblemNotice problem={form.rest} />
       <TextField label={text.common.name} errors={form.errors["name"]} value={name} onChange={(event) => setName(event.target.value)} required maxLength={255} autoFocus />
-      <SelectField label={text.common.role} errors={form.errors["role"]} value={role} onChange={(event) => setRole(event.target.value)} options={mine.map((one) => [one, words.roles[one] ?? one])} />
+      <SelectField label={text.common.role} errors={form.errors["role"]} value={role} onChange={(event) => setRole(event.target.value)} options={roleOptions(mine)} />
+      <SelectField
+        label={words.site}
+        hint={words.siteHint}
+        errors={form.errors["site"]}
+        value={site}
+        onChange={(event) => {
+          setSite(event.target.value);
+          if (event.target.value && ROLES.indexOf(role) > ROLES.indexOf("editor")) setRole("editor");
+        }}
+        options={[["", words.allSites], ...(sites.data ?? []).map(({ id, domain }): [string, string] => [id, domain])]}
+      />
       <TextField label={words.expires} optional errors={form.errors["expires_at"]} type="datetime-local" value={expires} onChange={(event) => setExpires(event.target.value)} />
       <div className="flex justify-end gap-2">
         <Button onClick={onClose}>{text.common.cancel}</Button>

@@ -1,7 +1,7 @@
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, Outlet, useNavigate, useRouterState } from "@tanstack/react-router";
 import { useEffect, useRef } from "react";
-import { api, home } from "../api/client";
+import { api, answer, home } from "../api/client";
 import { meQuery } from "../api/queries";
 import { Icon } from "../parts/icon";
 import { Toasts } from "../parts/toast";
@@ -28,6 +28,8 @@ const ACCOUNT = [
   ["/account/keys", text.nav.keys],
   ["/account/members", text.nav.members],
   ["/account/audit", text.nav.audit],
+  ["/account/settings", text.nav.account_settings],
+  ["/account/you", text.nav.you],
 ] as const;
 
 export function Shell() {
@@ -45,6 +47,13 @@ export function Shell() {
     client.clear();
     await navigate({ to: "/sign-in", search: {} });
   };
+  const switchTo = async (account_id: string) => {
+    await answer(api.PUT("/api/session/account", { body: { account_id } }));
+    client.clear();
+    // Nothing of the account before may stay on the page.
+    window.location.assign(`${home}/`);
+  };
+  const others = me.data?.accounts ?? [];
   return (
     <div className="min-h-dvh">
       <a href="#content" onClick={(event) => { event.preventDefault(); document.getElementById("content")?.focus(); }} className="absolute top-2 left-2 z-50 -translate-y-20 rounded-lg bg-press px-4 py-2 text-white focus:translate-y-0">{text.skip}</a>
@@ -68,6 +77,14 @@ export function Shell() {
                 <Link to="/sites" className={item} activeProps={here}>{text.nav.sites}</Link>
                 <Link to="/help/signatures" className={item} activeProps={here}>{text.nav.help}</Link>
               </div>
+              {others.length > 1 && (
+                <label className="grid gap-1 border-b border-line px-3 pt-1 pb-3 text-sm text-muted">
+                  {text.nav.switchTo}
+                  <select value={me.data?.account.id} onChange={(event) => void switchTo(event.target.value)} className="w-full min-w-0 rounded-lg border border-edge bg-surface px-2 py-1 text-ink">
+                    {others.map(({ id, name }) => <option key={id} value={id}>{name}</option>)}
+                  </select>
+                </label>
+              )}
               {ACCOUNT.map(([to, name]) => <Link key={to} to={to} className={item} activeProps={here}>{name}</Link>)}
               <Link to="/operation" className={item} activeProps={here}>{text.nav.operation}</Link>
               <a href={`${home}/docs`} className={item}>{text.nav.reference}</a>

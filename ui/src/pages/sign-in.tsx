@@ -1,5 +1,5 @@
 import { useQueryClient } from "@tanstack/react-query";
-import { useRouter, useSearch } from "@tanstack/react-router";
+import { Link, useRouter, useSearch } from "@tanstack/react-router";
 import { useState } from "react";
 import { api, answer, basePath } from "../api/client";
 import { useForm } from "../parts/form";
@@ -29,6 +29,7 @@ export function SignIn() {
         <TextField label={text.signIn.password} errors={form.errors["password"]} type="password" value={password} onChange={(event) => setPassword(event.target.value)} required autoComplete="current-password" />
         <Button type="submit" look="main" busy={form.busy}>{text.signIn.submit}</Button>
         <p className="text-sm text-muted">{text.signIn.first}</p>
+        <p className="text-sm text-muted">{text.signIn.noAccount} <Link to="/sign-up" className="link">{text.signUp.title}</Link></p>
       </form>
     </PlainFrame>
   );

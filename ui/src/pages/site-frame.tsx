@@ -1,6 +1,8 @@
 import { useQuery } from "@tanstack/react-query";
 import { Link, Outlet, useParams } from "@tanstack/react-router";
 import { sitesQuery } from "../api/queries";
+import { number } from "../format";
+import { useStream, visitorsKey } from "../live";
 import { text } from "../text";
 
 const tab = "inline-flex min-h-10 items-center border-b-2 border-transparent px-1 text-sm text-muted hover:text-ink";
@@ -10,6 +12,8 @@ const here = { className: "border-accent! font-medium text-ink!" };
 export function SiteFrame() {
   const { site } = useParams({ from: "/shell/sites/$site" });
   const sites = useQuery(sitesQuery);
+  useStream(site);
+  const visitors = useQuery<number | null>({ queryKey: visitorsKey(site), queryFn: () => null, enabled: false });
   const domain = sites.data?.find(({ id, domain }) => id === site || domain === site)?.domain ?? site;
   const parts = [
     ["/sites/$site/webhooks", text.nav.webhooks],
@@ -20,8 +24,9 @@ export function SiteFrame() {
   return (
     <>
       <nav aria-label={text.nav.site} className="mb-7 border-b border-line">
-        <p className="text-sm text-muted">
+        <p className="flex flex-wrap items-center gap-x-1.5 text-sm text-muted">
           <Link to="/sites" className="link">{text.nav.sites}</Link> / <span className="font-medium text-ink [overflow-wrap:anywhere]">{domain}</span>
+          {typeof visitors.data === "number" && <span className="ml-auto tabular-nums">{text.sites.visitors(visitors.data, number(visitors.data))}</span>}
         </p>
         <div className="-mb-px flex gap-3 overflow-x-auto sm:gap-5">
           {parts.map(([to, name]) => (

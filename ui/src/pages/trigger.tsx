@@ -1,12 +1,12 @@
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useNavigate, useParams } from "@tanstack/react-router";
 import { lazy, Suspense, useEffect, useMemo, useState } from "react";
-import { backtestQuery, type Backtest } from "../api/backtest";
+import { backtestQuery, type Backtest, type Basis } from "../api/backtest";
 import { api, answer, type Trigger, type TriggerBody } from "../api/client";
 import { webhookQuery } from "../api/queries";
 import { exact, number } from "../format";
 import { useForm } from "../parts/form";
-import { fresh, TriggerFields, trimmed } from "../parts/trigger-fields";
+import { fresh, isChange, TriggerFields, trimmed } from "../parts/trigger-fields";
 import { Asked, Button, ButtonLink, Card, Head, Loading, Notice, ProblemNotice } from "../parts/ui";
 import { text } from "../text";
 import { Lost } from "./lost";
@@ -50,8 +50,8 @@ function TriggerForm({ site, id, known }: { site: string; id: string; known?: Tr
     await navigate({ to: "/sites/$site/webhooks/$webhook", params: { site, webhook: id } });
   });
   const settled = useSettled(value);
-  const backtest = useQuery({ ...backtestQuery(site, trimmed(settled)), enabled: settled.type === "visitor_spike" });
-  const told = value.type === "visitor_spike" ? backtest.data : null;
+  const backtest = useQuery({ ...backtestQuery(site, trimmed(settled)), enabled: isChange(settled.type) });
+  const told = isChange(value.type) ? backtest.data : null;
   return (
     <>
       <Head title={known ? words.editTitle : words.addTitle} above={<Link to="/sites/$site/webhooks/$webhook" params={{ site, webhook: id }} className="link">{webhook.data?.name ?? text.webhooks.title}</Link>} />
@@ -64,7 +64,7 @@ function TriggerForm({ site, id, known }: { site: string; id: string; known?: Tr
             <Button type="submit" look="main" busy={form.busy}>{known ? text.common.save : words.add}</Button>
           </div>
         </form>
-        {told && <History told={told} trigger={settled} />}
+        {told && <History told={told} trigger={settled} onThreshold={(threshold) => setValue((before) => ({ ...before, threshold }))} />}
       </div>
     </>
   );
@@ -80,25 +80,44 @@ function useSettled<T>(value: T): T {
   return settled;
 }
 
-function History({ told, trigger }: { told: Backtest; trigger: TriggerBody }) {
+const basisSentence = (basis: Basis) => ("history" in basis ? words.basis.history(basis.history.days) : words.basis.last_hours(basis.last_hours.hours));
+
+function History({ told, trigger, onThreshold }: { told: Backtest; trigger: TriggerBody; onThreshold: (threshold: number) => void }) {
   const threshold = useMemo(
     () =>
       told.series.map((point) => {
         const least = trigger.min_visitors ?? 10;
         if (trigger.baseline === "fixed") return least;
         if (trigger.baseline === "previous" || point.expected === undefined) return undefined;
-        return Math.max(least, point.expected * (1 + (trigger.threshold ?? 50) / 100));
+        const part = (trigger.threshold ?? 50) / 100;
+        // Where fewer are expected a drop is not told.
+        if (trigger.type === "visitor_drop") return point.expected < least ? undefined : point.expected * (1 - part);
+        return Math.max(least, point.expected * (1 + part));
       }),
     [told, trigger],
   );
+  // Where few moments stand out one threshold keeps to several budgets: the strictest says it.
+  const suggestions = told.suggestions.filter((one, index, all) => all.findIndex(({ threshold }) => threshold === one.threshold) === index);
   const [first, last] = [told.series[0], told.series.at(-1)];
   const days = first && last ? Math.max(1, Math.round((Date.parse(last.timestamp) - Date.parse(first.timestamp)) / DAY)) : 1;
+  if (told.series.length === 0) return <Card title={words.chart}><p className="p-5 text-muted">{words.chartNone}</p></Card>;
   return (
-    <Card title={words.chart} className="lg:sticky lg:top-20">
+    <Card title={words.chart} className="min-w-0 lg:sticky lg:top-20">
       <div className="grid gap-4 p-5">
         <Suspense fallback={<Loading />}>
           <Chart told={told} summary={words.chartLead(told.firings.length, days)} threshold={threshold} />
         </Suspense>
+        {told.basis && trigger.baseline !== "fixed" && trigger.baseline !== "previous" && <p className="text-sm text-muted">{basisSentence(told.basis)}</p>}
+        {trigger.baseline !== "fixed" && told.suggestions.length > 0 && (
+          <div className="grid gap-2">
+            <p className="text-sm font-medium">{words.budget}</p>
+            <div className="flex flex-wrap gap-2">
+              {suggestions.map(({ per_month, threshold }) => (
+                <Button key={per_month} small aria-pressed={threshold === trigger.threshold} onClick={() => onThreshold(threshold)}>{words.suggestion(per_month, number(threshold))}</Button>
+              ))}
+            </div>
+          </div>
+        )}
         {told.firings.length > days && <Notice tone="warn">{words.chartOften}</Notice>}
         {told.firings.length > 0 && (
           <ul className="grid max-h-48 gap-1 overflow-y-auto text-sm" tabIndex={0} aria-label={words.firedAt}>

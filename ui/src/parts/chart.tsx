@@ -112,7 +112,8 @@ function Picture({ told, summary, threshold }: Props) {
 }
 
 function Numbers({ told, threshold }: { told: Backtest; threshold: (number | undefined)[] }) {
-  const fired = new Set(told.firings.map(({ timestamp }) => timestamp));
+  // Of long times a point stands for several windows: what fired between it and the next one is its own.
+  const fired = new Set(told.firings.map(({ timestamp }) => told.series.findLast((point) => Date.parse(point.timestamp) <= Date.parse(timestamp))?.timestamp ?? told.series[0]?.timestamp));
   const rows = told.series.map((point, index) => ({ ...point, line: threshold[index] }));
   const shown = rows.filter((point, index) => index >= rows.length - ROWS || fired.has(point.timestamp)).reverse();
   const cell = (value: number | undefined) => (value === undefined ? "–" : number(Math.round(value * 10) / 10));

@@ -8,10 +8,16 @@ import { Check, SelectField, TextField } from "./ui";
 
 const words = text.triggers;
 const COOLDOWNS = ["5m", "15m", "30m", "1h", "2h", "6h", "12h", "24h"];
+const DURATIONS = ["0", "5m", "10m", "15m", "30m", "1h"];
 
 /** What the API takes when nothing is said. */
 export const fresh = (type: string): TriggerBody =>
-  type === "visitor_spike" ? { type, baseline: "typical", threshold: 50, min_visitors: 10, cooldown: "30m", shadow: false } : { type, shadow: false };
+  isChange(type)
+    ? { type, baseline: "typical", sensitivity: "normal", threshold: 50, min_visitors: 10, cooldown: "30m", min_duration: "0", notify_end: false, shadow: false }
+    : { type, shadow: false };
+
+/** Whether it is about more or fewer visitors than expected. */
+export const isChange = (type: string) => type === "visitor_spike" || type === "visitor_drop";
 
 interface Props {
   site: string;
@@ -27,19 +33,28 @@ export function TriggerFields({ site, value, onChange, errors, fixedType }: Prop
   const goals = useQuery(goalsQuery(site));
   const set = (part: Partial<TriggerBody>) => onChange({ ...value, ...part });
   const cooldown = value.cooldown ?? "30m";
+  const lasting = value.min_duration ?? "0";
+  const drop = value.type === "visitor_drop";
   return (
     <div className="grid gap-4">
       <SelectField label={words.kind} errors={errors("type")} value={value.type} disabled={fixedType} onChange={(event) => onChange(fresh(event.target.value))} options={Object.entries(words.kinds)} />
-      {value.type === "visitor_spike" && (
-        <div className="grid gap-4 sm:grid-cols-2">
+      {isChange(value.type) && (
+        <div className="grid items-start gap-4 sm:grid-cols-2">
           <div className="sm:col-span-2">
             <SelectField label={words.baseline} errors={errors("baseline")} value={value.baseline ?? "typical"} onChange={(event) => set({ baseline: event.target.value })} options={Object.entries(words.baselines)} />
           </div>
-          {value.baseline !== "fixed" && (
-            <TextField label={words.threshold} errors={errors("threshold")} type="number" min={1} max={10_000} value={value.threshold ?? ""} onChange={(event) => set({ threshold: event.target.value === "" ? null : Number(event.target.value) })} required />
+          {(value.baseline ?? "typical") === "typical" && (
+            <div className="sm:col-span-2">
+              <SelectField label={words.sensitivity} hint={words.sensitivityHints[value.sensitivity ?? "normal"]} errors={errors("sensitivity")} value={value.sensitivity ?? "normal"} onChange={(event) => set({ sensitivity: event.target.value })} options={Object.entries(words.sensitivities)} />
+            </div>
           )}
-          <TextField label={words.minVisitors} errors={errors("min_visitors")} type="number" min={1} value={value.min_visitors ?? ""} onChange={(event) => set({ min_visitors: event.target.value === "" ? null : Number(event.target.value) })} required />
+          {value.baseline !== "fixed" && (
+            <TextField label={drop ? words.thresholdBelow : words.threshold} errors={errors("threshold")} type="number" min={1} max={drop ? 100 : 10_000} value={value.threshold ?? ""} onChange={(event) => set({ threshold: event.target.value === "" ? null : Number(event.target.value) })} required />
+          )}
+          <TextField label={drop ? (value.baseline === "fixed" ? words.fixedBelow : words.minExpected) : words.minVisitors} errors={errors("min_visitors")} type="number" min={1} value={value.min_visitors ?? ""} onChange={(event) => set({ min_visitors: event.target.value === "" ? null : Number(event.target.value) })} required />
           <SelectField label={words.cooldown} errors={errors("cooldown")} value={cooldown} onChange={(event) => set({ cooldown: event.target.value })} options={[...new Set([...COOLDOWNS, cooldown])].map((span) => [span, wait(span)])} />
+          <SelectField label={words.minDuration} errors={errors("min_duration")} value={lasting} onChange={(event) => set({ min_duration: event.target.value })} options={[...new Set([...DURATIONS, lasting])].map((span) => [span, span === "0" ? words.atOnce : wait(span)])} />
+          <div className="sm:col-span-2"><Check label={words.notifyEnd} checked={!!value.notify_end} onChange={(event) => set({ notify_end: event.target.checked })} /></div>
         </div>
       )}
       {value.type === "goal_completion" && (
@@ -62,6 +77,8 @@ export function TriggerFields({ site, value, onChange, errors, fixedType }: Prop
 export const trimmed = (trigger: TriggerBody): TriggerBody =>
   Object.fromEntries(
     Object.entries(trigger).filter(
-      ([name, value]) => value !== null && value !== undefined && !(name === "threshold" && trigger.baseline === "fixed"),
+      ([name, value]) =>
+        value !== null && value !== undefined && !(name === "threshold" && trigger.baseline === "fixed") &&
+        !(name === "sensitivity" && (trigger.baseline ?? "typical") !== "typical"),
     ),
   ) as unknown as TriggerBody;

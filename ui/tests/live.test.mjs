@@ -1,0 +1,78 @@
+// What happens on a site is in its open pages at once, by a stream; and a little later where there is none.
+import assert from "node:assert/strict";
+import { after, before, describe, it } from "node:test";
+import { ended, furnish, openBrowser, openPage, setUp, settle, signIn, startEndpoint, startServer, test } from "./support.mjs";
+
+/** Milliseconds from an attempt to the page: the server looks every 800, and a machine that tests is slow. */
+const SOON = 1_500;
+
+let browser;
+before(async () => { browser = await openBrowser(); });
+after(() => browser.close());
+
+describe("an open site", () => {
+  let server, api, endpoint, home, hook, page;
+  before(async () => {
+    endpoint = await startEndpoint();
+    server = await startServer();
+    api = await setUp(server);
+    home = await furnish(api, 1, endpoint);
+    hook = home.webhooks[0];
+    page = await openPage(browser, server);
+    await signIn(page, server);
+  });
+  after(async () => {
+    await page.context().close();
+    await server.stop();
+    await endpoint.stop();
+  });
+  const path = () => `/sites/example.com/webhooks/${hook.id}`;
+
+  it("has one stream, and an attempt in the open page soon after it was made", async (context) => {
+    await test(api, home.at, hook);
+    const streams = [];
+    page.on("request", (request) => { if (/\/stream$/.test(request.url())) streams.push(request.url()); });
+    const opened = page.waitForResponse((response) => /\/stream$/.test(response.url()) && response.status() === 200);
+    await page.goto(server.base + path());
+    await opened;
+    await settle(page);
+    const delays = [];
+    for (let round = 1; round <= 3; round += 1) {
+      const { delivery } = await api("POST", `${home.at}/webhooks/${hook.id}/test`);
+      await page.getByRole("button", { name: `Show ${round} new` }).waitFor();
+      const shown = Date.now();
+      const { attempts } = await ended(api, `${home.at}/webhooks/${hook.id}/deliveries/${delivery.id}`);
+      delays.push(shown - Date.parse(attempts[0].started_at));
+    }
+    context.diagnostic(`new in the list after ${delays.join(", ")} ms`);
+    assert.ok(delays.toSorted((one, other) => one - other)[1] < SOON, `${delays}`);
+    await page.getByRole("link", { name: "Goals" }).click();
+    await page.getByRole("heading", { level: 1, name: "Goals" }).waitFor();
+    assert.equal(streams.length, 1, "one stream a tab, whatever page of the site");
+  });
+
+  it("shows current visitors as they come", async () => {
+    await page.goto(server.base + path());
+    for (const [count, said] of [[1, "1 current visitor"], [2, "2 current visitors"]]) {
+      await fetch(`${server.own}/api/event`, {
+        method: "POST",
+        headers: { "user-agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", "x-forwarded-for": `203.0.113.${count}` },
+        body: JSON.stringify({ name: "pageview", url: "https://example.com/", domain: "example.com" }),
+      });
+      await page.getByText(said, { exact: true }).waitFor();
+    }
+    assert.deepEqual(page.complaints, []);
+  });
+
+  it("asks every few seconds where there is no stream", async () => {
+    const alone = await openPage(browser, server);
+    await alone.route("**/stream", (route) => route.fulfill({ status: 429, json: { code: "too_many", detail: "" } }));
+    await signIn(alone, server);
+    await alone.goto(server.base + path());
+    await settle(alone);
+    await alone.getByRole("listitem").getByRole("link", { name: /attempt/ }).first().waitFor();
+    await test(api, home.at, hook);
+    await alone.getByRole("button", { name: "Show 1 new" }).waitFor();
+    await alone.context().close();
+  });
+});
