@@ -1,5 +1,7 @@
 //! What is noticed: families of traffic with a known truth, and live beside the back-test.
 
+#![expect(clippy::print_stdout, reason = "the table is what somebody runs it for")]
+
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
@@ -147,6 +149,7 @@ const FAMILIES: &[Family] = &[
 ];
 
 /// A Poisson number: by waiting times while it is small, else by its normal neighbour.
+#[expect(clippy::cast_possible_truncation, reason = "counts of a window are small")]
 fn poisson(dice: &mut ChaCha8Rng, rate: f64) -> u32 {
     if rate < 50.0 {
         let mut count = 0;
