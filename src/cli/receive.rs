@@ -249,6 +249,9 @@ pub fn summary(payload: &Value) -> String {
         Some("goal_completion") => {
             format!("{} ×{}{}", output::plain(&data["goal_name"]), data["count"], top("top_pages", "page"))
         }
+        Some("custom_event") => {
+            format!("{} ×{}{}", output::plain(&data["event_name"]), data["count"], top("top_pages", "page"))
+        }
         Some("test") => output::plain(&data["message"]),
         _ => payload.to_string().chars().take(120).collect(),
     }

@@ -1,5 +1,7 @@
 //! Events: what receivers get. Built once when a trigger fires; the bytes are stored, signed and sent as they are.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::baseline::Basis;
@@ -7,7 +9,7 @@ use super::decide::{Change, Direction, Ended};
 use super::goal::Goal;
 use super::ids::{AccountId, EventId, SiteId, TriggerId, WebhookId};
 use super::time::Timestamp;
-use super::trigger::{Baseline, Settings, VisitorChange};
+use super::trigger::{Baseline, CustomEvent, Settings, VisitorChange};
 use super::webhook::Format;
 
 /// Type of the event that "send test" delivers.
@@ -58,6 +60,7 @@ pub enum Data {
     VisitorSpikeEnded(EndedData),
     VisitorDropEnded(EndedData),
     GoalCompletion(GoalData),
+    CustomEvent(CustomEventData),
     WebhookHealth(HealthData),
     Test(TestData),
 }
@@ -107,6 +110,27 @@ pub struct GoalData {
     pub window_end: Timestamp,
     pub top_pages: Vec<TopPage>,
     pub top_sources: Vec<TopSource>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CustomEventData {
+    pub event_name: String,
+    /// How often it happened between `window_start` and `window_end`.
+    pub count: u64,
+    pub window_start: Timestamp,
+    pub window_end: Timestamp,
+    /// Of properties the owner listed: how often each value was among them, the most frequent first.
+    pub properties: BTreeMap<String, Vec<PropertyValue>>,
+    /// Why, in a sentence.
+    pub reason: String,
+    pub top_pages: Vec<TopPage>,
+    pub top_sources: Vec<TopSource>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PropertyValue {
+    pub value: String,
+    pub count: u64,
 }
 
 /// How a webhook of the account is doing: told to its other webhooks.
@@ -212,13 +236,34 @@ impl Data {
             count: tally.count,
             window_start: tally.first_at,
             window_end: tally.last_at,
-            top_pages: tally.pages.top().into_iter().map(|(page, visitors)| TopPage { page, visitors }).collect(),
-            top_sources: tally
-                .sources
-                .top()
-                .into_iter()
-                .map(|(source, visitors)| TopSource { source, visitors })
-                .collect(),
+            top_pages: tally.top_pages(),
+            top_sources: tally.top_sources(),
+        })
+    }
+
+    /// The data of a custom event.
+    pub fn custom_event(settings: &CustomEvent, tally: &Tally) -> Self {
+        let times = match tally.count {
+            1 => "once".to_owned(),
+            count => format!("{count} times"),
+        };
+        let among = |name: &String| {
+            let values = tally.properties.get(name).into_iter().flatten();
+            let values = values.map(|(value, count)| PropertyValue { value: value.clone(), count: *count });
+            let mut values: Vec<_> = values.collect();
+            values.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.value.cmp(&b.value)));
+            values.truncate(Tally::VALUES_TOLD);
+            (name.clone(), values)
+        };
+        Self::CustomEvent(CustomEventData {
+            event_name: settings.event_name.clone(),
+            count: tally.count,
+            window_start: tally.first_at,
+            window_end: tally.last_at,
+            properties: settings.include_properties.iter().map(among).collect(),
+            reason: format!("\"{}\" happened {times}.", settings.event_name),
+            top_pages: tally.top_pages(),
+            top_sources: tally.top_sources(),
         })
     }
 
@@ -233,13 +278,14 @@ impl Data {
             Self::VisitorSpikeEnded(_) => "visitor_spike_ended",
             Self::VisitorDropEnded(_) => "visitor_drop_ended",
             Self::GoalCompletion(_) => "goal_completion",
+            Self::CustomEvent(_) => "custom_event",
             Self::WebhookHealth(_) => "webhook_health",
             Self::Test(_) => TEST,
         }
     }
 }
 
-/// Completions of one goal within one step.
+/// Completions of one goal, or occurrences of one custom event, within one step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tally {
     pub count: u64,
@@ -247,11 +293,38 @@ pub struct Tally {
     pub last_at: Timestamp,
     pub pages: Ranking,
     pub sources: Ranking,
+    /// How often each value of the properties somebody wants to know of occurred.
+    pub properties: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+impl Tally {
+    /// Values of a property that a payload lists.
+    const VALUES_TOLD: usize = 10;
+    /// Values of a property that are counted; what visitors make up beyond that is left out.
+    const VALUES_COUNTED: usize = 1_000;
+
+    /// Counts a value of a property.
+    pub fn add_property(&mut self, name: &str, value: &str) {
+        let values = self.properties.entry(name.to_owned()).or_default();
+        if let Some(count) = values.get_mut(value) {
+            *count += 1;
+        } else if values.len() < Self::VALUES_COUNTED {
+            values.insert(value.to_owned(), 1);
+        }
+    }
+
+    fn top_pages(&self) -> Vec<TopPage> {
+        self.pages.top().into_iter().map(|(page, visitors)| TopPage { page, visitors }).collect()
+    }
+
+    fn top_sources(&self) -> Vec<TopSource> {
+        self.sources.top().into_iter().map(|(source, visitors)| TopSource { source, visitors }).collect()
+    }
 }
 
 /// How many distinct visitors each name had.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Ranking(std::collections::BTreeMap<String, std::collections::BTreeSet<u64>>);
+pub struct Ranking(BTreeMap<String, std::collections::BTreeSet<u64>>);
 
 impl Ranking {
     /// Names listed in a payload.

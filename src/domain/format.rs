@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::event::{ChangeData, Data, EndedData, Envelope, GoalData, HealthData, HealthState};
+use super::event::{ChangeData, CustomEventData, Data, EndedData, Envelope, GoalData, HealthData, HealthState};
 use super::webhook::Format;
 
 /// The body for an endpoint that wants `format`.
@@ -85,6 +85,10 @@ pub fn headline(envelope: &Envelope<'_>) -> String {
         }
         Data::GoalCompletion(GoalData { goal_name, count: 1, .. }) => format!("{goal_name} on {domain}"),
         Data::GoalCompletion(GoalData { goal_name, count, .. }) => format!("{goal_name} on {domain}, {count} times"),
+        Data::CustomEvent(CustomEventData { event_name, count: 1, .. }) => format!("{event_name} on {domain}"),
+        Data::CustomEvent(CustomEventData { event_name, count, .. }) => {
+            format!("{event_name} on {domain}, {count} times")
+        }
         Data::WebhookHealth(HealthData { failing_webhook_name, failing_site_domain, state, .. }) => match state {
             HealthState::Failing => {
                 format!("Webhook \"{failing_webhook_name}\" of {failing_site_domain} fails: nothing can be delivered")
@@ -101,10 +105,17 @@ fn details(envelope: &Envelope<'_>) -> Vec<String> {
     let (sources, pages) = match &envelope.data {
         Data::VisitorSpike(data) | Data::VisitorDrop(data) => (&data.top_sources, &data.top_pages),
         Data::GoalCompletion(data) => (&data.top_sources, &data.top_pages),
+        Data::CustomEvent(data) => (&data.top_sources, &data.top_pages),
         Data::WebhookHealth(data) => return data.reason.clone().into_iter().collect(),
         Data::VisitorSpikeEnded(_) | Data::VisitorDropEnded(_) | Data::Test(_) => return Vec::new(),
     };
     let mut lines = Vec::new();
+    if let Data::CustomEvent(data) = &envelope.data {
+        for (name, values) in data.properties.iter().filter(|(_, values)| !values.is_empty()) {
+            let values: Vec<_> = values.iter().map(|one| format!("{} ({})", one.value, one.count)).collect();
+            lines.push(format!("{name}: {}", values.join(", ")));
+        }
+    }
     if !sources.is_empty() {
         let names: Vec<_> = sources.iter().map(|top| format!("{} ({})", top.source, top.visitors)).collect();
         lines.push(format!("Sources: {}", names.join(", ")));

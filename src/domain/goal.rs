@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 
-use regex::{RegexSet, RegexSetBuilder};
+use regex::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 use serde_json::{Map, Value};
 
 use super::hit::{ENGAGEMENT, Hit, PAGEVIEW};
@@ -19,11 +19,11 @@ use super::ids::{GoalId, SiteId};
 use super::invalid::Invalid;
 use super::time::Timestamp;
 
-const MAX_EVENT_NAME_CHARS: usize = 120;
-const MAX_PATH_CHARS: usize = 2_000;
+pub(super) const MAX_EVENT_NAME_CHARS: usize = 120;
+pub(super) const MAX_PATH_CHARS: usize = 2_000;
 const MAX_DISPLAY_NAME_CHARS: usize = 255;
 const MAX_PROPS: usize = 3;
-const MAX_PROP_KEY_CHARS: usize = 300;
+pub(super) const MAX_PROP_KEY_CHARS: usize = 300;
 const MAX_PROP_VALUE_CHARS: usize = 2_000;
 /// Goals one site may have.
 pub const MAX_GOALS_PER_SITE: usize = 1_000;
@@ -102,7 +102,7 @@ impl NewGoal {
         let display_name = text("display_name", &mut invalid);
         let currency = text("currency", &mut invalid);
         let threshold = scroll_threshold(body, &mut invalid);
-        let custom_props = custom_props(body, &mut invalid);
+        let custom_props = wanted_props(body.get("custom_props"), "custom_props", &mut invalid);
         let kind = kind(event_name, page_path, threshold, &mut invalid);
         if let Some(name) = &display_name
             && !(1..=MAX_DISPLAY_NAME_CHARS).contains(&name.chars().count())
@@ -200,17 +200,18 @@ fn scroll_threshold(body: &Map<String, Value>, invalid: &mut Invalid) -> Option<
     }
 }
 
-fn custom_props(body: &Map<String, Value>, invalid: &mut Invalid) -> Vec<(String, String)> {
-    let props = match body.get("custom_props") {
+/// Properties an event must have with exactly these values, from the field `field`.
+pub(super) fn wanted_props(value: Option<&Value>, field: &'static str, invalid: &mut Invalid) -> Vec<(String, String)> {
+    let props = match value {
         None | Some(Value::Null) => return Vec::new(),
         Some(Value::Object(props)) => props,
         Some(_) => {
-            invalid.add("custom_props", "must be an object of texts");
+            invalid.add(field, "must be an object of texts");
             return Vec::new();
         }
     };
     if props.len() > MAX_PROPS {
-        invalid.add("custom_props", "must have at most 3 properties");
+        invalid.add(field, "must have at most 3 properties");
     }
     let mut pairs = Vec::new();
     for (key, value) in props {
@@ -221,7 +222,7 @@ fn custom_props(body: &Map<String, Value>, invalid: &mut Invalid) -> Vec<(String
             {
                 pairs.push((key.clone(), value.clone()));
             }
-            _ => invalid.add("custom_props", "must have names of 1 to 300 and texts of 1 to 2000 characters"),
+            _ => invalid.add(field, "must have names of 1 to 300 and texts of 1 to 2000 characters"),
         }
     }
     pairs
@@ -322,11 +323,31 @@ impl PathIndex {
 }
 
 impl Candidate {
-    /// The first value of each wanted key is the wanted one.
     fn props_hold(&self, hit: &Hit) -> bool {
-        self.props.iter().all(|(key, wanted)| {
-            hit.props.iter().find(|(name, _)| name == key).is_some_and(|(_, value)| value == wanted)
-        })
+        self.props.iter().all(|(key, wanted)| hit.prop(key) == Some(wanted))
+    }
+}
+
+/// A path with or without a `*`, alone.
+#[derive(Debug)]
+pub struct PathPattern {
+    exact: String,
+    /// Where there is a `*`.
+    like: Option<Regex>,
+}
+
+impl PathPattern {
+    pub fn new(path: &str) -> Self {
+        let like = path.contains('*').then(|| {
+            let built =
+                RegexBuilder::new(&pattern(path)).dot_matches_new_line(true).size_limit(256 * 1_024 * 1_024).build();
+            built.ok()
+        });
+        Self { exact: path.to_owned(), like: like.flatten() }
+    }
+
+    pub fn fits(&self, path: &str) -> bool {
+        self.like.as_ref().map_or(self.exact == path, |like| like.is_match(path))
     }
 }
 

@@ -91,6 +91,11 @@ pub struct Hit {
 }
 
 impl Hit {
+    /// The first value of a property.
+    pub fn prop(&self, key: &str) -> Option<&str> {
+        self.props.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+    }
+
     /// Whether it makes its visitor a current visitor: everything but engagement does.
     pub fn counts_as_visit(&self) -> bool {
         self.name != ENGAGEMENT

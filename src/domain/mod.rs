@@ -11,6 +11,7 @@ pub mod breaker;
 pub mod decide;
 pub mod endpoint_url;
 pub mod event;
+pub mod filter;
 pub mod format;
 pub mod goal;
 pub mod headers;

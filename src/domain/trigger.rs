@@ -1,11 +1,15 @@
 //! Triggers: a type and its settings. Settings are parsed once, at the door; inside they are always valid.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use super::baseline::{Direction, Sensitivity};
+use super::filter::Filters;
+use super::goal::{MAX_EVENT_NAME_CHARS, MAX_PATH_CHARS, MAX_PROP_KEY_CHARS, wanted_props};
+use super::hit::{ENGAGEMENT, PAGEVIEW};
 use super::ids::{AccountId, GoalId, SiteId, TriggerId, WebhookId};
 use super::invalid::Invalid;
 use super::time::{Timestamp, format_span, parse_span};
@@ -18,13 +22,17 @@ pub const DEFAULT_MIN_VISITORS: u32 = 10;
 pub const DEFAULT_COOLDOWN: Duration = Duration::from_secs(30 * 60);
 
 /// The types there are, in words.
-const TYPES: &str = "visitor_spike, visitor_drop, goal_completion or webhook_health";
+const TYPES: &str = "visitor_spike, visitor_drop, goal_completion, custom_event or webhook_health";
 const MAX_THRESHOLD: u64 = 10_000;
 const MAX_MIN_VISITORS: u64 = 1_000_000_000;
 const MAX_COOLDOWN: Duration = Duration::from_secs(7 * 86_400);
 const MAX_MIN_DURATION: Duration = Duration::from_secs(86_400);
 /// Nothing falls by more than all of it.
 const MAX_DROP_THRESHOLD: u64 = 100;
+/// Properties whose values an event may count.
+const MAX_INCLUDED: usize = 10;
+const MAX_SOURCE_CHARS: usize = 255;
+const MAX_HOSTNAME_CHARS: usize = 253;
 
 /// A rule of a webhook: when it fires, the webhook gets one event.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +55,7 @@ pub enum Settings {
     VisitorSpike(VisitorChange),
     VisitorDrop(VisitorChange),
     GoalCompletion(GoalCompletion),
+    CustomEvent(CustomEvent),
     WebhookHealth(WebhookHealth),
 }
 
@@ -91,6 +100,23 @@ pub struct GoalCompletion {
     /// The goal; every goal of the site when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub goal_id: Option<GoalId>,
+    #[serde(flatten)]
+    pub filters: Filters,
+    pub shadow: bool,
+}
+
+/// Fires when visitors do what a site reports under this name, goal or not.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CustomEvent {
+    pub event_name: String,
+    /// Properties it must have with exactly these values.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub properties: BTreeMap<String, String>,
+    /// Properties whose values are counted and told. Of others nothing leaves the house.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub include_properties: BTreeSet<String>,
+    #[serde(flatten)]
+    pub filters: Filters,
     pub shadow: bool,
 }
 
@@ -107,6 +133,7 @@ impl Settings {
             Self::VisitorSpike(_) => "visitor_spike",
             Self::VisitorDrop(_) => "visitor_drop",
             Self::GoalCompletion(_) => "goal_completion",
+            Self::CustomEvent(_) => "custom_event",
             Self::WebhookHealth(_) => "webhook_health",
         }
     }
@@ -116,7 +143,7 @@ impl Settings {
     pub fn max_age(&self) -> Duration {
         match self {
             Self::VisitorSpike(_) | Self::VisitorDrop(_) => Duration::from_secs(24 * 3_600),
-            Self::GoalCompletion(_) | Self::WebhookHealth(_) => Duration::from_secs(72 * 3_600),
+            Self::GoalCompletion(_) | Self::CustomEvent(_) | Self::WebhookHealth(_) => Duration::from_secs(72 * 3_600),
         }
     }
 
@@ -124,6 +151,7 @@ impl Settings {
         match self {
             Self::VisitorSpike(change) | Self::VisitorDrop(change) => change.shadow,
             Self::GoalCompletion(completion) => completion.shadow,
+            Self::CustomEvent(event) => event.shadow,
             Self::WebhookHealth(health) => health.shadow,
         }
     }
@@ -131,7 +159,7 @@ impl Settings {
     /// The goal it is bound to, if it is.
     pub fn goal_id(&self) -> Option<GoalId> {
         match self {
-            Self::VisitorSpike(_) | Self::VisitorDrop(_) | Self::WebhookHealth(_) => None,
+            Self::VisitorSpike(_) | Self::VisitorDrop(_) | Self::CustomEvent(_) | Self::WebhookHealth(_) => None,
             Self::GoalCompletion(completion) => completion.goal_id,
         }
     }
@@ -141,7 +169,7 @@ impl Settings {
         match self {
             Self::VisitorSpike(change) => Some((Direction::Rise, change)),
             Self::VisitorDrop(change) => Some((Direction::Fall, change)),
-            Self::GoalCompletion(_) | Self::WebhookHealth(_) => None,
+            Self::GoalCompletion(_) | Self::CustomEvent(_) | Self::WebhookHealth(_) => None,
         }
     }
 
@@ -154,9 +182,12 @@ impl Settings {
         let settings = match body.get("type").and_then(Value::as_str) {
             Some("visitor_spike") => Self::VisitorSpike(fields.visitor_change(MAX_THRESHOLD)),
             Some("visitor_drop") => Self::VisitorDrop(fields.visitor_change(MAX_DROP_THRESHOLD)),
-            Some("goal_completion") => {
-                Self::GoalCompletion(GoalCompletion { goal_id: fields.goal_id(), shadow: fields.flag("shadow") })
-            }
+            Some("goal_completion") => Self::GoalCompletion(GoalCompletion {
+                goal_id: fields.goal_id(),
+                filters: fields.filters(),
+                shadow: fields.flag("shadow"),
+            }),
+            Some("custom_event") => Self::CustomEvent(fields.custom_event()),
             Some("webhook_health") => Self::WebhookHealth(WebhookHealth { shadow: fields.flag("shadow") }),
             Some(_) => return Err(Invalid::one("type", format!("must be {TYPES}"))),
             None => return Err(Invalid::one("type", format!("is required: {TYPES}"))),
@@ -231,6 +262,14 @@ impl Fields<'_> {
     }
 
     fn visitor_change(&mut self, max_threshold: u64) -> VisitorChange {
+        for name in Filters::NAMES {
+            if self.get(name).is_some() {
+                self.invalid.add(
+                    name,
+                    "is for goal_completion and custom_event; spikes and drops are told of the site as a whole",
+                );
+            }
+        }
         VisitorChange {
             threshold: self.number("threshold", 1, max_threshold, DEFAULT_THRESHOLD),
             baseline: self.baseline(),
@@ -240,6 +279,69 @@ impl Fields<'_> {
             min_duration: self.span("min_duration", MAX_MIN_DURATION, Duration::ZERO),
             notify_end: self.flag("notify_end"),
             shadow: self.flag("shadow"),
+        }
+    }
+
+    fn custom_event(&mut self) -> CustomEvent {
+        let event_name = self.text("event_name", MAX_EVENT_NAME_CHARS).unwrap_or_default();
+        if self.get("event_name").is_none() {
+            self.invalid.add("event_name", "is required: the name under which the site reports it");
+        } else if [PAGEVIEW, ENGAGEMENT].contains(&event_name.as_str()) {
+            self.invalid.add("event_name", "must be a custom event; pages are watched with a goal");
+        }
+        self.known.push("properties");
+        let properties = wanted_props(self.body.get("properties"), "properties", &mut self.invalid);
+        CustomEvent {
+            event_name,
+            properties: properties.into_iter().collect(),
+            include_properties: self.include_properties(),
+            filters: self.filters(),
+            shadow: self.flag("shadow"),
+        }
+    }
+
+    fn include_properties(&mut self) -> BTreeSet<String> {
+        let Some(value) = self.get("include_properties") else { return BTreeSet::new() };
+        let names: Option<BTreeSet<String>> = value.as_array().and_then(|names| {
+            let is_fitting = |name: &&str| (1..=MAX_PROP_KEY_CHARS).contains(&name.chars().count());
+            names.iter().map(|name| name.as_str().filter(is_fitting).map(str::to_owned)).collect()
+        });
+        match names.filter(|names| names.len() <= MAX_INCLUDED) {
+            Some(names) => names,
+            None => {
+                self.invalid.add("include_properties", "must be a list of at most 10 names of 1 to 300 characters");
+                BTreeSet::new()
+            }
+        }
+    }
+
+    fn filters(&mut self) -> Filters {
+        let page = self.text("page", MAX_PATH_CHARS);
+        let country = self.text("country", MAX_SOURCE_CHARS).map(|country| country.to_ascii_uppercase());
+        if country.as_ref().is_some_and(|code| code.len() != 2 || !code.bytes().all(|byte| byte.is_ascii_uppercase())) {
+            self.invalid.add("country", "must be a country code of two letters, such as DE");
+        }
+        let hostname = self.text("hostname", MAX_HOSTNAME_CHARS).map(|hostname| {
+            let hostname = hostname.to_lowercase();
+            hostname.strip_prefix("www.").map(str::to_owned).unwrap_or(hostname)
+        });
+        Filters {
+            page: page.map(|page| if page.starts_with('/') { page } else { format!("/{page}") }),
+            source: self.text("source", MAX_SOURCE_CHARS),
+            country,
+            hostname,
+        }
+    }
+
+    /// A text without the blanks around it.
+    fn text(&mut self, name: &'static str, max_chars: usize) -> Option<String> {
+        let text = self.get(name)?.as_str().map(|text| text.trim().to_owned());
+        match text.filter(|text| (1..=max_chars).contains(&text.chars().count())) {
+            Some(text) => Some(text),
+            None => {
+                self.invalid.add(name, format!("must be a text of 1 to {max_chars} characters"));
+                None
+            }
         }
     }
 
@@ -358,10 +460,41 @@ mod tests {
             (json!({"type": "visitor_spike", "goal_id": "1"}), "goal_id"),
             (json!({"type": "goal_completion", "goal_id": "x"}), "goal_id"),
             (json!({"type": "goal_completion", "threshold": 5}), "threshold"),
+            (json!({"type": "goal_completion", "page": ""}), "page"),
+            (json!({"type": "goal_completion", "country": "Germany"}), "country"),
+            (json!({"type": "goal_completion", "source": 5}), "source"),
+            (json!({"type": "visitor_spike", "page": "/"}), "page"),
+            (json!({"type": "custom_event"}), "event_name"),
+            (json!({"type": "custom_event", "event_name": " "}), "event_name"),
+            (json!({"type": "custom_event", "event_name": "pageview"}), "event_name"),
+            (json!({"type": "custom_event", "event_name": "A", "properties": ["a"]}), "properties"),
+            (json!({"type": "custom_event", "event_name": "A", "properties": {"a": 1}}), "properties"),
+            (json!({"type": "custom_event", "event_name": "A", "include_properties": "a"}), "include_properties"),
+            (json!({"type": "custom_event", "event_name": "A", "include_properties": [""]}), "include_properties"),
+            (json!({"type": "custom_event", "event_name": "A", "goal_id": "1"}), "goal_id"),
         ] {
             let invalid = parse(body.clone()).expect_err(&body.to_string());
             assert!(invalid.fields().contains_key(field), "{body}: {invalid}");
         }
+    }
+
+    /// Two spellings of the same are the same: a webhook has no trigger twice.
+    #[test]
+    fn filters_and_names_are_stored_in_one_spelling() {
+        let settings = parse(json!({
+            "type": "custom_event", "event_name": " Buy ", "include_properties": ["b", "a", "b"],
+            "page": "blog/*", "country": "de", "hostname": "WWW.Example.com"
+        }));
+        let settings = settings.unwrap();
+        let stored = json!({
+            "type": "custom_event", "event_name": "Buy", "include_properties": ["a", "b"],
+            "page": "/blog/*", "country": "DE", "hostname": "example.com", "shadow": false
+        });
+        assert_eq!(serde_json::to_value(&settings).unwrap(), stored);
+        assert_eq!(serde_json::from_value::<Settings>(stored).unwrap(), settings);
+        let patched = settings.patched(json!({"page": null, "source": "Direct / None"}).as_object().unwrap()).unwrap();
+        let Settings::CustomEvent(event) = patched else { panic!() };
+        assert_eq!((event.filters.page.as_deref(), event.filters.source.as_deref()), (None, Some("Direct / None")));
     }
 
     #[test]

@@ -5,10 +5,11 @@ use std::collections::{HashMap, HashSet};
 use jiff::tz::TimeZone;
 
 use crate::domain::decide::{ChangeState, Direction};
+use crate::domain::filter::Filter;
 use crate::domain::goal::{Goal, GoalIndex};
 use crate::domain::ids::{AccountId, GoalId, SiteId, TriggerId};
 use crate::domain::time::Timestamp;
-use crate::domain::trigger::{Baseline, Settings, Trigger, VisitorChange};
+use crate::domain::trigger::{Baseline, CustomEvent, Settings, Trigger, VisitorChange};
 use crate::domain::webhook::Format;
 use crate::store::catalog::{Watched, WatchedTrigger};
 use crate::store::shards::shard_of;
@@ -29,7 +30,12 @@ pub struct WatchedSite {
     pub index: GoalIndex,
     pub changes: Vec<ChangeTrigger>,
     pub completions: Vec<CompletionTrigger>,
+    /// By the name of the custom event they want, positions among `completions`.
+    pub by_event: HashMap<String, Vec<usize>>,
 }
+
+/// What completions are counted by: the trigger, and the goal unless it wants a custom event.
+pub type Counted = (TriggerId, Option<GoalId>);
 
 /// A spike or a drop.
 pub struct ChangeTrigger {
@@ -40,11 +46,19 @@ pub struct ChangeTrigger {
     pub settings: VisitorChange,
 }
 
+/// Counts what visitors do: completions of goals, or a custom event.
 pub struct CompletionTrigger {
     pub trigger: Trigger,
     pub format: Format,
     pub since: Timestamp,
-    pub goal_id: Option<GoalId>,
+    pub wants: Wants,
+    pub filter: Option<Filter>,
+}
+
+pub enum Wants {
+    /// One goal, or all of the site.
+    Goals(Option<GoalId>),
+    Event(CustomEvent),
 }
 
 /// What a trigger remembers, and how many events it has fired.
@@ -75,6 +89,7 @@ impl Catalog {
                     goals: goals.into_iter().map(|goal| (goal.id, goal)).collect(),
                     changes: Vec::new(),
                     completions: Vec::new(),
+                    by_event: HashMap::new(),
                 };
                 (site.id, watched)
             })
@@ -91,8 +106,13 @@ impl Catalog {
                     site.changes.push(ChangeTrigger { trigger, format, since, direction, settings });
                 }
                 Settings::GoalCompletion(completion) => {
-                    let goal_id = completion.goal_id;
-                    site.completions.push(CompletionTrigger { trigger, format, since, goal_id });
+                    let (wants, filter) = (Wants::Goals(completion.goal_id), Filter::new(&completion.filters));
+                    site.completions.push(CompletionTrigger { trigger, format, since, wants, filter });
+                }
+                Settings::CustomEvent(event) => {
+                    site.by_event.entry(event.event_name.clone()).or_default().push(site.completions.len());
+                    let (wants, filter) = (Wants::Event(event.clone()), Filter::new(&event.filters));
+                    site.completions.push(CompletionTrigger { trigger, format, since, wants, filter });
                 }
                 // How webhooks are doing is the keeper's to see.
                 Settings::WebhookHealth(_) => {}
@@ -121,6 +141,15 @@ impl Catalog {
 }
 
 impl WatchedSite {
+    pub fn wants_goals(&self) -> bool {
+        self.completions.iter().any(|completion| matches!(completion.wants, Wants::Goals(_)))
+    }
+
+    /// Whether what hits are besides their name and page matters.
+    pub fn has_filters(&self) -> bool {
+        self.completions.iter().any(|completion| completion.filter.is_some())
+    }
+
     /// Whether what is usual for it has to be known.
     pub fn needs_a_profile(&self) -> bool {
         self.changes.iter().any(|change| change.settings.baseline == Baseline::Typical)

@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::catalog::{Catalog, Memory};
-use super::firing::{self, Firing, Judged, Seen};
+use super::catalog::{Catalog, Counted, Memory};
+use super::firing::{self, CountedName, Firing, Judged, Seen, Wanted};
 use super::leases::Leases;
 use super::profiles::Profiles;
 use super::rhythm::Rhythm;
@@ -23,7 +23,7 @@ use crate::analytics::sqlite::{Embedded, HitSeq};
 use crate::clock::Clock;
 use crate::domain::event::Tally;
 use crate::domain::hit::Hit;
-use crate::domain::ids::{GoalId, SiteId, TriggerId};
+use crate::domain::ids::{SiteId, TriggerId};
 use crate::domain::live::{LiveWindow, SPAN};
 use crate::domain::time::Timestamp;
 use crate::store::outbox::{Step, Watermark};
@@ -62,7 +62,7 @@ struct Knowledge {
     /// Sites with new visits since their triggers were last looked at.
     touched: HashSet<SiteId>,
     /// What was completed in this look, once for each event.
-    fired: Vec<(TriggerId, GoalId)>,
+    fired: Vec<Counted>,
 }
 
 impl Evaluator {
@@ -180,10 +180,11 @@ impl Evaluator {
         let last = hits[..taken].last().map_or(knowledge.cursor, |(seq, _)| *seq);
         let mut step = Step::default();
         let mut memories = Vec::new();
-        for ((trigger_id, goal_id), found) in &tallies {
+        for (counted, found) in &tallies {
             // Hits are numbered by the file they are in, and each node has its own.
-            let moment = format!("{goal_id}:{}:{}-{}", self.analytics.source(), found.first.0, found.last.0);
-            let completions = (*trigger_id, *goal_id, found.site_id, &found.tally);
+            let name = CountedName(counted.1);
+            let moment = format!("{name}:{}:{}-{}", self.analytics.source(), found.first.0, found.last.0);
+            let completions = (*counted, found.site_id, &found.tally);
             step.fired.extend(self.firing.completion(&knowledge.catalog.sites, completions, moment, now));
         }
         for (site_id, mut judged) in knowledge.judge(now, &self.leases, &self.firing.profiles) {
@@ -298,7 +299,7 @@ enum LookError {
     Analytics(#[from] crate::analytics::AnalyticsError),
 }
 
-/// Completions of one goal for one trigger within a batch, and the rows they were counted in.
+/// What was counted for one trigger within a batch, and the rows they were counted in.
 struct Found {
     site_id: SiteId,
     tally: Tally,
@@ -309,8 +310,8 @@ struct Found {
 impl Knowledge {
     /// Adds visits to the live windows and counts completions, until there are enough. Answers those, and how many of the
     /// hits it took in.
-    fn take_in(&mut self, hits: &[(HitSeq, Arc<Hit>)]) -> (BTreeMap<(TriggerId, GoalId), Found>, usize) {
-        let mut found: BTreeMap<(TriggerId, GoalId), Found> = BTreeMap::new();
+    fn take_in(&mut self, hits: &[(HitSeq, Arc<Hit>)]) -> (BTreeMap<Counted, Found>, usize) {
+        let mut found: BTreeMap<Counted, Found> = BTreeMap::new();
         for (taken, (seq, hit)) in hits.iter().enumerate() {
             if found.len() >= EVENTS_AT_ONCE {
                 return (found, taken);
@@ -320,8 +321,8 @@ impl Knowledge {
                 self.live.entry(hit.site_id).or_default().add(hit.at, hit.visitor);
                 self.touched.insert(hit.site_id);
             }
-            for wanted in site.wanted(hit, |since| since) {
-                found.entry(wanted).or_insert_with(|| Found::new(*seq, hit)).add(*seq, hit);
+            for wanted in site.wanted(hit, |since| since, |_| true) {
+                found.entry(wanted.counted()).or_insert_with(|| Found::new(*seq, hit)).add(wanted, *seq, hit);
             }
         }
         (found, hits.len())
@@ -365,8 +366,8 @@ impl Found {
         Self { site_id: hit.site_id, tally: firing::tally(hit), first: seq, last: seq }
     }
 
-    fn add(&mut self, seq: HitSeq, hit: &Hit) {
-        firing::count(&mut self.tally, hit);
+    fn add(&mut self, wanted: Wanted<'_>, seq: HitSeq, hit: &Hit) {
+        wanted.count(&mut self.tally, hit);
         self.last = seq;
     }
 }

@@ -8,7 +8,7 @@ use metrics::counter;
 use tokio::sync::mpsc;
 use tracing::info;
 
-use super::catalog::{ChangeTrigger, Memory, WatchedSite};
+use super::catalog::{ChangeTrigger, CompletionTrigger, Counted, Memory, Wants, WatchedSite};
 use super::profiles::Profiles;
 use crate::analytics::{Analytics, AnalyticsError, Dimension};
 use crate::chance::Chance;
@@ -54,21 +54,45 @@ pub struct Judged {
     pub verdict: Verdict,
 }
 
-/// Completions of one goal for one trigger that were found together.
-pub type Completions<'a> = (TriggerId, GoalId, SiteId, &'a Tally);
+/// What was found together for one trigger.
+pub type Completions<'a> = (Counted, SiteId, &'a Tally);
+
+/// A trigger that wants to know of a hit, and the goal the hit completes if the trigger is for goals.
+#[derive(Clone, Copy)]
+pub struct Wanted<'a> {
+    trigger: &'a CompletionTrigger,
+    goal_id: Option<GoalId>,
+}
+
+/// A name for what is counted, in the moments of events.
+pub struct CountedName(pub Option<GoalId>);
+
+impl std::fmt::Display for CountedName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(goal_id) => goal_id.fmt(f),
+            None => f.write_str("event"),
+        }
+    }
+}
 
 impl Firing {
     /// The event of completions; `moment` names the rows they were counted in. `None` when nobody wants it any more.
     pub fn completion(
         &self,
         sites: &HashMap<SiteId, WatchedSite>,
-        (trigger_id, goal_id, site_id, tally): Completions<'_>,
+        ((trigger_id, goal_id), site_id, tally): Completions<'_>,
         moment: String,
         now: Timestamp,
     ) -> Option<Fired> {
         let site = sites.get(&site_id)?;
         let watched = site.completions.iter().find(|completion| completion.trigger.id == trigger_id)?;
-        let goal = site.goals.get(&goal_id)?;
+        let data = match (&watched.wants, goal_id) {
+            (Wants::Goals(_), Some(goal_id)) => Data::completions(site.goals.get(&goal_id)?, tally),
+            (Wants::Event(settings), None) => Data::custom_event(settings, tally),
+            // What was counted for it is not what it counts now.
+            _ => return None,
+        };
         let addressee = Addressee {
             account_id: site.account_id,
             site_id,
@@ -79,7 +103,7 @@ impl Firing {
         };
         let id = EventId(self.chance.uuid_v7(now));
         Some(Fired {
-            event: Event::new(id, &addressee, moment, Data::completions(goal, tally), now),
+            event: Event::new(id, &addressee, moment, data, now),
             shard: site.shard,
             trigger_version: Some(watched.trigger.version),
             state: None,
@@ -229,23 +253,73 @@ impl WatchedSite {
         changed
     }
 
-    /// The triggers that want to know of this hit, each with the goal it completes. A trigger wants nothing that happened
-    /// before `since` it lives; the store may keep whole seconds only, so `since` is cut to those by the caller.
-    pub fn wanted<'a>(&'a self, hit: &'a Hit, cut: impl Fn(Timestamp) -> Timestamp + 'a) -> Vec<(TriggerId, GoalId)> {
+    /// The triggers, `among` those asked, that want to know of this hit. A trigger wants nothing that happened before
+    /// `since` it lives; the store may keep whole seconds only, so `since` is cut to those by the caller.
+    pub fn wanted(
+        &self,
+        hit: &Hit,
+        cut: impl Fn(Timestamp) -> Timestamp,
+        among: impl Fn(&CompletionTrigger) -> bool,
+    ) -> Vec<Wanted<'_>> {
         if self.completions.is_empty() {
             return Vec::new();
         }
+        let wants = |trigger: &CompletionTrigger| {
+            among(trigger)
+                && cut(trigger.since) <= hit.at
+                && trigger.filter.as_ref().is_none_or(|filter| filter.lets_through(hit))
+        };
         let mut wanted = Vec::new();
+        for position in self.by_event.get(&hit.name).into_iter().flatten() {
+            let trigger = &self.completions[*position];
+            if wants(trigger) && trigger.props_hold(hit) {
+                wanted.push(Wanted { trigger, goal_id: None });
+            }
+        }
         for goal_id in self.index.matches(hit) {
             if self.goals.get(&goal_id).is_none_or(|goal| cut(goal.inserted_at) > hit.at) {
                 continue;
             }
-            let completions = self.completions.iter();
-            let of_goal = completions.filter(|completion| completion.goal_id.is_none_or(|wanted| wanted == goal_id));
-            let living = of_goal.filter(|completion| cut(completion.since) <= hit.at);
-            wanted.extend(living.map(|completion| (completion.trigger.id, goal_id)));
+            let of_goal = self.completions.iter().filter(|completion| match completion.wants {
+                Wants::Goals(wanted) => wanted.is_none_or(|wanted| wanted == goal_id),
+                Wants::Event(_) => false,
+            });
+            let goal_id = Some(goal_id);
+            wanted.extend(of_goal.filter(|trigger| wants(trigger)).map(|trigger| Wanted { trigger, goal_id }));
         }
         wanted
+    }
+}
+
+impl CompletionTrigger {
+    /// Of a custom event: whether its properties are the wanted ones.
+    fn props_hold(&self, hit: &Hit) -> bool {
+        match &self.wants {
+            Wants::Goals(_) => true,
+            Wants::Event(event) => event.properties.iter().all(|(key, wanted)| hit.prop(key) == Some(wanted)),
+        }
+    }
+}
+
+impl Wanted<'_> {
+    pub fn counted(&self) -> Counted {
+        (self.trigger.trigger.id, self.goal_id)
+    }
+
+    /// Counts a hit in.
+    pub fn count(&self, tally: &mut Tally, hit: &Hit) {
+        tally.count += 1;
+        tally.first_at = tally.first_at.min(hit.at);
+        tally.last_at = tally.last_at.max(hit.at);
+        tally.pages.add(&hit.page.pathname, hit.visitor);
+        tally.sources.add(&hit.origin.source, hit.visitor);
+        if let Wants::Event(event) = &self.trigger.wants {
+            for name in &event.include_properties {
+                if let Some(value) = hit.prop(name) {
+                    tally.add_property(name, value);
+                }
+            }
+        }
     }
 }
 
@@ -296,16 +370,14 @@ impl ChangeTrigger {
 
 /// A tally of nothing yet, to begin with a hit.
 pub fn tally(hit: &Hit) -> Tally {
-    Tally { count: 0, first_at: hit.at, last_at: hit.at, pages: Ranking::default(), sources: Ranking::default() }
-}
-
-/// Counts a hit in.
-pub fn count(tally: &mut Tally, hit: &Hit) {
-    tally.count += 1;
-    tally.first_at = tally.first_at.min(hit.at);
-    tally.last_at = tally.last_at.max(hit.at);
-    tally.pages.add(&hit.page.pathname, hit.visitor);
-    tally.sources.add(&hit.origin.source, hit.visitor);
+    Tally {
+        count: 0,
+        first_at: hit.at,
+        last_at: hit.at,
+        pages: Ranking::default(),
+        sources: Ranking::default(),
+        properties: std::collections::BTreeMap::new(),
+    }
 }
 
 /// A fresh event as the dispatcher wants it.

@@ -19,17 +19,17 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::catalog::{Catalog, Memory};
-use super::firing::{self, Firing, Seen};
+use super::catalog::{Catalog, CompletionTrigger, Counted, Memory, WatchedSite};
+use super::firing::{self, CountedName, Firing, Seen};
 use super::late::Late;
 use super::leases::Leases;
 use crate::analytics::AnalyticsError;
-use crate::analytics::clickhouse::{ClickHouse, Sites, Visitors};
+use crate::analytics::clickhouse::{Asked, ClickHouse, Sites, Visitors};
 use crate::clock::Clock;
 use crate::domain::event::Tally;
 use crate::domain::goal::GoalKind;
 use crate::domain::hit::{ENGAGEMENT, Hit, PAGEVIEW};
-use crate::domain::ids::{GoalId, SiteId, TriggerId};
+use crate::domain::ids::{SiteId, TriggerId};
 use crate::domain::time::Timestamp;
 use crate::store::observations::{Gap, Looked, Reported};
 use crate::store::outbox::Step;
@@ -87,7 +87,7 @@ struct View {
     reported: foldhash::HashMap<(i64, i64), i32>,
 }
 
-/// Completions of one goal for one trigger that are new.
+/// What was counted for one trigger and is new.
 struct Found {
     site_id: SiteId,
     tally: Tally,
@@ -101,7 +101,7 @@ type Counts = foldhash::HashMap<(i32, i64, i64), i32>;
 /// What was read in a step.
 #[derive(Default)]
 struct News {
-    found: BTreeMap<(TriggerId, GoalId), Found>,
+    found: BTreeMap<Counted, Found>,
     counts: Counts,
 }
 
@@ -218,9 +218,10 @@ impl Poller {
         let sweeps = now.since(known.swept_at) >= SWEEP_EVERY;
         let (news, visitors, gaps) = self.read(known, now, sweeps).await?;
         let mut step = Step::default();
-        for ((trigger_id, goal_id), found) in &news.found {
-            let moment = format!("{goal_id}:{}-{:016x}", found.tally.first_at.secs(), found.name);
-            let completions = (*trigger_id, *goal_id, found.site_id, &found.tally);
+        for (counted, found) in &news.found {
+            let name = CountedName(counted.1);
+            let moment = format!("{name}:{}-{:016x}", found.tally.first_at.secs(), found.name);
+            let completions = (*counted, found.site_id, &found.tally);
             step.fired.extend(self.firing.completion(&known.catalog.sites, completions, moment, now));
         }
         let memories = self.judge(known, &visitors, &mut step, now).await?;
@@ -266,7 +267,9 @@ impl Poller {
             if with_goals.is_empty() || names.is_empty() {
                 return Ok(());
             }
-            self.clickhouse.hits_since(Sites(&with_goals), &names, since, |hit| news.take_in(known, hit)).await
+            let with_place = known.catalog.sites.values().any(WatchedSite::has_filters);
+            let of = Asked { sites: Sites(&with_goals), names: &names, with_place };
+            self.clickhouse.hits_since(of, since, |hit| news.take_in(known, hit)).await
         };
         let (visitors, ()) = tokio::try_join!(visitors, hits)?;
         let watched: std::collections::HashSet<_> = here().map(|(_, site)| site.shard).collect();
@@ -430,7 +433,23 @@ impl News {
     fn take_in(&mut self, known: &Knowledge, hit: &Hit) {
         let Some(site) = known.catalog.sites.get(&hit.site_id) else { return };
         let Some(view) = known.views.get(&site.shard) else { return };
-        let (secs, identity) = (hit.at.secs(), identity(hit));
+        let identity = identity(hit);
+        self.count(site, view, hit, identity, |trigger| trigger.filter.is_none());
+        if site.has_filters() {
+            self.count(site, view, hit, placed(identity, hit), |trigger| trigger.filter.is_some());
+        }
+    }
+
+    /// Counts a hit under a name that says everything of it that these triggers ask for.
+    fn count(
+        &mut self,
+        site: &WatchedSite,
+        view: &View,
+        hit: &Hit,
+        identity: i64,
+        among: impl Fn(&CompletionTrigger) -> bool,
+    ) {
+        let secs = hit.at.secs();
         let key = (site.shard, secs, identity);
         // Most rows were reported with a look before this one, and nobody need be asked who wants them.
         let reported = view.reported.get(&(secs, identity)).copied().unwrap_or(0);
@@ -441,7 +460,7 @@ impl News {
                 return;
             }
         }
-        let wanted = site.wanted(hit, Timestamp::floor_to_second);
+        let wanted = site.wanted(hit, Timestamp::floor_to_second, among);
         if wanted.is_empty() {
             return;
         }
@@ -450,24 +469,24 @@ impl News {
         let name = name(secs, identity, *count);
         for wanted in wanted {
             let new = || Found { site_id: hit.site_id, tally: firing::tally(hit), name: 0 };
-            let found = self.found.entry(wanted).or_insert_with(new);
-            firing::count(&mut found.tally, hit);
+            let found = self.found.entry(wanted.counted()).or_insert_with(new);
+            wanted.count(&mut found.tally, hit);
             found.name = found.name.wrapping_add(name);
         }
     }
 }
 
 impl Catalog {
-    /// The names hits can have that complete a goal somebody watches.
+    /// The names hits can have that somebody watches, for their own sake or because they complete a goal.
     fn names_wanted(&self) -> Vec<&str> {
-        let goals =
-            self.sites.values().filter(|site| !site.completions.is_empty()).flat_map(|site| site.goals.values());
+        let goals = self.sites.values().filter(|site| site.wants_goals()).flat_map(|site| site.goals.values());
         let names = goals.map(|goal| match &goal.kind {
             GoalKind::Event { name } => name.trim(),
             GoalKind::Page { .. } => PAGEVIEW,
             GoalKind::Scroll { .. } => ENGAGEMENT,
         });
-        let names: std::collections::BTreeSet<_> = names.collect();
+        let events = self.sites.values().flat_map(|site| site.by_event.keys().map(String::as_str));
+        let names: std::collections::BTreeSet<_> = names.chain(events).collect();
         names.into_iter().collect()
     }
 }
@@ -491,6 +510,18 @@ fn identity(hit: &Hit) -> i64 {
     // Only engagement has one; older tables have none, and rows of other kinds must not change their name with an upgrade.
     if let Some(depth) = hit.scroll_depth {
         hasher.write(&[depth]);
+    }
+    hasher.finish().cast_signed()
+}
+
+/// What a row is known by where it matters whence and on which host it was, too. Rows have their own count under this name,
+/// so that a filter that comes and goes changes nothing of what is remembered without it.
+fn placed(identity: i64, hit: &Hit) -> i64 {
+    let mut hasher = SipHasher13::new();
+    hasher.write(&identity.to_le_bytes());
+    for text in [&hit.page.hostname, &hit.origin.source, &hit.country] {
+        hasher.write(&(text.len() as u64).to_le_bytes());
+        hasher.write(text.as_bytes());
     }
     hasher.finish().cast_signed()
 }

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::domain::ids::{GoalId, TriggerId};
+use super::catalog::Counted;
 use crate::domain::time::Timestamp;
 
 /// The shortest rest.
@@ -22,7 +22,7 @@ const WINDOW: Duration = Duration::from_secs(1);
 pub struct Rhythm {
     rest: Duration,
     /// Events of each trigger and goal since the window began.
-    fired: HashMap<(TriggerId, GoalId), u32>,
+    fired: HashMap<Counted, u32>,
     began_at: Timestamp,
 }
 
@@ -37,7 +37,7 @@ impl Rhythm {
     }
 
     /// A look is over that took so long. It rests for a third of that, so that there is time for others to write.
-    pub fn looked(&mut self, fired: impl Iterator<Item = (TriggerId, GoalId)>, now: Timestamp, took: Duration) {
+    pub fn looked(&mut self, fired: impl Iterator<Item = Counted>, now: Timestamp, took: Duration) {
         if now.since(self.began_at) >= WINDOW {
             self.began_at = now;
             self.fired.clear();
@@ -56,11 +56,12 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::domain::ids::{GoalId, TriggerId};
 
     const NOW: Timestamp = Timestamp::from_secs(1_000);
 
-    fn completion(trigger: u128) -> (TriggerId, GoalId) {
-        (TriggerId(Uuid::from_u128(trigger)), GoalId(1))
+    fn completion(trigger: u128) -> Counted {
+        (TriggerId(Uuid::from_u128(trigger)), Some(GoalId(1)))
     }
 
     #[test]

@@ -26,12 +26,13 @@ use crate::store::shards::shard_of;
 const DEFAULT_LIMIT: u32 = 20;
 const MAX_LIMIT: u32 = 100;
 const STATUSES: [&str; 6] = ["pending", "sending", "retrying", "success", "failed", "cancelled"];
-pub(super) const TYPES: [&str; 7] = [
+pub(super) const TYPES: [&str; 8] = [
     "visitor_spike",
     "visitor_drop",
     "visitor_spike_ended",
     "visitor_drop_ended",
     "goal_completion",
+    "custom_event",
     "webhook_health",
     TEST,
 ];

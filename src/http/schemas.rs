@@ -9,12 +9,13 @@ use utoipa::ToSchema;
 use super::error::{ApiError, Problem, Result};
 
 /// Types there is a schema for.
-pub const TYPES: [&str; 7] = [
+pub const TYPES: [&str; 8] = [
     "visitor_spike",
     "visitor_drop",
     "visitor_spike_ended",
     "visitor_drop_ended",
     "goal_completion",
+    "custom_event",
     "webhook_health",
     "test",
 ];
@@ -89,6 +90,26 @@ pub fn schema(event_type: &str) -> Option<Value> {
                 "top_sources": ranking("source"),
             }),
             &["goal_id", "goal_name", "goal_type", "count", "window_start", "window_end", "top_pages", "top_sources"],
+        ),
+        "custom_event" => object(
+            json!({
+                "event_name": { "type": "string" },
+                "count": count("How often it happened since the event before"),
+                "window_start": moment(),
+                "window_end": moment(),
+                "properties": {
+                    "type": "object",
+                    "description": "Of each property the trigger includes, its most frequent values; no others",
+                    "additionalProperties": { "type": "array", "maxItems": 10, "items": object(
+                        json!({ "value": { "type": "string" }, "count": count("How often it was this value") }),
+                        &["value", "count"],
+                    ) },
+                },
+                "reason": { "type": "string", "description": "Why, in a sentence" },
+                "top_pages": ranking("page"),
+                "top_sources": ranking("source"),
+            }),
+            &["event_name", "count", "window_start", "window_end", "properties", "reason", "top_pages", "top_sources"],
         ),
         "webhook_health" => object(
             json!({

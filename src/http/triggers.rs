@@ -51,7 +51,7 @@ impl ToSchema for SettingsView {}
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes what is read field by field")]
 pub struct TriggerBody {
-    /// `visitor_spike`, `visitor_drop`, `goal_completion`, or `webhook_health`: another webhook of the account fails or was disabled.
+    /// `visitor_spike`, `visitor_drop`, `goal_completion`, `custom_event`, or `webhook_health`: another webhook of the account fails or was disabled.
     #[schema(rename = "type", example = "visitor_spike")]
     r#type: String,
     /// Spikes and drops: percent above or below what is expected; 50 when absent. Drops: 100 at most.
@@ -75,6 +75,25 @@ pub struct TriggerBody {
     notify_end: Option<bool>,
     /// Completions: the goal; every goal when absent.
     goal_id: Option<String>,
+    /// Custom events: the name under which the site reports it; required.
+    #[schema(example = "Download")]
+    event_name: Option<String>,
+    /// Custom events: properties it must have with exactly these values; three at most.
+    properties: Option<std::collections::BTreeMap<String, String>>,
+    /// Custom events: properties whose values are counted and told; none when absent, ten at most.
+    include_properties: Option<Vec<String>>,
+    /// Completions and custom events: only on this path, in which `*` stands for any characters.
+    #[schema(example = "/blog/*")]
+    page: Option<String>,
+    /// Completions and custom events: only of visits from this source, exactly as it is shown; `Direct / None` for those
+    /// without one.
+    #[schema(example = "Hacker News")]
+    source: Option<String>,
+    /// Completions and custom events: only from this country, by its two letters. Only Plausible's traffic says so.
+    #[schema(example = "DE")]
+    country: Option<String>,
+    /// Completions and custom events: only on this host, without `www.`.
+    hostname: Option<String>,
     /// Evaluated and recorded, but not sent.
     shadow: Option<bool>,
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use pulsehook::analytics::clickhouse::{ClickHouse as Store, Limits, Mode, Sites, Visitors};
+use pulsehook::analytics::clickhouse::{Asked, ClickHouse as Store, Limits, Mode, Sites, Visitors};
 use pulsehook::analytics::{AnalyticsError, Dimension};
 use pulsehook::chance::Chance;
 use pulsehook::clock::ManualClock;
@@ -22,6 +22,10 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 fn start() -> Timestamp {
     START.parse().unwrap()
+}
+
+fn pageviews(sites: &[SiteId]) -> Asked<'_> {
+    Asked { sites: Sites(sites), names: &["pageview"], with_place: true }
 }
 
 async fn connect(database: &ClickHouse) -> Result<Store, AnalyticsError> {
@@ -136,7 +140,7 @@ async fn paths_match_as_in_plausibles_own_test() {
                 counts[usize::try_from(id.0).unwrap()] += 1;
             }
         };
-        store.hits_since(Sites(&sites), &["pageview"], start() - MINUTE, each).await.unwrap();
+        store.hits_since(pageviews(&sites), start() - MINUTE, each).await.unwrap();
         assert_eq!(counts, expected.map(|(_, count)| count));
     })
     .await;
@@ -176,7 +180,7 @@ async fn statements_are_bounded_and_known_by_name() {
         let store = connect(&database).await.unwrap();
         let sites = [SiteId(1)];
         store.visitors(Sites(&sites), start()).await.unwrap();
-        store.hits_since(Sites(&sites), &["pageview"], start(), |_| {}).await.unwrap();
+        store.hits_since(pageviews(&sites), start(), |_| {}).await.unwrap();
         store.top(SiteId(1), start(), start(), Dimension::Page, 3).await.unwrap();
         store.first_hit_at(SiteId(1)).await.unwrap();
         store.rows_by_minute(start(), start() + MINUTE).await.unwrap();
@@ -217,7 +221,7 @@ async fn whatever_goes_wrong_is_an_error_and_not_a_zero() {
         ] {
             database.fault(&format!("{fault}&count=2")).await;
             let visitors = store.visitors(Sites(&sites), start()).await;
-            let hits = store.hits_since(Sites(&sites), &["pageview"], start(), |_| {}).await;
+            let hits = store.hits_since(pageviews(&sites), start(), |_| {}).await;
             assert!(visitors.is_err(), "{fault}: {visitors:?}");
             let error = hits.expect_err(fault).to_string();
             assert!(error.len() < 500 && !error.contains('\n'), "{fault}: {error}");

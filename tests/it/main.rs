@@ -36,4 +36,5 @@ mod store;
 mod stream;
 mod supply;
 mod support;
+mod triggers;
 mod url_check;

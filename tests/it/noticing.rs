@@ -207,7 +207,7 @@ fn families_with_a_known_truth_are_told_apart() {
             let is_true = |window: &usize| family.truth.iter().any(|(first, last)| (*first..*last).contains(window));
             false_alarms += fired.iter().filter(|window| !is_true(window)).count();
         }
-        let wanted = family.truth.len() * SEEDS as usize;
+        let wanted = family.truth.len() * usize::try_from(SEEDS).unwrap();
         let months = (family.days as u64 * SEEDS) as f64 / 30.0;
         let a_month = false_alarms as f64 / months;
         println!(
@@ -282,7 +282,8 @@ fn visit(site_id: SiteId, at: Timestamp, visitor: u64) -> Hit {
 /// Start of the window of each event of a type that arrived.
 fn windows_of(endpoint: &Endpoint, event_type: &str) -> Vec<Timestamp> {
     let arrived = endpoint.arrived();
-    let of_type = arrived.iter().map(|request| request.json()).filter(|event| event["event_type"] == event_type);
+    let of_type =
+        arrived.iter().map(crate::support::zoo::Arrived::json).filter(|event| event["event_type"] == event_type);
     of_type
         .map(|event| {
             let at: Timestamp = text(&event["timestamp"]).parse().unwrap();
@@ -363,7 +364,7 @@ on_both! {
             let ended: Vec<Timestamp> = moments("ended_at");
             assert_eq!(windows_of(&endpoint, &format!("{kind}_ended")).len(), ended.len(), "{kind}");
         }
-        let arrived: Vec<_> = endpoint.arrived().iter().map(|request| request.json()).collect();
+        let arrived: Vec<_> = endpoint.arrived().iter().map(crate::support::zoo::Arrived::json).collect();
         let ids: Vec<_> = arrived.iter().map(|event| text(&event["event_id"]).to_owned()).collect();
         for event in &arrived {
             let kind = text(&event["event_type"]);

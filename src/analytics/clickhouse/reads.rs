@@ -25,6 +25,16 @@ const NO_SCROLL_DEPTH: u8 = 255;
 #[derive(Debug, Clone, Copy)]
 pub struct Sites<'a>(pub &'a [SiteId]);
 
+/// Which hits are asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    pub sites: Sites<'a>,
+    /// Their names; when those are too many to be said, hits of other names come too.
+    pub names: &'a [&'a str],
+    /// Whether their hostname and country matter; they are empty otherwise.
+    pub with_place: bool,
+}
+
 /// Distinct visitors of a site now and before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Visitors {
@@ -53,6 +63,8 @@ struct HitRow<'a> {
     session_id: u64,
     pathname: &'a str,
     source: &'a str,
+    hostname: &'a str,
+    country: &'a str,
     scroll_depth: u8,
     #[serde(borrow)]
     keys: Vec<&'a str>,
@@ -136,24 +148,30 @@ impl ClickHouse {
         Ok(rows.iter().map(|row| (site(row.site_id), visitors(row))).collect())
     }
 
-    /// Shows `each` every hit since `since` whose name is one of `names`, in no order; when those are too many to be said, hits
-    /// of other names too. The same hit is lent again and again with other contents.
+    /// Shows `each` every hit since `since` that is asked for, in no order. The same hit is lent again and again with other
+    /// contents.
     ///
     /// # Errors
     /// The answer did not come to its end. What was shown before is not to be acted on.
     pub async fn hits_since(
         &self,
-        sites: Sites<'_>,
-        names: &[&str],
+        Asked { sites, names, with_place }: Asked<'_>,
         since: Timestamp,
         mut each: impl FnMut(&Hit),
     ) -> Result<()> {
         let are_few = names.iter().map(|name| name.len() + 8).sum::<usize>() <= NAMED_BYTES;
         let scroll_depth = if self.shape.has_scroll_depth { "scroll_depth" } else { "toUInt8(255)" };
+        // Two bytes, zero where the country is not known.
+        let place = if with_place {
+            "toValidUTF8(toString(events_v2.hostname)) AS hostname,
+                toValidUTF8(replaceAll(toString(country_code), '\\0', '')) AS country"
+        } else {
+            "'' AS hostname, '' AS country"
+        };
         let sql = format!(
             "SELECT toUnixTimestamp(timestamp) AS at, site_id, toValidUTF8(events_v2.name) AS name, user_id, session_id,
                 toValidUTF8(events_v2.pathname) AS pathname, toValidUTF8(referrer_source) AS source,
-                {scroll_depth} AS scroll_depth, arrayMap(text -> toValidUTF8(text), `meta.key`) AS keys,
+                {place}, {scroll_depth} AS scroll_depth, arrayMap(text -> toValidUTF8(text), `meta.key`) AS keys,
                 arrayMap(text -> toValidUTF8(text), `meta.value`) AS values
             FROM events_v2
             WHERE timestamp >= {{since:DateTime('UTC')}} {} {}",
@@ -375,6 +393,8 @@ impl HitRow<'_> {
         hit.session = self.session_id;
         refill(&mut hit.page.pathname, self.pathname);
         refill(&mut hit.origin.source, self.source);
+        refill(&mut hit.page.hostname, self.hostname);
+        refill(&mut hit.country, self.country);
         let scrolled = self.name == ENGAGEMENT && self.scroll_depth != NO_SCROLL_DEPTH;
         hit.scroll_depth = scrolled.then_some(self.scroll_depth);
         hit.props.clear();

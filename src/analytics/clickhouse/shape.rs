@@ -14,8 +14,19 @@ use crate::analytics::{AnalyticsError, Result};
 pub const EVENTS: &str = "events_v2";
 
 /// Without these nothing can be noticed. They are there since Plausible 2.0.
-const NEEDED: [&str; 9] =
-    ["timestamp", "name", "site_id", "user_id", "session_id", "pathname", "referrer_source", "meta.key", "meta.value"];
+const NEEDED: [&str; 11] = [
+    "timestamp",
+    "name",
+    "site_id",
+    "user_id",
+    "session_id",
+    "pathname",
+    "referrer_source",
+    "meta.key",
+    "meta.value",
+    "hostname",
+    "country_code",
+];
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq)]

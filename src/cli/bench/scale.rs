@@ -22,6 +22,7 @@ use super::served::{Launch, Served};
 use super::sink::Sink;
 use super::trackers::http;
 use super::{World, clickhouse, postgres};
+use crate::domain::filter::Filters;
 use crate::domain::hit::{Device, Hit, Origin, Page};
 use crate::domain::ids::{GoalId, SiteId};
 use crate::domain::time::Timestamp;
@@ -160,7 +161,11 @@ impl Scale {
 
     /// Answers the number of the first site; the others follow it.
     async fn write_customers(&self, world: &World, home: &Home, sink: &Sink) -> anyhow::Result<i64> {
-        let settings = Settings::GoalCompletion(GoalCompletion { goal_id: Some(GoalId(PLACE)), shadow: false });
+        let settings = Settings::GoalCompletion(GoalCompletion {
+            goal_id: Some(GoalId(PLACE)),
+            filters: Filters::default(),
+            shadow: false,
+        });
         let settings = serde_json::to_string(&settings)?;
         let (before, after) = settings.split_once(&PLACE.to_string()).context("settings name their goal")?;
         let now = world.clock.now();

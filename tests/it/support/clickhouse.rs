@@ -44,6 +44,9 @@ pub struct Row<'a> {
     pub visitor: u64,
     pub path: &'a str,
     pub source: &'a str,
+    pub hostname: &'a str,
+    /// Two letters; empty when not known.
+    pub country: &'a str,
     pub props: &'a [(&'a str, &'a str)],
     /// Of engagement.
     pub scroll_depth: u8,
@@ -58,6 +61,8 @@ impl Default for Row<'_> {
             visitor: 1,
             path: "/",
             source: "",
+            hostname: "example.com",
+            country: "",
             props: &[],
             scroll_depth: 0,
         }
@@ -179,7 +184,8 @@ impl Row<'_> {
             "site_id": self.site,
             "user_id": self.visitor,
             "session_id": self.visitor,
-            "hostname": "example.com",
+            "hostname": self.hostname,
+            "country_code": self.country,
             "pathname": self.path,
             "referrer_source": self.source,
             "meta.key": keys,

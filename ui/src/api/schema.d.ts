@@ -1398,8 +1398,22 @@ export interface components {
              * @example 30m
              */
             cooldown?: string | null;
+            /**
+             * @description Completions and custom events: only from this country, by its two letters. Only Plausible's traffic says so.
+             * @example DE
+             */
+            country?: string | null;
+            /**
+             * @description Custom events: the name under which the site reports it; required.
+             * @example Download
+             */
+            event_name?: string | null;
             /** @description Completions: the goal; every goal when absent. */
             goal_id?: string | null;
+            /** @description Completions and custom events: only on this host, without `www.`. */
+            hostname?: string | null;
+            /** @description Custom events: properties whose values are counted and told; none when absent, ten at most. */
+            include_properties?: string[] | null;
             /**
              * @description Spikes and drops: it has to last so long before it is told; `0` when absent.
              * @example 10m
@@ -1413,6 +1427,15 @@ export interface components {
             /** @description Spikes and drops: whether `…_ended` is told too, once they are over; not when absent. */
             notify_end?: boolean | null;
             /**
+             * @description Completions and custom events: only on this path, in which `*` stands for any characters.
+             * @example /blog/*
+             */
+            page?: string | null;
+            /** @description Custom events: properties it must have with exactly these values; three at most. */
+            properties?: {
+                [key: string]: string;
+            } | null;
+            /**
              * @description Spikes and drops, `typical`: `low` (noise alone fires less than once in two months), `normal` (when absent; about once in
              *     two weeks at most) or `high`.
              */
@@ -1420,12 +1443,18 @@ export interface components {
             /** @description Evaluated and recorded, but not sent. */
             shadow?: boolean | null;
             /**
+             * @description Completions and custom events: only of visits from this source, exactly as it is shown; `Direct / None` for those
+             *     without one.
+             * @example Hacker News
+             */
+            source?: string | null;
+            /**
              * Format: int32
              * @description Spikes and drops: percent above or below what is expected; 50 when absent. Drops: 100 at most.
              */
             threshold?: number | null;
             /**
-             * @description `visitor_spike`, `visitor_drop`, `goal_completion`, or `webhook_health`: another webhook of the account fails or was disabled.
+             * @description `visitor_spike`, `visitor_drop`, `goal_completion`, `custom_event`, or `webhook_health`: another webhook of the account fails or was disabled.
              * @example visitor_spike
              */
             type: string;
@@ -1446,8 +1475,22 @@ export interface components {
              * @example 30m
              */
             cooldown?: string | null;
+            /**
+             * @description Completions and custom events: only from this country, by its two letters. Only Plausible's traffic says so.
+             * @example DE
+             */
+            country?: string | null;
+            /**
+             * @description Custom events: the name under which the site reports it; required.
+             * @example Download
+             */
+            event_name?: string | null;
             /** @description Completions: the goal; every goal when absent. */
             goal_id?: string | null;
+            /** @description Completions and custom events: only on this host, without `www.`. */
+            hostname?: string | null;
+            /** @description Custom events: properties whose values are counted and told; none when absent, ten at most. */
+            include_properties?: string[] | null;
             /**
              * @description Spikes and drops: it has to last so long before it is told; `0` when absent.
              * @example 10m
@@ -1461,6 +1504,15 @@ export interface components {
             /** @description Spikes and drops: whether `…_ended` is told too, once they are over; not when absent. */
             notify_end?: boolean | null;
             /**
+             * @description Completions and custom events: only on this path, in which `*` stands for any characters.
+             * @example /blog/*
+             */
+            page?: string | null;
+            /** @description Custom events: properties it must have with exactly these values; three at most. */
+            properties?: {
+                [key: string]: string;
+            } | null;
+            /**
              * @description Spikes and drops, `typical`: `low` (noise alone fires less than once in two months), `normal` (when absent; about once in
              *     two weeks at most) or `high`.
              */
@@ -1468,12 +1520,18 @@ export interface components {
             /** @description Evaluated and recorded, but not sent. */
             shadow?: boolean | null;
             /**
+             * @description Completions and custom events: only of visits from this source, exactly as it is shown; `Direct / None` for those
+             *     without one.
+             * @example Hacker News
+             */
+            source?: string | null;
+            /**
              * Format: int32
              * @description Spikes and drops: percent above or below what is expected; 50 when absent. Drops: 100 at most.
              */
             threshold?: number | null;
             /**
-             * @description `visitor_spike`, `visitor_drop`, `goal_completion`, or `webhook_health`: another webhook of the account fails or was disabled.
+             * @description `visitor_spike`, `visitor_drop`, `goal_completion`, `custom_event`, or `webhook_health`: another webhook of the account fails or was disabled.
              * @example visitor_spike
              */
             type: string;

@@ -52,6 +52,7 @@ export function DeliveryPage() {
 function ResendButton({ site, delivery }: { site: string; delivery: Delivery }) {
   const client = useQueryClient();
   const [asking, setAsking] = useState(false);
+  const underWay = !ENDED.includes(delivery.status);
   const send = async () => {
     await answer(api.POST("/api/sites/{site}/webhooks/{id}/deliveries/{delivery_id}/resend", { params: { path: { site, id: delivery.webhook_id, delivery_id: delivery.id } } }));
     await client.invalidateQueries({ queryKey: ["delivery", site, delivery.webhook_id, delivery.id] });
@@ -66,7 +67,8 @@ function ResendButton({ site, delivery }: { site: string; delivery: Delivery }) 
   };
   return (
     <>
-      <Button look="main" icon="repeat" disabled={!ENDED.includes(delivery.status)} onClick={() => (delivery.status === "success" ? setAsking(true) : void now())}>{words.resend}</Button>
+      {/* Not `disabled`: it keeps the focus that comes back to it from the dialog. */}
+      <Button look="main" icon="repeat" aria-disabled={underWay} className="aria-disabled:opacity-60" onClick={() => (underWay ? undefined : delivery.status === "success" ? setAsking(true) : void now())}>{words.resend}</Button>
       <Confirm open={asking} title={words.resendAgainTitle} yes={words.resend} onYes={send} onClose={() => setAsking(false)}>{words.resendAgain}</Confirm>
     </>
   );
