@@ -45,7 +45,8 @@ pub const SESSION_IDLE_FOR: Duration = Duration::from_secs(12 * 3_600);
 /// As much of what a browser calls itself as is kept.
 const MAX_AGENT_CHARS: usize = 255;
 
-const SUSPENDED: DirectoryError = DirectoryError::Refused {
+/// Nobody works in an account that is suspended.
+pub const SUSPENDED: DirectoryError = DirectoryError::Refused {
     code: "account_suspended",
     sentence: "This account is suspended by the operator of this server, or its team is locked in Plausible: nothing is noticed or \
         sent until that changes; what waits is kept.",
@@ -181,6 +182,13 @@ impl Directory {
         }
         let hash = Some(user.password_hash.clone());
         password::verify(password.to_owned(), hash).await.map_err(DirectoryError::Broken)
+    }
+
+    /// Ends the session of this token, if it goes on; its account may be suspended. `change` says for which account and person.
+    pub async fn sign_out(&self, token: &str, change: impl FnOnce(AccountId, UserId) -> Change) -> Result<()> {
+        let (hash, now) = (token_hash(token), self.clock.now());
+        let Some(session) = self.store.session(&hash, now, now - SESSION_IDLE_FOR).await? else { return Ok(()) };
+        self.store.close_session(&change(session.account_id, session.user_id), &hash).await
     }
 
     /// Signs somebody in to the account of `change` and answers the token of the session.

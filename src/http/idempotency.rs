@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::Api;
-use super::auth::authenticate;
+use super::auth::{Known, recognise};
 use super::body::{API_BYTES, read};
 use super::error::{ApiError, Result};
 use crate::domain::ids::AccountId;
@@ -23,12 +23,15 @@ use crate::store::idempotency::Repeated;
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 const MAX_KEY_CHARS: usize = 255;
+/// Where nobody has to be known: there is no account to keep an answer for, and what is done there can be done once anyway.
+const IS_ANYBODYS: [&str; 6] =
+    ["/api/event", "/api/setup", "/api/session", "/api/sign-up", "/api/invitations/look", "/api/invitations/accept"];
 
 pub async fn repeat_or_run(State(api): State<Api>, request: Request, next: Next) -> Response {
     let applies = request.method() == Method::POST
         && request.headers().contains_key(&KEY)
         && request.uri().path().starts_with("/api/")
-        && !matches!(request.uri().path(), "/api/event" | "/api/setup" | "/api/session");
+        && !IS_ANYBODYS.contains(&request.uri().path());
     if !applies {
         return next.run(request).await;
     }
@@ -36,8 +39,9 @@ pub async fn repeat_or_run(State(api): State<Api>, request: Request, next: Next)
 }
 
 async fn run_once(api: &Api, request: Request, next: Next) -> Result<Response> {
-    let (parts, body) = request.into_parts();
-    let actor = authenticate(api, &parts.method, &parts.headers).await?;
+    let (mut parts, body) = request.into_parts();
+    let actor = recognise(api, &parts).await?;
+    parts.extensions.insert(Known(actor));
     let key = parts.headers[&KEY].to_str().ok().filter(|key| (1..=MAX_KEY_CHARS).contains(&key.len()));
     let key = key.ok_or_else(|| Invalid::one("Idempotency-Key", "must be 1 to 255 visible characters"))?.to_owned();
     let body = read(&api.clock, body, API_BYTES).await?;

@@ -14,7 +14,7 @@ use super::Api;
 use super::auth::{self, Asking, From, refuse_other_sites, session_cookie, session_token};
 use super::body::{Fields, JsonObject};
 use super::error::{ApiError, Problem, Result};
-use crate::directory::{SESSION_FOR, SESSION_IDLE_FOR, password, token_hash};
+use crate::directory::{SESSION_FOR, SESSION_IDLE_FOR, SUSPENDED, password, token_hash};
 use crate::domain::access::{Origin, Who, network_of};
 use crate::domain::ids::{AccountId, UserId};
 use crate::domain::person;
@@ -102,11 +102,10 @@ pub async fn sign_out(State(api): State<Api>, From(origin): From, headers: Heade
         if !auth::is_same_origin(&headers) {
             return Err(auth::cross_origin());
         }
-        // A session that ended by itself, or whose account is suspended, is over too.
-        if let Ok(Some(actor)) = api.directory.by_session(&token).await {
-            let change = Change { origin, ..api.change(&actor) };
-            api.store.close_session(&change, &token_hash(&token)).await?;
-        }
+        let now = api.clock.now();
+        let id = api.chance.uuid_v7(now);
+        let change = |account_id, user_id| Change { account_id, who: Who::User(user_id), now, id, origin };
+        api.directory.sign_out(&token, change).await?;
     }
     Ok(with_cookie(StatusCode::NO_CONTENT.into_response(), &api, "", Duration::ZERO))
 }
@@ -174,6 +173,9 @@ pub async fn switch_account(
     let wanted = wanted.and_then(Result::ok).ok_or_else(ApiError::not_found)?;
     let mut accounts = api.store.memberships(user_id).await?.into_iter();
     let account = accounts.find(|account| account.account_id == wanted).ok_or_else(ApiError::not_found)?;
+    if !account.active {
+        return Err(SUSPENDED.into());
+    }
     let old = session_token(&headers).ok_or_else(ApiError::unauthorized)?;
     let change = Change { account_id: account.account_id, ..api.change(&actor) };
     let token = api.directory.switch(&change, &old, user_id, user_agent(&headers), &api.chance).await?;

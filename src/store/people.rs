@@ -31,6 +31,8 @@ pub struct Membership {
     pub account_id: AccountId,
     pub name: String,
     pub role: Role,
+    /// Whether the account is not suspended.
+    pub active: bool,
 }
 
 /// What came of changing or removing a member.
@@ -64,14 +66,14 @@ impl Store {
         Ok(on!(self.reader(), pool => sqlx::query_as(SQL).fetch_all(pool).await)?)
     }
 
-    /// The accounts somebody is in, the one they joined first first.
+    /// The accounts somebody is in: those that are not suspended first, and of them the one they joined first.
     pub async fn memberships(&self, user_id: UserId) -> Result<Vec<Membership>> {
         const SQL: &str = "
-            SELECT memberships.account_id, accounts.name, memberships.role
+            SELECT memberships.account_id, accounts.name, memberships.role, accounts.status = 'active' AS active
             FROM memberships
             JOIN accounts ON accounts.id = memberships.account_id
             WHERE memberships.user_id = $1
-            ORDER BY memberships.inserted_at, memberships.account_id";
+            ORDER BY accounts.status, memberships.inserted_at, memberships.account_id";
         Ok(on!(self.reader(), pool => sqlx::query_as(SQL).bind(user_id).fetch_all(pool).await)?)
     }
 

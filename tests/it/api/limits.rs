@@ -94,6 +94,10 @@ on_both! {
             assert_eq!(strange("203.0.113.7").await, 401);
         }
         assert_eq!((strange("203.0.113.8").await, strange("198.51.100.1").await), (429, 401));
+        // Nor is there a way around it.
+        let request = app.request(reqwest::Method::POST, "/api/sites").header("idempotency-key", "x");
+        let around = request.header("x-forwarded-for", "203.0.113.9").bearer_auth("phk_guess").json(&json!({}));
+        assert_eq!(Answer::of(around).await.status, 429);
         app.stop().await;
     }
 

@@ -268,6 +268,44 @@ on_both! {
         app.stop().await;
     }
 
+    async fn whose_account_is_suspended_goes_on_in_another(database: Database) {
+        let app = TestApp::start(database).await;
+        let person = Person::join(&app, "both@example.com", Role::Editor).await;
+        let (_, other) = app.account("Other account", Role::Owner).await;
+        let invite = json!({"email": "both@example.com", "role": "viewer"});
+        let invited = app.post_as(&other, "/api/invitations", invite).await.expect(201);
+        accept(&app, token_of(&invited), PASSWORD).await.expect(201);
+        app.store.suspend_account(&app.change(app.account_id), true).await.unwrap();
+        assert_eq!(person.get(&app, "/api/me").await.expect(403)["code"], "account_suspended");
+        // Signed out is signed out, also when the account goes on later.
+        person.ask(&app, Method::DELETE, "/api/session", None).await.expect(204);
+        let signed_in = sign_in(&app, "both@example.com", PASSWORD).await;
+        signed_in.expect(204);
+        let elsewhere = Person::with(&app, cookie_of(&signed_in)).await;
+        assert_eq!(elsewhere.get(&app, "/api/me").await.expect(200)["account"]["name"], "Other account");
+        let body = json!({"account_id": app.account_id.to_string()});
+        let refused = elsewhere.ask(&app, Method::PUT, "/api/session/account", Some(body)).await;
+        assert_eq!(refused.expect(403)["code"], "account_suspended");
+        assert_eq!(elsewhere.get(&app, "/api/me").await.status, 200, "and where he is he stays");
+        app.store.suspend_account(&app.change(app.account_id), false).await.unwrap();
+        assert_eq!(person.get(&app, "/api/me").await.status, 401);
+        app.stop().await;
+    }
+
+    async fn what_nobody_has_to_be_known_for_may_carry_an_idempotency_key(database: Database) {
+        let app = TestApp::start(database).await;
+        let invited = app.post("/api/invitations", json!({"email": "a@example.com", "role": "viewer"})).await.expect(201);
+        let post = async |path: &str, body: Value| {
+            let request = app.request(Method::POST, path).header("idempotency-key", "once");
+            Answer::of(request.json(&body)).await
+        };
+        let token = token_of(&invited);
+        post("/api/invitations/look", json!({ "token": token })).await.expect(200);
+        post("/api/invitations/accept", json!({"token": token, "password": PASSWORD})).await.expect(201);
+        post("/api/sign-up", json!({})).await.expect(403);
+        app.stop().await;
+    }
+
     async fn an_account_goes_with_everything_in_it(database: Database) {
         let app = TestApp::start(database).await;
         let endpoint = Endpoint::http([Behaviour::status(200)]).await;
