@@ -104,6 +104,7 @@ pub fn fields(of: &Value, names: &[&str]) -> Map<String, Value> {
 }
 
 /// What there is of a site.
+#[derive(Default)]
 pub struct SiteState {
     pub goals: Vec<Value>,
     pub webhooks: Vec<Value>,

@@ -92,6 +92,9 @@ pub async fn update_member(
 }
 
 /// Remove a member, or leave the account yourself
+///
+/// Their sessions in the account end at once. Keys they made are the account's and go on working: delete those that only they
+/// know (`created_by` in the list of keys).
 #[utoipa::path(delete, path = "/api/members/{id}", tag = "account", security(("key" = []), ("session" = [])),
     params(("id" = String, Path)),
     responses((status = 204), (status = 401, body = Problem), (status = 403, body = Problem),

@@ -230,7 +230,11 @@ export interface paths {
         get?: never;
         put?: never;
         post?: never;
-        /** Remove a member, or leave the account yourself */
+        /**
+         * Remove a member, or leave the account yourself
+         * @description Their sessions in the account end at once. Keys they made are the account's and go on working: delete those that only they
+         *     know (`created_by` in the list of keys).
+         */
         delete: operations["remove_member"];
         options?: never;
         head?: never;
