@@ -14,8 +14,8 @@ use super::auth::{Asking, From, refuse_other_sites};
 use super::body::{Fields, JsonObject};
 use super::error::{ApiError, Problem, Result};
 use super::session::{network, note_a_wrong_password, open, with_cookie};
-use super::setup::{checked, wrong};
-use crate::directory::{SESSION_FOR, new_token, password, token_hash};
+use super::setup::{checked, hash, wrong};
+use crate::directory::{SESSION_FOR, new_token, token_hash};
 use crate::domain::access::{Role, Who};
 use crate::domain::ids::InvitationId;
 use crate::domain::person;
@@ -232,7 +232,7 @@ pub async fn accept(
     let invitation = find(&api, &token).await?;
     api.throttle.password(&invitation.email, network(origin))?;
     let known = api.store.user(&invitation.email).await?;
-    let hash;
+    let kept;
     let newcomer = match &known {
         Some(user) if api.directory.has_password(user, &password).await? => Newcomer::Known(user.id),
         Some(_) => {
@@ -242,8 +242,8 @@ pub async fn accept(
         None => {
             let account = api.store.account_name(invitation.account_id).await?.unwrap_or_default();
             person::password(&password, &[&invitation.email, &account]).map_err(|text| wrong("password", &text))?;
-            hash = password::hash(password, api.chance.bytes()).await.map_err(ApiError::internal)?;
-            Newcomer::New(&hash)
+            kept = hash(&api, password).await?;
+            Newcomer::New(&kept)
         }
     };
     let now = api.clock.now();

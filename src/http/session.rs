@@ -14,7 +14,8 @@ use super::Api;
 use super::auth::{self, Asking, From, refuse_other_sites, session_cookie, session_token};
 use super::body::{Fields, JsonObject};
 use super::error::{ApiError, Problem, Result};
-use crate::directory::{SESSION_FOR, SESSION_IDLE_FOR, SUSPENDED, password, token_hash};
+use super::setup::hash;
+use crate::directory::{SESSION_FOR, SESSION_IDLE_FOR, SUSPENDED, token_hash};
 use crate::domain::access::{Origin, Who, network_of};
 use crate::domain::ids::{AccountId, UserId};
 use crate::domain::person;
@@ -213,7 +214,7 @@ pub async fn change_password(
         note_a_wrong_password(&api, &user.email, actor.origin).await?;
         return Err(crate::domain::invalid::Invalid::one("current_password", "is not your password").into());
     }
-    let hash = password::hash(new, api.chance.bytes()).await.map_err(ApiError::internal)?;
+    let hash = hash(&api, new).await?;
     let spared = session_token(&headers).map(|token| token_hash(&token));
     api.store.set_password(&api.change(&actor), user_id, &hash, spared.as_ref().map(<[u8; 32]>::as_slice)).await?;
     Ok(StatusCode::NO_CONTENT)

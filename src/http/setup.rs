@@ -61,6 +61,12 @@ struct Beginning {
     password: String,
 }
 
+impl Beginning {
+    fn founding<'a>(&'a self, password_hash: &'a str) -> Founding<'a> {
+        Founding { account: &self.account, email: &self.email, password_hash }
+    }
+}
+
 /// Set this installation up: the first account and its owner
 #[utoipa::path(post, path = "/api/setup", tag = "account", request_body = SetupBody,
     responses((status = 201, body = SetupAnswer), (status = 400, body = Problem), (status = 403, body = Problem),
@@ -97,13 +103,9 @@ pub async fn sign_up(
     let beginning = read_beginning(&mut fields);
     let beginning = fields.finish(beginning)?;
     api.throttle.sign_up(network(origin))?;
-    let password_hash = password::hash(beginning.password.clone(), api.chance.bytes()).await;
-    let founding = Founding {
-        account: &beginning.account,
-        email: &beginning.email,
-        password_hash: &password_hash.map_err(ApiError::internal)?,
-    };
-    let (account_id, user_id) = api.store.found_account(&founding, api.clock.now()).await.map_err(taken)?;
+    let password_hash = hash(&api, beginning.password.clone()).await?;
+    let (account_id, user_id) =
+        api.store.found_account(&beginning.founding(&password_hash), api.clock.now()).await.map_err(taken)?;
     let session = open(&api, account_id, user_id, origin, &headers).await?;
     let answer = SignUpAnswer { account_id: account_id.to_string() };
     Ok(with_cookie((StatusCode::CREATED, Json(answer)).into_response(), &api, &session, SESSION_FOR))
@@ -124,19 +126,14 @@ pub async fn run(
     let token = fields.text("token").unwrap_or_default().to_owned();
     let beginning = read_beginning(&mut fields);
     // Whoever has no token learns nothing else.
-    let hash = hex::encode(token_hash(&token));
+    let token_hash = hex::encode(token_hash(&token));
     if !token_is_right(api, &token).await? {
         return Err(wrong_token());
     }
     let beginning = fields.finish(beginning)?;
-    let password_hash = password::hash(beginning.password.clone(), api.chance.bytes()).await;
-    let founding = Founding {
-        account: &beginning.account,
-        email: &beginning.email,
-        password_hash: &password_hash.map_err(ApiError::internal)?,
-    };
+    let password_hash = hash(api, beginning.password.clone()).await?;
     let now = api.clock.now();
-    let created = api.store.set_up(&hash, &founding, now).await.map_err(taken)?;
+    let created = api.store.set_up(&token_hash, &beginning.founding(&password_hash), now).await.map_err(taken)?;
     let (account_id, user_id) = created.ok_or_else(wrong_token)?;
     let change = Change { account_id, who: Who::User(user_id), now, id: api.chance.uuid_v7(now), origin };
     let grant = Grant { name: "First key".to_owned(), role: Role::Owner, site_id: None, expires_at: None };
@@ -161,6 +158,11 @@ fn read_beginning(fields: &mut Fields<'_>) -> Beginning {
         fields.invalid.add("password", problem);
     }
     Beginning { account, email, password }
+}
+
+/// What is kept of a password.
+pub async fn hash(api: &Api, password: String) -> Result<String> {
+    password::hash(password, api.chance.bytes()).await.map_err(ApiError::internal)
 }
 
 /// A text in its one form; what is wrong with it is told with everything else.

@@ -1,7 +1,7 @@
 // What an owner does, in a real browser against the real binary.
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
-import { EMAIL, PASSWORD, furnish, importHistory, openBrowser, openPage, setUp, settle, signIn, startEndpoint, startReceiver, startServer, test } from "./support.mjs";
+import { EMAIL, PASSWORD, importHistory, openBrowser, openPage, settle, setUp, signIn, startEndpoint, startReceiver, startServer, startStage, test } from "./support.mjs";
 
 let browser;
 before(async () => { browser = await openBrowser(); });
@@ -137,21 +137,11 @@ describe("an owner", () => {
 });
 
 describe("a webhook's page", () => {
-  let server, api, endpoint, page, home, hook;
+  let server, api, endpoint, page, home, hook, stop;
   before(async () => {
-    endpoint = await startEndpoint();
-    server = await startServer();
-    api = await setUp(server);
-    home = await furnish(api, 2, endpoint);
-    hook = home.webhooks[0];
-    page = await openPage(browser, server);
-    await signIn(page, server);
+    ({ server, api, endpoint, page, home, hook, stop } = await startStage(browser, 2));
   });
-  after(async () => {
-    await page.context().close();
-    await server.stop();
-    await endpoint.stop();
-  });
+  after(() => stop());
   const open = async (search = "") => {
     await page.goto(`${server.base}/sites/example.com/webhooks/${hook.id}${search}`);
     await page.getByRole("heading", { level: 1, name: "Chat room" }).waitFor();

@@ -1,7 +1,7 @@
 // What happens on a site is in its open pages at once, by a stream; and a little later where there is none.
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
-import { ended, furnish, openBrowser, openPage, setUp, settle, signIn, startEndpoint, startServer, test } from "./support.mjs";
+import { ended, openBrowser, openPage, settle, signIn, startStage, test } from "./support.mjs";
 
 /** Milliseconds from an attempt to the page: the server looks every 800, and a machine that tests is slow. */
 const SOON = 1_500;
@@ -11,21 +11,11 @@ before(async () => { browser = await openBrowser(); });
 after(() => browser.close());
 
 describe("an open site", () => {
-  let server, api, endpoint, home, hook, page;
+  let server, api, home, hook, page, stop;
   before(async () => {
-    endpoint = await startEndpoint();
-    server = await startServer();
-    api = await setUp(server);
-    home = await furnish(api, 1, endpoint);
-    hook = home.webhooks[0];
-    page = await openPage(browser, server);
-    await signIn(page, server);
+    ({ server, api, home, hook, page, stop } = await startStage(browser, 1));
   });
-  after(async () => {
-    await page.context().close();
-    await server.stop();
-    await endpoint.stop();
-  });
+  after(() => stop());
   const path = () => `/sites/example.com/webhooks/${hook.id}`;
 
   it("has one stream, and an attempt in the open page soon after it was made", async (context) => {

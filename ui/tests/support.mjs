@@ -14,6 +14,22 @@ const axe = readFileSync(join(root, "ui/node_modules/axe-core/axe.min.js"), "utf
 export const PASSWORD = "correct horse battery";
 export const EMAIL = "ada@example.com";
 
+/** A server with a site and so many webhooks at an endpoint of its own, and a page somebody is signed in on. */
+export async function startStage(browser, webhooks) {
+  const endpoint = await startEndpoint();
+  const server = await startServer();
+  const api = await setUp(server);
+  const home = await furnish(api, webhooks, endpoint);
+  const page = await openPage(browser, server);
+  await signIn(page, server);
+  const stop = async () => {
+    await page.context().close();
+    await server.stop();
+    await endpoint.stop();
+  };
+  return { endpoint, server, api, home, hook: home.webhooks[0], page, stop };
+}
+
 /** A child whose lines can be waited for; it is killed by `stop`. */
 function run(command, args, options = {}) {
   const child = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"], ...options });
