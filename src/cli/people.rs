@@ -135,6 +135,7 @@ async fn list_accounts(machine: &Machine, json: bool) -> anyhow::Result<()> {
     }
     if accounts.is_empty() {
         output::hint("There is no account yet: `pulsehook keys create --account NAME` makes one.");
+        return Ok(());
     }
     let rows: Vec<_> = accounts
         .iter()
@@ -202,6 +203,10 @@ async fn list_users(machine: &Machine, json: bool) -> anyhow::Result<()> {
     if json {
         let view = |(id, email, accounts): &(crate::domain::ids::UserId, String, i64)| json!({ "id": id, "email": email, "accounts": accounts });
         output::json(&json!({ "users": users.iter().map(view).collect::<Vec<_>>() }));
+        return Ok(());
+    }
+    if users.is_empty() {
+        output::hint("Nobody can sign in yet: `pulsehook members invite EMAIL` prints a link.");
         return Ok(());
     }
     let rows: Vec<_> =

@@ -180,6 +180,12 @@ on_both! {
             triggers = [{ type = "goal_completion" }, { type = "goal_completion" }]
             [[sites]]
             domain = "Example.com"
+            [[sites]]
+            domain = " "
+            [[sites.webhooks]]
+            name = ""
+            url = 7
+            triggers = [{ type = "goal_completion" }]
         "#;
         let file = write(&database, "wrong.toml", wrong);
         let (code, _, said) = somebody.says(&["import", "config", &file]).await;
@@ -194,6 +200,9 @@ on_both! {
             "sites[0].webhooks[1] has the name and url of sites[0].webhooks[0] too",
             "sites[0].webhooks[1].triggers[1] is the same as sites[0].webhooks[1].triggers[0]",
             "sites[1].domain is that of sites[0] too",
+            "sites[2].domain can't be blank",
+            "sites[2].webhooks[0].name can't be blank",
+            "sites[2].webhooks[0].url must be a text",
         ] {
             assert!(said.contains(sentence), "{sentence}: {said}");
         }

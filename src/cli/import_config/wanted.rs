@@ -73,11 +73,7 @@ pub fn wanted_sites(file: &Value, problems: &mut Vec<String>) -> Vec<WantedSite>
     for (place, site) in items(top, "", "sites", problems).unwrap_or_default() {
         let Some(site) = object(site, &place, problems) else { continue };
         known_fields(site, &place, &["domain", "timezone", "goals", "webhooks"], problems);
-        let domain = text(site, &place, "domain", problems).unwrap_or_else(|| {
-            problems.push(format!("{place}.domain can't be blank"));
-            String::new()
-        });
-        let domain = domain.trim().to_lowercase();
+        let domain = needed(site, &place, "domain", problems).trim().to_lowercase();
         if let Some(first) = sites.iter().find(|other| other.domain == domain && !domain.is_empty()) {
             problems.push(format!("{place}.domain is that of {} too", first.place));
         }
@@ -113,13 +109,8 @@ fn wanted_webhooks(site: &Map<String, Value>, place: &str, problems: &mut Vec<St
     for (place, webhook) in items(site, place, "webhooks", problems)? {
         let Some(all) = object(webhook, &place, problems) else { continue };
         known_fields(all, &place, &[&OTHERS[..], &WEBHOOK_FIELDS[..]].concat(), problems);
-        let mut needed = |field| {
-            text(all, &place, field, problems).unwrap_or_else(|| {
-                problems.push(format!("{place}.{field} can't be blank"));
-                String::new()
-            })
-        };
-        let (name, url) = (needed("name"), needed("url"));
+        let name = needed(all, &place, "name", problems);
+        let url = needed(all, &place, "url", problems);
         let twin = |other: &&WantedWebhook| other.name == name && canonical(&other.url) == canonical(&url);
         if let Some(first) = webhooks.iter().find(twin) {
             problems.push(format!("{place} has the name and url of {} too", first.place));
@@ -194,6 +185,16 @@ fn items<'a>(
         return None;
     };
     Some(list.iter().enumerate().map(|(index, item)| (format!("{place}{dot}{field}[{index}]"), item)).collect())
+}
+
+/// A text that has to be there.
+fn needed(of: &Map<String, Value>, place: &str, field: &str, problems: &mut Vec<String>) -> String {
+    let is_blank = |value: &Value| value.as_str().is_some_and(|text| text.trim().is_empty());
+    if of.get(field).is_none_or(is_blank) {
+        problems.push(format!("{place}.{field} can't be blank"));
+        return String::new();
+    }
+    text(of, place, field, problems).unwrap_or_default()
 }
 
 fn text(of: &Map<String, Value>, place: &str, field: &str, problems: &mut Vec<String>) -> Option<String> {
