@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use jiff::tz::TimeZone;
+use tracing::error;
 
 use crate::domain::decide::{ChangeState, Direction};
 use crate::domain::filter::Filter;
@@ -70,6 +71,9 @@ pub struct Memory {
 
 impl Catalog {
     pub fn new(watched: Watched) -> Self {
+        for (trigger_id, why) in &watched.unreadable {
+            error!(trigger.id = %trigger_id, "Trigger {trigger_id} rests, its settings cannot be read: {why}");
+        }
         let mut goals: HashMap<SiteId, Vec<Goal>> = HashMap::new();
         for goal in watched.goals {
             goals.entry(goal.site_id).or_default().push(goal);

@@ -7,7 +7,7 @@ use super::sites::Site;
 use super::triggers::TriggerRow;
 use super::{Result, Store, on};
 use crate::domain::goal::Goal;
-use crate::domain::ids::WebhookId;
+use crate::domain::ids::{TriggerId, WebhookId};
 use crate::domain::time::Timestamp;
 use crate::domain::trigger::Trigger;
 use crate::domain::webhook::Format;
@@ -18,6 +18,8 @@ pub struct Watched {
     pub sites: Vec<Site>,
     pub goals: Vec<Goal>,
     pub triggers: Vec<WatchedTrigger>,
+    /// Triggers whose settings are none of ours, and why: a later version wrote them, or somebody by hand. They rest.
+    pub unreadable: Vec<(TriggerId, String)>,
 }
 
 /// A trigger and the shape its events take.
@@ -64,9 +66,17 @@ impl Store {
         let live: Vec<LiveRow> = on!(self.reader(), pool => sqlx::query_as(LIVE).fetch_all(pool).await)?;
         let live: std::collections::HashMap<_, _> = live.into_iter().map(|row| (row.id, row)).collect();
         let rows: Vec<TriggerRow> = on!(self.reader(), pool => sqlx::query_as(TRIGGERS).fetch_all(pool).await)?;
-        let mut triggers = Vec::with_capacity(rows.len());
+        let (mut triggers, mut unreadable) = (Vec::with_capacity(rows.len()), Vec::new());
         for row in rows {
-            let trigger = row.parse()?;
+            let id = row.id;
+            let trigger = match row.parse() {
+                Ok(trigger) => trigger,
+                // One row that cannot be read is no reason to notice nothing for anybody.
+                Err(error) => {
+                    unreadable.push((id, error.to_string()));
+                    continue;
+                }
+            };
             if let Some(webhook) = live.get(&trigger.webhook_id) {
                 let since = trigger.inserted_at.max(webhook.live_since);
                 triggers.push(WatchedTrigger { trigger, format: webhook.format, since });
@@ -74,6 +84,6 @@ impl Store {
         }
         let sites = on!(self.reader(), pool => sqlx::query_as(SITES).fetch_all(pool).await)?;
         let goals: Vec<GoalRow> = on!(self.reader(), pool => sqlx::query_as(GOALS).fetch_all(pool).await)?;
-        Ok(Watched { version, sites, goals: goals.into_iter().map(Goal::from).collect(), triggers })
+        Ok(Watched { version, sites, goals: goals.into_iter().map(Goal::from).collect(), triggers, unreadable })
     }
 }

@@ -120,12 +120,12 @@ impl Store {
             ORDER BY triggers.id";
         let rows: Vec<ListenerRow> = on!(self.reader(), pool => sqlx::query_as(SQL)
             .bind(account_id).bind(about).fetch_all(pool).await)?;
-        rows.into_iter()
-            .map(|row| {
-                let trigger = row.trigger.parse()?;
-                Ok(Listener { site_id: trigger.site_id, trigger, format: row.format, site_domain: row.site_domain })
-            })
-            .collect()
+        // Those that cannot be read are named where the catalog is.
+        let listener = |row: ListenerRow| {
+            let trigger = row.trigger.parse().ok()?;
+            Some(Listener { site_id: trigger.site_id, trigger, format: row.format, site_domain: row.site_domain })
+        };
+        Ok(rows.into_iter().filter_map(listener).collect())
     }
 
     /// Remembers what the account is told, disables what is given up, and records the events that tell it. Answers which

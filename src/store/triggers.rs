@@ -10,7 +10,7 @@ use crate::domain::trigger::{Settings, Trigger};
 
 #[derive(FromRow)]
 pub(super) struct TriggerRow {
-    id: TriggerId,
+    pub(super) id: TriggerId,
     account_id: AccountId,
     site_id: SiteId,
     webhook_id: WebhookId,

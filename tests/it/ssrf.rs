@@ -12,7 +12,6 @@ use proptest::prelude::*;
 use pulsehook::domain::address::AddressPolicy;
 use pulsehook::domain::endpoint_url::EndpointUrl;
 use serde_json::{Value, json};
-use sqlx::{Connection as _, PgConnection, SqliteConnection};
 
 use crate::support::app::{Setup, TestApp, names, resolver, text};
 use crate::support::on_both;
@@ -65,21 +64,8 @@ fn refused(text: &str) -> bool {
 }
 
 /// Changes an address where no rule looks: in the database.
-async fn rewrite_url(database_url: &str, webhook_id: &str, url: &str) {
-    const SQL: &str = "UPDATE webhooks SET url = $1 WHERE id = $2";
-    let id: uuid::Uuid = webhook_id.parse().unwrap();
-    let changed = if database_url.starts_with("sqlite:") {
-        let mut connection = SqliteConnection::connect(database_url).await.unwrap();
-        let done = sqlx::query(SQL).bind(url).bind(id).execute(&mut connection).await.unwrap();
-        connection.close().await.unwrap();
-        done.rows_affected()
-    } else {
-        let mut connection = PgConnection::connect(database_url).await.unwrap();
-        let done = sqlx::query(SQL).bind(url).bind(id).execute(&mut connection).await.unwrap();
-        connection.close().await.unwrap();
-        done.rows_affected()
-    };
-    assert_eq!(changed, 1);
+async fn rewrite_url(database: &crate::support::Database, webhook_id: &str, url: &str) {
+    database.rewrite("UPDATE webhooks SET url = $1 WHERE id = $2", url, webhook_id).await;
 }
 
 /// The last attempt of a delivery: its outcome and its sentence.
@@ -130,7 +116,7 @@ on_both! {
             }
             let webhook = app.webhook("https://hooks.example.com/in", json!([{"type": "goal_completion"}])).await;
             let id = text(&webhook["id"]).to_owned();
-            rewrite_url(&app.database.url, &id, &url).await;
+            rewrite_url(&app.database, &id, &url).await;
             let webhook = format!("{WEBHOOKS}/{id}");
             let delivery = send_test(&app, &webhook).await;
             let (outcome, sentence) = last_attempt(&app, &delivery).await;
@@ -155,7 +141,7 @@ on_both! {
         assert_eq!(last_attempt(&app, &delivery).await.0, "server_error");
         // As after a restored backup: nobody here heard of it.
         let (clock, database) = (app.clock.clone(), app.stop().await);
-        rewrite_url(&database.url, &id, "http://169.254.169.254/latest/meta-data/").await;
+        rewrite_url(&database, &id, "http://169.254.169.254/latest/meta-data/").await;
         let app = TestApp::start_at(database, Setup::default(), clock).await;
         let arrived = endpoint.arrived().len();
         app.advance(Duration::from_secs(6));
@@ -266,7 +252,7 @@ on_both! {
             let webhook = app.webhook("https://hooks.example.com/in", json!([{"type": "goal_completion"}])).await;
             let id = text(&webhook["id"]).to_owned();
             app.patch(&format!("{WEBHOOKS}/{id}"), json!({"url": url})).await.complaint("url");
-            rewrite_url(&app.database.url, &id, url).await;
+            rewrite_url(&app.database, &id, url).await;
             let delivery = send_test(&app, &format!("{WEBHOOKS}/{id}")).await;
             assert_eq!(last_attempt(&app, &delivery).await.0, "forbidden_url", "{url}");
         }

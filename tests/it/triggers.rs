@@ -34,6 +34,24 @@ fn download(url: &str, plan: &str) -> Value {
 }
 
 on_both! {
+    async fn one_trigger_that_cannot_be_read_stops_no_other(database: Database) {
+        let endpoint = always().await;
+        let app = TestApp::start(database).await;
+        app.site().await;
+        app.goal(json!({"event_name": "Signup"})).await;
+        let broken = app.webhook(&endpoint.url(), json!([{"type": "goal_completion"}])).await;
+        app.webhook(&endpoint.url(), json!([{"type": "goal_completion"}])).await;
+        // As a node of a later version may have written it.
+        let settings = json!({"type": "from_tomorrow"}).to_string();
+        let sql = "UPDATE triggers SET settings = $1 WHERE id = $2";
+        app.database.rewrite(sql, &settings, text(&broken["triggers"][0]["id"])).await;
+        let app = restarted(app, Setup::default).await;
+        app.convert(1, "Signup").await;
+        app.drain().await;
+        assert_eq!(total(&endpoint), 1);
+        app.stop().await;
+    }
+
     async fn a_custom_event_is_counted_and_tells_only_the_properties_that_are_listed(database: Database) {
         let endpoint = always().await;
         let app = TestApp::start(database).await;

@@ -51,6 +51,24 @@ pub struct Database {
 }
 
 impl Database {
+    /// Changes one row behind our back: `$1` of the statement is a text, `$2` the row's id.
+    pub async fn rewrite(&self, sql: &'static str, text: &str, id: &str) {
+        use sqlx::Connection as _;
+        let id: uuid::Uuid = id.parse().unwrap();
+        let changed = if self.url.starts_with("sqlite:") {
+            let mut connection = sqlx::SqliteConnection::connect(&self.url).await.unwrap();
+            let done = sqlx::query(sql).bind(text).bind(id).execute(&mut connection).await.unwrap();
+            connection.close().await.unwrap();
+            done.rows_affected()
+        } else {
+            let mut connection = sqlx::PgConnection::connect(&self.url).await.unwrap();
+            let done = sqlx::query(sql).bind(text).bind(id).execute(&mut connection).await.unwrap();
+            connection.close().await.unwrap();
+            done.rows_affected()
+        };
+        assert_eq!(changed, 1);
+    }
+
     pub fn sqlite() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         Self { url: format!("sqlite://{}", folder.path().join("pulsehook.db").display()), folder }
