@@ -238,7 +238,8 @@ async fn roles_can_be_split() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_share_what_is_in_clickhouse_and_report_it_once() {
-    crate::support::in_time(async {
+    // Three processes beside the engine of a database in Python: a busy machine takes its time.
+    crate::support::within(Duration::from_secs(180), async {
         let cluster = Cluster::new().await;
         let clickhouse = ClickHouse::empty().await;
         let endpoint = Endpoint::http([Behaviour::status(200)]).await;
@@ -290,7 +291,8 @@ async fn nodes_share_what_is_in_clickhouse_and_report_it_once() {
         }
         cluster.wait_for_shards(&[256]).await;
         happen("Last", 1).await;
-        endpoint.wait_until(|arrived| told(arrived, "Last") >= 10).await;
+        // Deliveries overtake each other, so what happened last may arrive before what happened first.
+        endpoint.wait_until(|arrived| told(arrived, "Last") >= 10 && told(arrived, "Signup") >= 300).await;
         assert_eq!(told(&endpoint.arrived(), "Signup"), 300);
         assert!(first.stop().await.success());
     })
