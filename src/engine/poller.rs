@@ -1,13 +1,14 @@
 //! Notices in traffic that others write: asks ClickHouse what is there, again and again, and reports what is new.
 //!
-//! Rows have no id, whole-second times, and land late and out of order, so each step asks for everything of the last
-//! minute, and once a minute of the last ten. A row is known by a hash of what is in it and by its second; how many like it
-//! were reported is remembered ([`View`]), and the difference is what is new. The table only grows, so a count never falls:
-//! a replica that lags shows less for a while and harms nothing. The counts commit with the events, under the leases of
-//! the shards, so a crash repeats what was not committed and nothing else.
+//! Rows have no id, whole-second times, and land late and out of order, so each step asks about everything of the last
+//! minute, and once a minute of the last ten: first for a digest of each second, and then for the rows of those seconds
+//! whose digest is not that of the rows read last. A row is known by a hash of what is in it and by its second; how many
+//! like it were reported is remembered ([`View`]), and the difference is what is new. The table only grows, so a count never
+//! falls: a replica that lags shows less for a while and harms nothing. The counts commit with the events, under the leases
+//! of the shards, so a crash repeats what was not committed and nothing else.
 //!
-//! One step, top to bottom, is [`Poller::step`]: two statements, whatever the number of sites and triggers. What ClickHouse
-//! does not answer is not known; it is never taken for zero, and is made up for later ([`CATCH_UP`]).
+//! One step, top to bottom, is [`Poller::step`]: three statements at most, whatever the number of sites and triggers. What
+//! ClickHouse does not answer is not known; it is never taken for zero, and is made up for later ([`CATCH_UP`]).
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hasher as _;
@@ -24,7 +25,7 @@ use super::firing::{self, CountedName, Firing, Seen};
 use super::late::Late;
 use super::leases::Leases;
 use crate::analytics::AnalyticsError;
-use crate::analytics::clickhouse::{Asked, ClickHouse, Sites, Visitors};
+use crate::analytics::clickhouse::{Asked, ClickHouse, Digest, Sites, Visitors};
 use crate::clock::Clock;
 use crate::domain::event::Tally;
 use crate::domain::goal::GoalKind;
@@ -73,6 +74,8 @@ struct Knowledge {
     memories: HashMap<TriggerId, Memory>,
     /// By shard, of the shards this node works for.
     views: HashMap<i32, View>,
+    /// By second, what all its rows were made of that were read for these views and this catalog.
+    digests: HashMap<i64, Digest>,
     visitors: HashMap<SiteId, Visitors>,
     swept_at: Timestamp,
     saved_at: Timestamp,
@@ -103,6 +106,8 @@ type Counts = foldhash::HashMap<(i32, i64, i64), i32>;
 struct News {
     found: BTreeMap<Counted, Found>,
     counts: Counts,
+    /// By second, what the rows were made of.
+    digests: HashMap<i64, Digest>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -232,6 +237,7 @@ impl Poller {
             view.looked_until = now;
         }
         known.memories.extend(memories);
+        known.digests.extend(news.digests);
         known.visitors = visitors;
         if sweeps {
             known.swept_at = now;
@@ -269,7 +275,11 @@ impl Poller {
             }
             let with_place = known.catalog.sites.values().any(WatchedSite::has_filters);
             let of = Asked { sites: Sites(&with_goals), names: &names, with_place };
-            self.clickhouse.hits_since(of, since, |hit| news.take_in(known, hit)).await
+            let there = self.clickhouse.digests(of, since).await?;
+            let moved = there.into_iter().filter(|(second, digest)| known.digests.get(second) != Some(digest));
+            let moved: Vec<_> = moved.map(|(second, _)| second).collect();
+            news.digests = self.clickhouse.hits(of, &moved, |hit| news.take_in(known, hit)).await?;
+            Ok(())
         };
         let (visitors, ()) = tokio::try_join!(visitors, hits)?;
         let watched: std::collections::HashSet<_> = here().map(|(_, site)| site.shard).collect();
@@ -374,6 +384,7 @@ impl Poller {
         }
         // What landed late while they were on their way is found by a sweep.
         known.swept_at = Timestamp::EPOCH;
+        known.digests.clear();
         // Whoever had them moved the states on.
         self.read_memories(known).await
     }
@@ -384,6 +395,7 @@ impl Poller {
         for view in known.views.values_mut() {
             view.reported.retain(|(at, _), _| *at >= secs);
         }
+        known.digests.retain(|at, _| *at >= secs);
         let shards: Vec<_> = known.views.keys().copied().collect();
         self.store.operator_forget_reported(&shards, before, now - GAPS_FOR).await?;
         Ok(())
@@ -394,6 +406,7 @@ impl Poller {
             catalog: Catalog::default(),
             memories: HashMap::new(),
             views: HashMap::new(),
+            digests: HashMap::new(),
             visitors: HashMap::new(),
             // A new beginning looks back as far as a sweep does.
             swept_at: Timestamp::EPOCH,
@@ -405,6 +418,7 @@ impl Poller {
 
     async fn read_catalog(&self, known: &mut Knowledge) -> Result<(), StoreError> {
         known.catalog = Catalog::new(self.store.watched().await?);
+        known.digests.clear();
         self.read_memories(known).await
     }
 

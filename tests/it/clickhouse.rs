@@ -1,6 +1,6 @@
 //! Noticing in Plausible's ClickHouse: what is there is reported, once; what does not answer is not known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use pulsehook::analytics::clickhouse::{Asked, ClickHouse as Store, Limits, Mode, Sites, Visitors};
@@ -140,7 +140,7 @@ async fn paths_match_as_in_plausibles_own_test() {
                 counts[usize::try_from(id.0).unwrap()] += 1;
             }
         };
-        store.hits_since(pageviews(&sites), start() - MINUTE, each).await.unwrap();
+        store.hits(pageviews(&sites), &[start().secs()], each).await.unwrap();
         assert_eq!(counts, expected.map(|(_, count)| count));
     })
     .await;
@@ -180,13 +180,14 @@ async fn statements_are_bounded_and_known_by_name() {
         let store = connect(&database).await.unwrap();
         let sites = [SiteId(1)];
         store.visitors(Sites(&sites), start()).await.unwrap();
-        store.hits_since(pageviews(&sites), start(), |_| {}).await.unwrap();
+        store.digests(pageviews(&sites), start()).await.unwrap();
+        store.hits(pageviews(&sites), &[start().secs()], |_| {}).await.unwrap();
         store.top(SiteId(1), start(), start(), Dimension::Page, 3).await.unwrap();
         store.first_hit_at(SiteId(1)).await.unwrap();
         store.rows_by_minute(start(), start() + MINUTE).await.unwrap();
         let queries = database.queries().await;
         let ours: Vec<_> = queries.iter().filter(|query| text(&query["query_id"]).starts_with("pulsehook-")).collect();
-        assert_eq!(ours.len(), 5);
+        assert_eq!(ours.len(), 6);
         for query in ours {
             assert_eq!(query["settings"]["readonly"], "2", "{query}");
             assert_eq!(query["settings"]["max_execution_time"], "20", "{query}");
@@ -219,10 +220,12 @@ async fn whatever_goes_wrong_is_an_error_and_not_a_zero() {
             "kind=cut",
             "kind=garbage",
         ] {
-            database.fault(&format!("{fault}&count=2")).await;
+            database.fault(&format!("{fault}&count=3")).await;
             let visitors = store.visitors(Sites(&sites), start()).await;
-            let hits = store.hits_since(pageviews(&sites), start(), |_| {}).await;
+            let digests = store.digests(pageviews(&sites), start()).await;
+            let hits = store.hits(pageviews(&sites), &[start().secs()], |_| {}).await;
             assert!(visitors.is_err(), "{fault}: {visitors:?}");
+            assert!(digests.is_err(), "{fault}: {digests:?}");
             let error = hits.expect_err(fault).to_string();
             assert!(error.len() < 500 && !error.contains('\n'), "{fault}: {error}");
             database.heal().await;
@@ -306,7 +309,7 @@ on_both! {
         app.stop().await;
     }
 
-    async fn two_statements_answer_for_every_site(database: Database) {
+    async fn a_few_statements_answer_for_every_site(database: Database) {
         let clickhouse = ClickHouse::empty().await;
         let endpoint = always().await;
         let setup = Setup {
@@ -323,13 +326,26 @@ on_both! {
             let webhook = json!({"name": "w", "url": endpoint.url(), "triggers": triggers});
             app.post(&format!("/api/sites/{domain}/webhooks"), webhook).await.expect(201);
         }
+        let shown = app.get("/api/sites/site-0.example").await.expect(200);
+        let site = text(&shown["site"]["id"]).parse().unwrap();
+        let asked = async || {
+            let before = clickhouse.queries().await.len();
+            app.drain().await;
+            let queries = clickhouse.queries().await;
+            queries[before..].iter().map(purpose).collect::<BTreeSet<_>>()
+        };
+        let purposes = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        asked().await;
+        assert_eq!(asked().await, purposes(&["digests", "visitors"]));
+        let row = Row { site, name: "Signup", at: app.now(), ..Row::default() };
+        clickhouse.insert(&[row]).await;
+        assert_eq!(asked().await, purposes(&["digests", "hits", "visitors"]));
+        // Seconds that are as they were are not read again; one more row, and theirs are.
+        assert_eq!(asked().await, purposes(&["digests", "visitors"]));
+        clickhouse.insert(&[row]).await;
+        assert_eq!(asked().await, purposes(&["digests", "hits", "visitors"]));
         app.drain().await;
-        let before = clickhouse.queries().await.len();
-        app.drain().await;
-        let queries = clickhouse.queries().await;
-        let purposes: Vec<_> = queries[before..].iter().map(purpose).collect();
-        assert_eq!(purposes.len(), 2, "{purposes:?}");
-        assert!(purposes.contains(&"visitors".to_owned()) && purposes.contains(&"hits".to_owned()), "{purposes:?}");
+        assert_eq!(told(&endpoint), BTreeMap::from([("Signup".to_owned(), 2)]));
         app.stop().await;
     }
 

@@ -46,6 +46,21 @@ pub struct Visitors {
     pub open: u32,
 }
 
+/// What is there of a second: two that are equal were made of the same rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Digest {
+    rows: u64,
+    /// Of a hash of each row, modulo 2⁶⁴.
+    sum: u64,
+}
+
+#[derive(Row, Deserialize)]
+struct DigestRow {
+    at: u32,
+    rows: u64,
+    sum: u64,
+}
+
 #[derive(Row, Deserialize)]
 struct VisitorsRow {
     site_id: u64,
@@ -66,6 +81,7 @@ struct HitRow<'a> {
     hostname: &'a str,
     country: &'a str,
     scroll_depth: u8,
+    hash: u64,
     #[serde(borrow)]
     keys: Vec<&'a str>,
     #[serde(borrow)]
@@ -83,6 +99,23 @@ struct WindowRow {
 struct NamedRow {
     name: String,
     visitors: u64,
+}
+
+impl Asked<'_> {
+    fn names_are_few(&self) -> bool {
+        self.names.iter().map(|name| name.len() + 8).sum::<usize>() <= NAMED_BYTES
+    }
+
+    /// The condition that names names and sites, if they are few enough.
+    fn condition(&self) -> String {
+        let names = if self.names_are_few() { "AND events_v2.name IN {names:Array(String)}" } else { "" };
+        format!("{names} {}", self.sites.condition())
+    }
+
+    fn bind(&self, query: clickhouse::query::Query) -> clickhouse::query::Query {
+        let query = with_sites(query, self.sites);
+        if self.names_are_few() { query.param("names", self.names) } else { query }
+    }
 }
 
 impl Sites<'_> {
@@ -148,21 +181,40 @@ impl ClickHouse {
         Ok(rows.iter().map(|row| (site(row.site_id), visitors(row))).collect())
     }
 
-    /// Shows `each` every hit since `since` that is asked for, in no order. The same hit is lent again and again with other
-    /// contents.
+    /// What is there of every second since `since` that has hits which are asked for.
+    ///
+    /// # Errors
+    /// There was no answer. Nothing is known then.
+    pub async fn digests(&self, of: Asked<'_>, since: Timestamp) -> Result<HashMap<i64, Digest>> {
+        let sql = format!(
+            "SELECT toUnixTimestamp(timestamp) AS at, count() AS rows, sum({}) AS sum
+            FROM events_v2
+            WHERE timestamp >= {{since:DateTime('UTC')}} {}
+            GROUP BY at",
+            self.row_hash(of),
+            of.condition()
+        );
+        let query = of.bind(self.query(&sql, "digests").param("since", seconds(since)));
+        let rows: Vec<DigestRow> = self.timed(async { query.fetch_all().await.map_err(explain) }).await?;
+        Ok(rows.iter().map(|row| (i64::from(row.at), Digest { rows: row.rows, sum: row.sum })).collect())
+    }
+
+    /// Shows `each` every hit of these seconds that is asked for, in no order. The same hit is lent again and again with
+    /// other contents. Answers what was shown of each second: another server, or a moment later, may have another part.
     ///
     /// # Errors
     /// The answer did not come to its end. What was shown before is not to be acted on.
-    pub async fn hits_since(
+    pub async fn hits(
         &self,
-        Asked { sites, names, with_place }: Asked<'_>,
-        since: Timestamp,
+        of: Asked<'_>,
+        of_seconds: &[i64],
         mut each: impl FnMut(&Hit),
-    ) -> Result<()> {
-        let are_few = names.iter().map(|name| name.len() + 8).sum::<usize>() <= NAMED_BYTES;
+    ) -> Result<HashMap<i64, Digest>> {
+        let mut shown: HashMap<i64, Digest> = HashMap::new();
+        let (Some(first), Some(last)) = (of_seconds.iter().min(), of_seconds.iter().max()) else { return Ok(shown) };
         let scroll_depth = if self.shape.has_scroll_depth { "scroll_depth" } else { "toUInt8(255)" };
         // Two bytes, zero where the country is not known.
-        let place = if with_place {
+        let place = if of.with_place {
             "toValidUTF8(toString(events_v2.hostname)) AS hostname,
                 toValidUTF8(replaceAll(toString(country_code), '\\0', '')) AS country"
         } else {
@@ -171,25 +223,41 @@ impl ClickHouse {
         let sql = format!(
             "SELECT toUnixTimestamp(timestamp) AS at, site_id, toValidUTF8(events_v2.name) AS name, user_id, session_id,
                 toValidUTF8(events_v2.pathname) AS pathname, toValidUTF8(referrer_source) AS source,
-                {place}, {scroll_depth} AS scroll_depth, arrayMap(text -> toValidUTF8(text), `meta.key`) AS keys,
+                {place}, {scroll_depth} AS scroll_depth, {} AS hash,
+                arrayMap(text -> toValidUTF8(text), `meta.key`) AS keys,
                 arrayMap(text -> toValidUTF8(text), `meta.value`) AS values
             FROM events_v2
-            WHERE timestamp >= {{since:DateTime('UTC')}} {} {}",
-            if are_few { "AND events_v2.name IN {names:Array(String)}" } else { "" },
-            sites.condition()
+            WHERE timestamp BETWEEN {{first:DateTime('UTC')}} AND {{last:DateTime('UTC')}}
+                AND toUnixTimestamp(timestamp) IN {{seconds:Array(UInt32)}} {}",
+            self.row_hash(of),
+            of.condition()
         );
-        let query = with_sites(self.query(&sql, "hits").param("since", seconds(since)), sites);
-        let query = if are_few { query.param("names", names) } else { query };
+        let query = self.query(&sql, "hits").param("first", first).param("last", last).param("seconds", of_seconds);
+        let query = of.bind(query);
         self.timed(async {
             let mut rows = query.fetch::<HitRow<'_>>().map_err(explain)?;
             let mut hit = blank();
             while let Some(row) = rows.next().await.map_err(explain)? {
+                let digest = shown.entry(i64::from(row.at)).or_default();
+                digest.rows += 1;
+                digest.sum = digest.sum.wrapping_add(row.hash);
                 row.write_to(&mut hit);
                 each(&hit);
             }
             Ok(())
         })
-        .await
+        .await?;
+        Ok(shown)
+    }
+
+    /// A hash of everything of a row that is asked for.
+    fn row_hash(&self, of: Asked<'_>) -> String {
+        let scroll_depth = if self.shape.has_scroll_depth { ", scroll_depth" } else { "" };
+        let place = if of.with_place { ", events_v2.hostname, country_code" } else { "" };
+        format!(
+            "cityHash64(site_id, events_v2.name, user_id, session_id, events_v2.pathname, referrer_source,
+                `meta.key`, `meta.value`{scroll_depth}{place})"
+        )
     }
 
     /// Rows of every minute in `from..until`, all sites together.

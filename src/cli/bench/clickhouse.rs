@@ -104,7 +104,7 @@ impl Database {
         let Some(queries) = log["queries"].as_array() else { return Ok(None) };
         let is_look = |query: &&Value| {
             let id = query["query_id"].as_str().unwrap_or_default();
-            id.contains("-hits-") || id.contains("-visitors-")
+            ["-digests-", "-hits-", "-visitors-"].iter().any(|purpose| id.contains(purpose))
         };
         Ok(Some(queries.iter().filter(is_look).filter_map(|query| query["elapsed_ms"].as_f64()).sum()))
     }
