@@ -15,7 +15,8 @@
 //! itself beyond the limit counts as the limit: one great day does not make the site blind.
 //!
 //! Rises are held against the greater of what the last hours and what the longer history expect, falls against the
-//! smaller: the morning after a holiday is no rush.
+//! smaller: the morning after a holiday is no rush. In the same way the first and the last window of a half hour may be
+//! like the half hour they are next to: what begins every day at six may begin a little before.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -238,6 +239,9 @@ struct Expected {
     middle: f64,
     rise: f64,
     fall: f64,
+    /// What rises and falls of this window are held against: next to another half hour it may be like that one.
+    rise_at_most: f64,
+    fall_at_least: f64,
     slot: usize,
     weekday: usize,
     slot_factor: f64,
@@ -321,15 +325,18 @@ impl Profile {
     }
 
     fn expected(&self, start: Timestamp, zone: &TimeZone) -> Expected {
-        let (slot, weekday) = slot(start, zone);
+        let (slot, weekday, beside) = slot(start, zone);
         let slot_factor = self.slots[slot].shrunk(SLOT_PRIOR);
+        let beside = self.slots[beside].shrunk(SLOT_PRIOR);
         let weekday_factor =
             if self.days() >= ENOUGH_FOR_WEEKDAYS { self.weekdays[weekday].shrunk(WEEKDAY_PRIOR) } else { 1.0 };
-        let usual = self.busyness * slot_factor * weekday_factor;
+        let usual = |slot_factor: f64| self.busyness * slot_factor * weekday_factor;
         Expected {
-            middle: (usual * self.level).max(LEAST),
-            rise: (usual * self.level.max(1.0)).max(LEAST),
-            fall: (usual * self.level.min(1.0)).max(LEAST),
+            middle: (usual(slot_factor) * self.level).max(LEAST),
+            rise: (usual(slot_factor) * self.level.max(1.0)).max(LEAST),
+            fall: (usual(slot_factor) * self.level.min(1.0)).max(LEAST),
+            rise_at_most: (usual(slot_factor.max(beside)) * self.level.max(1.0)).max(LEAST),
+            fall_at_least: (usual(slot_factor.min(beside)) * self.level.min(1.0)).max(LEAST),
             slot,
             weekday,
             slot_factor,
@@ -348,14 +355,14 @@ impl Profile {
         if self.windows < ENOUGH_WINDOWS {
             return None;
         }
-        let rises = self.scores(window.visitors, expected, Direction::Rise);
-        let falls = self.scores(window.visitors, expected, Direction::Fall);
-        let fall = side(expected.fall, &falls, &self.falls);
+        let rises = self.scores(window.visitors, expected.rise_at_most, Direction::Rise);
+        let falls = self.scores(window.visitors, expected.fall_at_least, Direction::Fall);
+        let fall = side(expected.fall_at_least, &falls, &self.falls);
         Some(Look {
             start: window.start,
             visitors: window.visitors,
             spread: self.spread(1, expected.middle),
-            rise: side(expected.rise, &rises, &self.rises),
+            rise: side(expected.rise_at_most, &rises, &self.rises),
             // The first nights are no drop.
             fall: if self.is_young() { Side { of_limit: [0.0; 3], ..fall } } else { fall },
             basis: self.basis(),
@@ -364,12 +371,8 @@ impl Profile {
 
     /// Spreads beyond what is expected in each span that ends with this window; zero for a span that is longer than what
     /// is known.
-    fn scores(&self, visitors: u32, expected: &Expected, direction: Direction) -> [f64; SPANS.len()] {
-        let this = match direction {
-            Direction::Rise => expected.rise,
-            Direction::Fall => expected.fall,
-        };
-        let (mut seen, mut wanted) = (f64::from(visitors), this);
+    fn scores(&self, visitors: u32, expected: f64, direction: Direction) -> [f64; SPANS.len()] {
+        let (mut seen, mut wanted) = (f64::from(visitors), expected);
         let mut scores = [0.0; SPANS.len()];
         let mut added = 1;
         for (span, score) in SPANS.into_iter().zip(&mut scores) {
@@ -389,8 +392,8 @@ impl Profile {
     }
 
     fn remember_peaks(&mut self, look: &Look, window: WindowCount, expected: &Expected) {
-        let rises = self.scores(window.visitors, expected, Direction::Rise);
-        let falls = self.scores(window.visitors, expected, Direction::Fall);
+        let rises = self.scores(window.visitors, expected.rise, Direction::Rise);
+        let falls = self.scores(window.visitors, expected.fall, Direction::Fall);
         for (tails, scores) in [(&mut self.rises, rises), (&mut self.falls, falls)] {
             for ((tail, score), span) in tails.iter_mut().zip(scores).zip(SPANS) {
                 tail.step(score, span);
@@ -526,13 +529,19 @@ fn pace(half_life: f64, seen: f64) -> f64 {
     (1.0 - 0.5_f64.powf(1.0 / half_life)).max(1.0 / seen)
 }
 
-/// The half hour of the local day, and the day of the week. A day with a clock change repeats or skips an hour, which is
-/// what its visitors do too.
-fn slot(moment: Timestamp, zone: &TimeZone) -> (usize, usize) {
+/// The half hour of the local day, the day of the week, and the half hour a window is next to, or its own. A day with a
+/// clock change repeats or skips an hour, which is what its visitors do too.
+fn slot(moment: Timestamp, zone: &TimeZone) -> (usize, usize, usize) {
     let local = zone.to_datetime(moment.to_jiff());
-    let half_hour = usize::try_from(local.hour()).unwrap_or(0) * 2 + usize::from(local.minute() >= 30);
+    let minute = usize::try_from(local.minute()).unwrap_or(0);
+    let half_hour = (usize::try_from(local.hour()).unwrap_or(0) * 2 + usize::from(minute >= 30)).min(SLOTS - 1);
     let weekday = usize::try_from(local.weekday().to_monday_zero_offset()).unwrap_or(0);
-    (half_hour.min(SLOTS - 1), weekday.min(6))
+    let beside = match minute % 30 {
+        0..5 => half_hour + SLOTS - 1,
+        25..30 => half_hour + 1,
+        _ => half_hour,
+    };
+    (half_hour, weekday.min(6), beside % SLOTS)
 }
 
 #[cfg(test)]
