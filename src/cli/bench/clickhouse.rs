@@ -79,6 +79,16 @@ impl Database {
         Ok(self.client.query("SELECT count() FROM events_v2").fetch_one().await?)
     }
 
+    /// Different pages in it.
+    pub async fn pages(&self) -> anyhow::Result<u64> {
+        Ok(self.client.query("SELECT uniqExact(pathname) FROM events_v2").fetch_one().await?)
+    }
+
+    /// The server's host and port.
+    pub fn authority(&self) -> &str {
+        self.address.url.split_once("//").map_or("", |(_, authority)| authority)
+    }
+
     /// Inserts hits as fast as the driver can: all in one statement, with nothing in between.
     pub async fn insert_alone(&self, hits: &[Hit]) -> anyhow::Result<()> {
         // Without asking for all columns: the others have their defaults.
@@ -90,7 +100,7 @@ impl Database {
         Ok(insert.end().await?)
     }
 
-    /// Milliseconds the server has taken so far for the two statements of every look, by its own account; `None` where it
+    /// Milliseconds the server has taken so far for the statements of every look, by its own account; `None` where it
     /// keeps none that we know how to read.
     pub async fn own_time_of_looks(&self) -> anyhow::Result<Option<f64>> {
         let address = format!("{}/queries?database={}", self.address.url, self.address.database);

@@ -43,6 +43,7 @@ mod backlog;
 mod ceiling;
 mod clickhouse;
 mod database;
+mod door;
 mod drain;
 mod flow;
 mod hanging;
@@ -51,6 +52,7 @@ mod home;
 mod ingest;
 mod isolation;
 mod latency;
+mod outage;
 mod postgres;
 mod queue;
 mod report;
@@ -108,6 +110,7 @@ enum Which {
     Backlog(backlog::Backlog),
     History(history::History),
     Scale(scale::Scale),
+    Outage(outage::Outage),
     Anchor(anchor::Anchor),
 }
 
@@ -133,6 +136,7 @@ const EVERYTHING: &[(&[&str], &[&str])] = &[
     (&["backlog"], &["--count", "5000", "--webhooks", "50", "--deliver", "1000"]),
     (&["history"], &["--count", "1000", "--sizes", "1000,10000"]),
     (&["scale"], &["--sites", "100", "--triggers", "2", "--rows", "50", "--seconds", "3"]),
+    (&["outage"], &["--seconds", "2", "--rate", "50"]),
     (&["anchor"], &["--count", "1000"]),
 ];
 
@@ -183,6 +187,7 @@ impl Which {
             Self::Backlog(figure) => Box::pin(figure.run(world)).await,
             Self::History(figure) => Box::pin(figure.run(world)).await,
             Self::Scale(figure) => Box::pin(figure.run(world)).await,
+            Self::Outage(figure) => Box::pin(figure.run(world)).await,
             Self::Anchor(figure) => Box::pin(figure.run(world)).await,
         }
     }
