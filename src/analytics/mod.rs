@@ -80,6 +80,11 @@ macro_rules! either {
 }
 
 impl Analytics {
+    /// Whether what happens is asked for again and again, instead of followed as it is taken in.
+    pub fn is_asked(&self) -> bool {
+        matches!(self, Self::ClickHouse(_))
+    }
+
     /// Stores hits as they happen. Returns once they are safe.
     ///
     /// # Errors

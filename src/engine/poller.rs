@@ -71,6 +71,8 @@ pub struct Poller {
 /// What it knows between two steps. All of it can be read again.
 struct Knowledge {
     catalog: Catalog,
+    /// The names of hits somebody in the catalog watches.
+    names: Vec<String>,
     memories: HashMap<TriggerId, Memory>,
     /// By shard, of the shards this node works for.
     views: HashMap<i32, View>,
@@ -267,14 +269,14 @@ impl Poller {
         let oldest = known.views.values().map(|view| view.looked_until).min().unwrap_or(now);
         let overlap = if sweeps { SWEEP } else { OVERLAP };
         let since = (oldest - OVERLAP).min(now - overlap).max(now - CATCH_UP - OVERLAP);
-        let names = known.catalog.names_wanted();
+        let names = &known.names;
         let mut news = News::default();
         let hits = async {
             if with_goals.is_empty() || names.is_empty() {
                 return Ok(());
             }
             let with_place = known.catalog.sites.values().any(WatchedSite::has_filters);
-            let of = Asked { sites: Sites(&with_goals), names: &names, with_place };
+            let of = Asked { sites: Sites(&with_goals), names, with_place };
             let there = self.clickhouse.digests(of, since).await?;
             let moved = there.into_iter().filter(|(second, digest)| known.digests.get(second) != Some(digest));
             let moved: Vec<_> = moved.map(|(second, _)| second).collect();
@@ -404,6 +406,7 @@ impl Poller {
     async fn learn(&self) -> Result<Knowledge, StoreError> {
         let mut known = Knowledge {
             catalog: Catalog::default(),
+            names: Vec::new(),
             memories: HashMap::new(),
             views: HashMap::new(),
             digests: HashMap::new(),
@@ -418,6 +421,7 @@ impl Poller {
 
     async fn read_catalog(&self, known: &mut Knowledge) -> Result<(), StoreError> {
         known.catalog = Catalog::new(self.store.watched().await?);
+        known.names = known.catalog.names_wanted();
         known.digests.clear();
         self.read_memories(known).await
     }
@@ -492,7 +496,7 @@ impl News {
 
 impl Catalog {
     /// The names hits can have that somebody watches, for their own sake or because they complete a goal.
-    fn names_wanted(&self) -> Vec<&str> {
+    fn names_wanted(&self) -> Vec<String> {
         let goals = self.sites.values().filter(|site| site.wants_goals()).flat_map(|site| site.goals.values());
         let names = goals.map(|goal| match &goal.kind {
             GoalKind::Event { name } => name.trim(),
@@ -501,7 +505,7 @@ impl Catalog {
         });
         let events = self.sites.values().flat_map(|site| site.by_event.keys().map(String::as_str));
         let names: std::collections::BTreeSet<_> = names.chain(events).collect();
-        names.into_iter().collect()
+        names.into_iter().map(str::to_owned).collect()
     }
 }
 

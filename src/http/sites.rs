@@ -1,5 +1,7 @@
 //! Sites.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::{Path, State};
 use http::StatusCode;
@@ -19,6 +21,8 @@ use crate::store::shards::shard_of;
 use crate::store::sites::Site;
 
 const MAX_DOMAIN_CHARS: usize = 253;
+/// It is saved every half minute how far was looked, and an interval may be long; after this time something is wrong.
+const LOOKED_AT_WITHIN: Duration = Duration::from_secs(120);
 const DEFAULT_ZONE: &str = "Etc/UTC";
 const READ_ONLY: &[&str] = &["id", "inserted_at", "updated_at"];
 
@@ -71,6 +75,11 @@ pub struct GapView {
 #[derive(Serialize, ToSchema)]
 pub struct GapsAnswer {
     gaps: Vec<GapView>,
+    /// Since when the traffic cannot be looked at; `null` while it can. What happens meanwhile is made up for when that is
+    /// over soon, and a gap otherwise. Where traffic is taken in by Pulsehook itself and kept in its own file it is always
+    /// `null`.
+    #[schema(format = DateTime)]
+    unknown_since: Option<String>,
 }
 
 /// Whether there is traffic to look at.
@@ -170,7 +179,15 @@ pub async fn list_gaps(State(api): State<Api>, asking: Asking, Path(site): Path<
     let of_site = gaps.into_iter().filter(|gap| gap.until_at > site.inserted_at);
     let view =
         |gap: Gap| GapView { from: gap.from_at.max(site.inserted_at).to_string(), until: gap.until_at.to_string() };
-    Ok(Json(GapsAnswer { gaps: of_site.map(view).collect() }))
+    let unknown_since = match api.analytics.is_asked() {
+        true => api.store.operator_looked_until(shard_of(site.id)).await?,
+        false => None,
+    };
+    let unknown_since = unknown_since.filter(|until| api.clock.now().since(*until) > LOOKED_AT_WITHIN);
+    Ok(Json(GapsAnswer {
+        gaps: of_site.map(view).collect(),
+        unknown_since: unknown_since.map(|since| since.max(site.inserted_at).to_string()),
+    }))
 }
 
 /// Change a site

@@ -73,6 +73,12 @@ impl Store {
         Ok(on!(self.writer(), pool => sqlx::query_as(SQL).bind(node).fetch_all(pool).await)?)
     }
 
+    /// Up to when a shard was looked at, by whomever; saved at least every half minute.
+    pub async fn operator_looked_until(&self, shard: i32) -> Result<Option<Timestamp>> {
+        const SQL: &str = "SELECT looked_until FROM shards WHERE shard = $1";
+        Ok(on!(self.reader(), pool => sqlx::query_scalar(SQL).bind(shard).fetch_one(pool).await)?)
+    }
+
     /// What was reported of a shard since `since`.
     pub async fn operator_reported(&self, shard: i32, since: Timestamp) -> Result<Vec<Reported>> {
         const SQL: &str = "SELECT shard, at, identity, count FROM reported WHERE shard = $1 AND at >= $2";

@@ -1,6 +1,7 @@
 //! Noticing in Plausible's ClickHouse: what is there is reported, once; what does not answer is not known.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use pulsehook::analytics::clickhouse::{Asked, ClickHouse as Store, Limits, Mode, Sites, Visitors};
@@ -24,8 +25,10 @@ fn start() -> Timestamp {
     START.parse().unwrap()
 }
 
+static PAGEVIEW: LazyLock<[String; 1]> = LazyLock::new(|| ["pageview".to_owned()]);
+
 fn pageviews(sites: &[SiteId]) -> Asked<'_> {
-    Asked { sites: Sites(sites), names: &["pageview"], with_place: true }
+    Asked { sites: Sites(sites), names: &*PAGEVIEW, with_place: true }
 }
 
 async fn connect(database: &ClickHouse) -> Result<Store, AnalyticsError> {
@@ -403,7 +406,7 @@ on_both! {
         look_after(&app, MINUTE).await;
         assert_eq!(told(&endpoint), BTreeMap::from([("Signup".to_owned(), 10)]));
         let gaps = format!("/api/sites/{SITE}/gaps");
-        assert_eq!(app.get(&gaps).await.expect(200), json!({"gaps": []}));
+        assert_eq!(app.get(&gaps).await.expect(200), json!({"gaps": [], "unknown_since": null}));
         // An hour away: the last quarter of it is made up for, and the rest is noted.
         let left = app.now();
         clickhouse.insert(&[signup(left + 20 * MINUTE), signup(left + 50 * MINUTE)]).await;
@@ -482,13 +485,18 @@ on_both! {
         let metrics = app.get("/metrics").await.expect_text(200);
         let unknown = metrics.lines().any(|line| line.starts_with("pulsehook_analytics_unknown_seconds "));
         assert!(unknown, "how long nothing has been known is a metric");
+        let gaps = format!("/api/sites/{SITE}/gaps");
+        let answer = app.get(&gaps).await.expect(200);
+        let since: Timestamp = text(&answer["unknown_since"]).parse().unwrap();
+        assert!((3_600..3_700).contains(&app.now().since(since).as_secs()), "{answer}");
         clickhouse.heal().await;
         look_after(&app, 30 * SECOND).await;
         app.drain().await;
         let told = told(&endpoint)["Signup"];
         assert!((15..=16).contains(&told), "{told} of the last quarter of an hour");
-        let answer = app.get(&format!("/api/sites/{SITE}/gaps")).await.expect(200);
+        let answer = app.get(&gaps).await.expect(200);
         assert_eq!(answer["gaps"].as_array().unwrap().len(), 1, "{answer}");
+        assert_eq!(answer["unknown_since"], json!(null));
         app.stop().await;
     }
 

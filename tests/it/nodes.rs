@@ -238,8 +238,7 @@ async fn roles_can_be_split() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_share_what_is_in_clickhouse_and_report_it_once() {
-    // Three processes beside the engine of a database in Python: a busy machine takes its time.
-    crate::support::within(Duration::from_secs(180), async {
+    crate::support::in_time(async {
         let cluster = Cluster::new().await;
         let clickhouse = ClickHouse::empty().await;
         let endpoint = Endpoint::http([Behaviour::status(200)]).await;

@@ -312,6 +312,37 @@ on_both! {
         app.stop().await;
     }
 
+    async fn whoever_may_read_is_enough(database: Database) {
+        let second = another(&database).await;
+        for (user, database) in [("reader", database), ("strict", second)] {
+            let plausible = Plausible::current().await;
+            let traffic = ClickHouse::plausible(CURRENT).await;
+            let ann = plausible.user("ann@example.com").await;
+            let site = plausible.site(ann, "one.example").await;
+            plausible.run(&format!("SELECT fixture_event_goal({site}, 'Signup')")).await;
+            plausible.run(&format!("SELECT fixture_plugin_token({site}, '{TOKEN}')")).await;
+            let mut setup = beside(plausible.reader().await).await;
+            setup.settings.retain(|(name, _)| *name != "analytics_url");
+            setup.settings.push(("analytics_url", traffic.url_as(user)));
+            let app = TestApp::start_with(database, setup).await;
+            app.drain().await;
+            let endpoint = Endpoint::http([Behaviour::status(200)]).await;
+            let spike = json!({"type": "visitor_spike", "baseline": "fixed", "min_visitors": 5});
+            let typical = json!({"type": "visitor_drop"});
+            let triggers = json!([{"type": "goal_completion"}, spike, typical]);
+            let body = json!({"name": "Test", "url": endpoint.url(), "triggers": triggers});
+            app.post_as(TOKEN, "/api/sites/one.example/webhooks", body).await.expect(201);
+            app.advance(Duration::from_secs(5));
+            let row = |visitor| Row { site, visitor, name: "Signup", source: "Bing", at: app.now(), ..Row::default() };
+            traffic.insert(&(0..5).map(row).collect::<Vec<_>>()).await;
+            app.drain().await;
+            let told: Vec<_> = endpoint.arrived().iter().map(|arrived| arrived.json()["event_type"].clone()).collect();
+            assert_eq!(told.len(), 2, "{user}: {told:?}");
+            assert!(told.contains(&json!("goal_completion")) && told.contains(&json!("visitor_spike")), "{told:?}");
+            app.stop().await;
+        }
+    }
+
     async fn the_doctor_looks_at_plausible_too(database: Database) {
         let plausible = Plausible::current().await;
         let ann = plausible.user("ann@example.com").await;

@@ -416,6 +416,7 @@ async fn observations(app: &TestApp) {
     let condition = app.store.condition().await.unwrap();
     assert_eq!((condition.missing, condition.unknown), (0, 0));
     let shards = app.store.looked_until(node).await.unwrap();
+    app.store.operator_looked_until(1).await.unwrap();
     assert!(shards.is_empty(), "nobody of that name holds any");
     let row = Reported { shard: 1, at: now, identity: 5, count: 1 };
     let looked = Looked {

@@ -30,7 +30,7 @@ pub struct Sites<'a>(pub &'a [SiteId]);
 pub struct Asked<'a> {
     pub sites: Sites<'a>,
     /// Their names; when those are too many to be said, hits of other names come too.
-    pub names: &'a [&'a str],
+    pub names: &'a [String],
     /// Whether their hostname and country matter; they are empty otherwise.
     pub with_place: bool,
 }

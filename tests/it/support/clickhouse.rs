@@ -78,6 +78,7 @@ impl Server {
         let mut process = Command::new(tools().join(".venv/bin/python"))
             .arg(fixtures().join("clickhouse/server.py"))
             .arg("--parent-pipe")
+            .args(["--readonly-user", "reader:secret", "--strict-user", "strict:secret"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -116,6 +117,11 @@ impl ClickHouse {
     /// What goes into `analytics_url`.
     pub fn url(&self) -> String {
         format!("{}/{}", SERVER.url.replace("http://", "clickhouse://"), self.name)
+    }
+
+    /// The same for a user: `reader` may read and bound what is read, `strict` may not even do that.
+    pub fn url_as(&self, user: &str) -> String {
+        self.url().replacen("://", &format!("://{user}:secret@"), 1)
     }
 
     pub fn address(&self) -> Address {

@@ -34,7 +34,7 @@ pub(crate) use on_both;
 
 /// A test that waits for something that never comes fails instead of hanging.
 pub fn in_time<T>(test: impl Future<Output = T>) -> impl Future<Output = T> {
-    within(std::time::Duration::from_secs(60), test)
+    within(std::time::Duration::from_secs(180), test)
 }
 
 /// The same for one that takes longer.

@@ -1054,6 +1054,13 @@ export interface components {
         };
         GapsAnswer: {
             gaps: components["schemas"]["Gap"][];
+            /**
+             * Format: date-time
+             * @description Since when the traffic cannot be looked at; `null` while it can. What happens meanwhile is made up for when that is
+             *     over soon, and a gap otherwise. Where traffic is taken in by Pulsehook itself and kept in its own file it is always
+             *     `null`.
+             */
+            unknown_since?: string | null;
         };
         /** @description A goal as the API shows it. */
         Goal: {
