@@ -106,6 +106,16 @@ fuzz: ## Fuzz what reads what strangers write, guided by coverage (TARGET, SECON
 	@scripts/need.sh cargo cc c++
 	@scripts/fuzz.sh '$(TARGET)' '$(SECONDS)'
 
+.PHONY: timing
+timing: REQUESTS ?= 3000
+timing: ## Measure whether the time of an answer tells that somebody else has what was asked for (REQUESTS, ONLY)
+	@scripts/need.sh cargo cc postgres
+	@command -v python3 >/dev/null || { echo "Python 3 is missing." >&2; exit 1; }
+	@cargo build --release --locked
+	@scripts/with-postgres.sh sh -c 'for database in "" "$$PULSEHOOK_BENCH_POSTGRES"; do \
+	    python3 tests/tools/timing.py target/release/pulsehook --requests $(REQUESTS) \
+	        $${database:+--database "$$database"} $(if $(ONLY),--only "$(ONLY)"); done'
+
 .PHONY: audit
 audit: ## Look for known advisories in everything we are built of (needs the network)
 	@scripts/need.sh cargo cc node

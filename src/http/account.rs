@@ -1,5 +1,7 @@
 //! The account: who I am, what it is called, what was changed, and how it ends.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::{Query, State};
 use http::StatusCode;
@@ -19,6 +21,8 @@ use crate::domain::person;
 use crate::store::StoreError;
 use crate::store::people::Membership;
 
+/// Longest the log waits for what is being written into it.
+const NOTES_WITHIN: Duration = Duration::from_secs(5);
 const DEFAULT_LIMIT: i64 = 50;
 const MAX_LIMIT: i64 = 100;
 
@@ -223,6 +227,8 @@ pub async fn list_audit(
     asking.of_the_account()?;
     let actor = asking.at_least(Role::Admin)?;
     let (limit, before) = read_query(&query)?;
+    // What was answered before is in it.
+    let _ = api.clock.within(NOTES_WITHIN, api.notes.wait()).await;
     let entries = api.store.audit_log(actor.account_id, before, limit).await?;
     let full = i64::try_from(entries.len()).is_ok_and(|count| count == limit);
     let next_cursor = entries.last().filter(|_| full).map(|last| last.id.to_string());

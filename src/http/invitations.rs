@@ -236,7 +236,7 @@ pub async fn accept(
     let newcomer = match &known {
         Some(user) if api.directory.has_password(user, &password).await? => Newcomer::Known(user.id),
         Some(_) => {
-            note_a_wrong_password(&api, &invitation.email, origin).await?;
+            note_a_wrong_password(&api, invitation.email, origin);
             return Err(ApiError::wrong_password());
         }
         None => {

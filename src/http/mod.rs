@@ -18,6 +18,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
@@ -97,6 +98,8 @@ pub struct Parts {
     checks: url_check::Checks,
     /// Who was recognised as robot or browser lately.
     agents: event::Agents,
+    /// What is being written into audit logs while nobody waits for it.
+    notes: TaskTracker,
 }
 
 pub struct Settings {
@@ -140,6 +143,9 @@ impl Api {
         settings: Settings,
     ) -> Self {
         let throttle = Throttle::new(&clock, settings.api_rate);
+        let notes = TaskTracker::new();
+        // Closed, it can be waited for whenever nothing is under way.
+        notes.close();
         Self(Arc::new(Parts {
             store,
             analytics,
@@ -157,6 +163,7 @@ impl Api {
             streams: stream::Streams::default(),
             checks: url_check::Checks::default(),
             agents: event::Agents::default(),
+            notes,
         }))
     }
 
@@ -351,7 +358,8 @@ fn interface(base_url: &str) -> Router<Api> {
 
 /// Answers on `listener` until `stop`.
 pub async fn serve(listener: TcpListener, api: Api, stop: impl Future<Output = ()> + Send + 'static) {
-    listener::serve(listener, router(api), stop).await;
+    listener::serve(listener, router(api.clone()), stop).await;
+    api.notes.wait().await;
 }
 
 fn panicked(cause: Box<dyn std::any::Any + Send>) -> Response {

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::{SET_COOKIE, USER_AGENT};
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
+use tracing::warn;
 use utoipa::ToSchema;
 
 use super::Api;
@@ -89,7 +90,7 @@ pub async fn sign_in(
     match api.directory.by_password(&email, &password).await? {
         Some((account_id, user_id)) => signed_in(&api, account_id, user_id, origin, &headers).await,
         None => {
-            note_a_wrong_password(&api, &email, origin).await?;
+            note_a_wrong_password(&api, email, origin);
             Err(ApiError::wrong_password())
         }
     }
@@ -211,7 +212,7 @@ pub async fn change_password(
     let new = fields.finish(new)?.unwrap_or_default();
     api.throttle.password(&user.email, network(actor.origin))?;
     if !api.directory.has_password(&user, &current).await? {
-        note_a_wrong_password(&api, &user.email, actor.origin).await?;
+        note_a_wrong_password(&api, user.email, actor.origin);
         return Err(crate::domain::invalid::Invalid::one("current_password", "is not your password").into());
     }
     let hash = hash(&api, new).await?;
@@ -255,14 +256,24 @@ pub fn network(origin: Origin) -> ipnet::IpNet {
     origin.network.unwrap_or_else(|| network_of(std::net::Ipv4Addr::UNSPECIFIED.into()))
 }
 
-/// Whoever reads the audit log of the account somebody is in learns that it was tried.
-pub async fn note_a_wrong_password(api: &Api, email: &str, origin: Origin) -> Result<()> {
+/// Whoever reads the audit log of the account somebody is in learns that it was tried. The answer does not wait for it: it
+/// would take longer where there is somebody to tell it to.
+pub fn note_a_wrong_password(api: &Api, email: String, origin: Origin) {
+    let noting = api.clone();
+    api.notes.spawn(async move {
+        if let Err(error) = note_refusal(&noting, &email, origin).await {
+            warn!(%error, "A wrong password could not be noted in the audit log: {error}");
+        }
+    });
+}
+
+async fn note_refusal(api: &Api, email: &str, origin: Origin) -> crate::store::Result<()> {
     let Some(user) = api.store.user(email).await? else { return Ok(()) };
     let Some(first) = api.store.memberships(user.id).await?.into_iter().next() else { return Ok(()) };
     let now = api.clock.now();
     let who = Who::Stranger;
     let change = Change { account_id: first.account_id, who, now, id: api.chance.uuid_v7(now), origin };
-    Ok(api.store.note(&change, "session.refuse", &format!("user:{}", user.id)).await?)
+    api.store.note(&change, "session.refuse", &format!("user:{}", user.id)).await
 }
 
 async fn sessions_of(api: &Api, user_id: UserId) -> Result<Vec<OpenSession>> {
