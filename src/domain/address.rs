@@ -358,7 +358,7 @@ mod tests {
             assert_eq!(prefix.behind(address.parse().unwrap()), Some("192.0.2.33".parse().unwrap()), "{address}");
         }
         let policy = AddressPolicy {
-            nat64: ["64:ff9b::/96", "fd12:64::/48"].map(|text| text.parse().unwrap()).to_vec(),
+            nat64: ["64:ff9b::/96", "fd12:64::/48", "2a01:64:0:0:100::/96"].map(|text| text.parse().unwrap()).to_vec(),
             ..AddressPolicy::default()
         };
         for (address, allowed) in [
@@ -374,6 +374,10 @@ mod tests {
         ] {
             assert_eq!(policy.judge(address.parse().unwrap()).is_ok(), allowed, "{address}");
             assert!(forbidden(address), "{address} without the setting");
+        }
+        // All of the longest prefix is the network's own.
+        for (address, allowed) in [("2a01:64::100:0:1.1.1.1", true), ("2a01:64::100:0:10.0.0.5", false)] {
+            assert_eq!(policy.judge(address.parse().unwrap()).is_ok(), allowed, "{address}");
         }
         for text in ["64:ff9b::/95", "10.0.0.0/8", "64:ff9b::", "2001:db8::/33"] {
             assert_eq!(text.parse::<Nat64>(), Err(NotAPrefix), "{text}");

@@ -319,6 +319,7 @@ mod tests {
             ("https://example.com:8123/", UrlProblem::Port(8_123)),
             ("https://exam$ple.com/", UrlProblem::Host),
             ("https://exam'ple.com/", UrlProblem::Host),
+            ("https://example.0xzz/", UrlProblem::Host),
             ("https://127.0.0.1/", UrlProblem::Private),
         ] {
             assert_eq!(parse(text), Err(problem), "{text:?}");
@@ -327,6 +328,24 @@ mod tests {
         assert_eq!(parse(&long), Err(UrlProblem::TooLong));
         let longest = format!("https://example.com/{}", "a".repeat(MAX_CHARS - "https://example.com/".len()));
         assert!(parse(&longest).is_ok());
+        // The parser makes little of it, but is not given more than this to read.
+        let repaired = |bytes: usize| format!("https://example.com/{}", "./".repeat(bytes)[20..bytes].to_owned());
+        assert_eq!(repaired(MAX_CHARS * 4).len(), MAX_CHARS * 4);
+        assert_eq!(parse(&repaired(MAX_CHARS * 4)).as_deref(), Ok("https://example.com/"));
+        for bytes in [MAX_CHARS * 4 + 2, MAX_CHARS * 5] {
+            assert_eq!(parse(&repaired(bytes)), Err(UrlProblem::TooLong));
+        }
+    }
+
+    #[test]
+    fn a_name_is_as_long_as_names_may_be() {
+        let name = |labels: &[usize]| labels.iter().map(|length| "a".repeat(*length)).collect::<Vec<_>>().join(".");
+        for (labels, fits) in
+            [(&[63, 3][..], true), (&[64, 3], false), (&[63, 63, 63, 61], true), (&[63, 63, 63, 62], false)]
+        {
+            let url = format!("https://{}/", name(labels));
+            assert_eq!(parse(&url).is_ok(), fits, "{labels:?}");
+        }
     }
 
     #[test]

@@ -184,6 +184,22 @@ mod tests {
 
     #[test]
     fn nothing_readable_is_printed() {
-        assert!(!format!("{:?}", ring(&[1])).contains(&STANDARD.encode([1; 32])));
+        let ring = ring(&[1, 2]);
+        let ids: Vec<_> = ring.ids().collect();
+        assert_eq!(format!("{ring:?}"), format!("{ids:?}"), "the names of the keys and nothing else");
+        assert!(!format!("{ring:?}").contains(&STANDARD.encode([1; 32])));
+    }
+
+    /// A value without a ciphertext is damaged; that its head is whole is told by the key it names.
+    #[test]
+    fn a_value_cut_anywhere_does_not_open() {
+        let sealed = ring(&[1]).seal(&place(1), [9; 24], b"");
+        let head = 2 + KEY_ID_BYTES + NONCE_BYTES;
+        assert_eq!(ring(&[1]).open(&place(1), &sealed).unwrap(), b"");
+        for end in 0..sealed.len() {
+            assert_eq!(ring(&[1]).open(&place(1), &sealed[..end]), Err(CannotOpen::Damaged), "{end}");
+            let unknown = matches!(ring(&[2]).open(&place(1), &sealed[..end]), Err(CannotOpen::UnknownKey(_)));
+            assert_eq!(unknown, end >= head, "{end}");
+        }
     }
 }

@@ -15,7 +15,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use hickory_resolver::TokioResolver;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::{ResolverBuilder, TokioResolver};
 use http::Uri;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
@@ -117,8 +118,10 @@ impl Resolver {
     /// # Errors
     /// The machine's resolver configuration cannot be read.
     pub fn system() -> anyhow::Result<Self> {
-        let mut builder =
-            TokioResolver::builder_tokio().context("the system's resolver configuration cannot be read")?;
+        Self::of(TokioResolver::builder_tokio().context("the system's resolver configuration cannot be read")?)
+    }
+
+    fn of(mut builder: ResolverBuilder<TokioRuntimeProvider>) -> anyhow::Result<Self> {
         let options = builder.options_mut();
         options.timeout = DNS_BUDGET / 2;
         options.attempts = 1;
@@ -221,6 +224,10 @@ impl EgressConnector {
     fn judge_peer(&self, tcp: &TcpStream, own: &[IpAddr]) -> Result<(), NoConnection> {
         let ends = tcp.peer_addr().and_then(|peer| Ok((peer.ip(), tcp.local_addr()?.ip())));
         let (peer, local) = ends.map_err(|error| NoConnection::at(Step::Connection)(connect_outcome(&error)))?;
+        self.judge_ends(peer, local, own)
+    }
+
+    fn judge_ends(&self, peer: IpAddr, local: IpAddr, own: &[IpAddr]) -> Result<(), NoConnection> {
         let own = if peer == local { &[peer] } else { own };
         self.policy.judge_beside(peer, own).map_err(|_| NoConnection::forbidden())
     }
@@ -407,6 +414,199 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+    use rustls::{AlertDescription, CertificateError, PeerIncompatible};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// As strangers find it, except for what `policy` says.
+    fn connector(policy: AddressPolicy, answers: &'static [&'static str]) -> EgressConnector {
+        let answers = move |_: &str| answers.iter().map(|text| text.parse().unwrap()).collect();
+        EgressConnector::new(policy, Resolver::Scripted(Arc::new(answers)), RootCertStore::empty(), Clock::system())
+    }
+
+    async fn refusal(policy: AddressPolicy, answers: &'static [&'static str], uri: &str) -> NoConnection {
+        let answer = connector(policy, answers).call(uri.parse().unwrap()).await;
+        answer.err().unwrap_or_else(|| panic!("{uri} was connected to"))
+    }
+
+    #[tokio::test]
+    async fn an_address_is_refused_here_whoever_judged_it_before() {
+        for uri in ["https://10.0.0.5/", "https://[::1]/", "https://localhost/", "https://2130706433/"] {
+            assert_eq!(refusal(AddressPolicy::default(), &["1.1.1.1"], uri).await, NoConnection::forbidden(), "{uri}");
+        }
+        for (uri, at, problem) in [
+            ("https://example.com:22/", Step::Address, UrlProblem::Port(22)),
+            ("http://example.com/", Step::Https, UrlProblem::NotHttps),
+            ("https://user@example.com/", Step::Syntax, UrlProblem::Credentials),
+        ] {
+            let outcome = Outcome::ForbiddenUrl { problem: problem.to_string() };
+            assert_eq!(
+                refusal(AddressPolicy::default(), &["1.1.1.1"], uri).await,
+                NoConnection { at, outcome },
+                "{uri}"
+            );
+        }
+        let nowhere = NoConnection { at: Step::Dns, outcome: Outcome::DnsNotFound };
+        assert_eq!(refusal(AddressPolicy::default(), &[], "https://example.com/").await, nowhere);
+        let mixed: &[&str] = &["1.1.1.1", "127.0.0.1"];
+        let refused = refusal(AddressPolicy::default(), mixed, "https://example.com/").await;
+        assert_eq!(refused, NoConnection::forbidden());
+    }
+
+    #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "a connection that was not vetted is what this is about")]
+    async fn who_was_reached_is_judged_once_more() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        assert_eq!(connector(AddressPolicy::default(), &[]).judge_peer(&tcp, &[]), Err(NoConnection::forbidden()));
+        let allow = vec!["127.0.0.0/8".parse().unwrap()];
+        let allowed = connector(AddressPolicy { allow, ..AddressPolicy::default() }, &[]);
+        assert_eq!(allowed.judge_peer(&tcp, &[]), Ok(()));
+    }
+
+    #[test]
+    fn whoever_is_reached_from_his_own_address_is_this_machine() {
+        let connector = connector(AddressPolicy::default(), &[]);
+        let [public, other, inside] = ["1.1.1.1", "8.8.8.8", "10.0.0.9"].map(|text| text.parse().unwrap());
+        assert_eq!(connector.judge_ends(public, inside, &[]), Ok(()));
+        assert_eq!(connector.judge_ends(public, other, &[inside]), Ok(()));
+        assert_eq!(connector.judge_ends(public, public, &[]), Err(NoConnection::forbidden()));
+        assert_eq!(connector.judge_ends(public, inside, &[public]), Err(NoConnection::forbidden()));
+        assert_eq!(connector.judge_ends(inside, public, &[]), Err(NoConnection::forbidden()));
+    }
+
+    #[test]
+    fn the_machine_knows_its_own_addresses() {
+        assert!(own_addresses().contains(&"127.0.0.1".parse().unwrap()));
+    }
+
+    /// A name server that answers by the name: with a record, with none, or with a code.
+    fn name_server() -> SocketAddr {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        // It ends with the process: nobody asks it any more.
+        std::thread::spawn(move || {
+            let mut query = [0; 512];
+            while let Ok((length, asker)) = socket.recv_from(&mut query) {
+                let name_bytes = query[12..length].iter().position(|byte| *byte == 0).unwrap();
+                let question = &query[12..12 + name_bytes + 5];
+                let kind = question[question.len() - 3];
+                let (code, record) = match question[1] {
+                    b'm' => (3, false),
+                    b's' => (2, false),
+                    b'h' => (0, kind == 1),
+                    _ => (0, false),
+                };
+                let mut answer = query[..2].to_vec();
+                answer.extend([0x85, 0x80 | code, 0, 1, 0, u8::from(record), 0, 0, 0, 0]);
+                answer.extend(question);
+                if record {
+                    answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4, 1, 2, 3, 4]);
+                }
+                socket.send_to(&answer, asker).unwrap();
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn what_names_lead_to_is_told_apart() {
+        let server = name_server();
+        let mut udp = ConnectionConfig::udp();
+        udp.port = server.port();
+        let servers = vec![NameServerConfig::new(server.ip(), true, vec![udp])];
+        let config = ResolverConfig::from_parts(None, Vec::new(), servers);
+        let resolver =
+            Resolver::of(TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())).unwrap();
+        for (name, found) in [
+            ("here.example.com", Ok(vec!["1.2.3.4".parse().unwrap()])),
+            ("missing.example.com", Err(Outcome::DnsNotFound)),
+            ("empty.example.com", Err(Outcome::DnsNotFound)),
+            ("servfail.example.com", Err(Outcome::DnsFailed)),
+        ] {
+            assert_eq!(resolver.resolve(name).await, found, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_second_name_server_is_asked_within_the_budget_and_nothing_is_added_to_a_name() {
+        let Resolver::System(resolver) = Resolver::system().unwrap() else { panic!("it is scripted") };
+        let options = resolver.options();
+        assert_eq!((options.timeout * 2, options.attempts, options.ndots), (DNS_BUDGET, 1, 0));
+        assert_eq!((options.positive_max_ttl, options.negative_max_ttl), (Some(LONGEST_TTL), Some(LONGEST_TTL)));
+    }
+
+    #[test]
+    fn one_kind_of_address_comes_after_the_other() {
+        let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
+        for (before, after) in [
+            (&["1.0.0.1", "1.0.0.2", "::1", "::2"][..], &["1.0.0.1", "::1", "1.0.0.2", "::2"][..]),
+            (&["::1", "1.0.0.1", "1.0.0.2", "1.0.0.3"], &["::1", "1.0.0.1", "1.0.0.2", "1.0.0.3"]),
+            (&["::1", "::2", "::3", "1.0.0.1"], &["::1", "1.0.0.1", "::2", "::3"]),
+            (&[], &[]),
+        ] {
+            let mut found = addresses(before);
+            alternate(&mut found);
+            assert_eq!(found, addresses(after));
+        }
+    }
+
+    #[test]
+    fn what_the_system_says_of_a_connection_has_its_outcome() {
+        use io::ErrorKind;
+        for (kind, outcome) in [
+            (ErrorKind::ConnectionRefused, Outcome::ConnectRefused),
+            (ErrorKind::ConnectionReset, Outcome::ConnectionReset),
+            (ErrorKind::ConnectionAborted, Outcome::ConnectionReset),
+            (ErrorKind::TimedOut, Outcome::Timeout(Stage::Connect)),
+            (ErrorKind::NetworkUnreachable, Outcome::Unreachable),
+            (ErrorKind::HostUnreachable, Outcome::Unreachable),
+            (ErrorKind::PermissionDenied, Outcome::Unreachable),
+        ] {
+            assert_eq!(connect_outcome(&kind.into()), outcome, "{kind}");
+        }
+        // EMFILE: it is not the endpoint's fault.
+        assert!(matches!(connect_outcome(&io::Error::from_raw_os_error(24)), Outcome::Internal { .. }));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_handshake_has_its_outcome() {
+        use rustls::Error;
+        for (kind, outcome) in [
+            (io::ErrorKind::ConnectionReset, Outcome::ConnectionReset),
+            (io::ErrorKind::BrokenPipe, Outcome::ConnectionReset),
+            (io::ErrorKind::UnexpectedEof, Outcome::ClosedEarly),
+            (io::ErrorKind::InvalidData, Outcome::TlsFailed),
+        ] {
+            assert_eq!(tls_outcome(&kind.into()), outcome, "{kind}");
+        }
+        for (cause, outcome) in [
+            (Error::InvalidCertificate(CertificateError::Expired), Outcome::TlsExpired),
+            (Error::InvalidCertificate(CertificateError::NotValidYet), Outcome::TlsExpired),
+            (Error::InvalidCertificate(CertificateError::NotValidForName), Outcome::TlsWrongName),
+            (Error::InvalidCertificate(CertificateError::UnknownIssuer), Outcome::TlsUntrusted),
+            (Error::InvalidCertificate(CertificateError::Revoked), Outcome::TlsUntrusted),
+            (Error::PeerIncompatible(PeerIncompatible::Tls12NotOffered), Outcome::TlsNoCommonParameters),
+            (
+                Error::PeerIncompatible(PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon),
+                Outcome::TlsNoCommonParameters,
+            ),
+            (Error::AlertReceived(AlertDescription::HandshakeFailure), Outcome::TlsNoCommonParameters),
+            (Error::AlertReceived(AlertDescription::ProtocolVersion), Outcome::TlsNoCommonParameters),
+            (Error::AlertReceived(AlertDescription::InternalError), Outcome::TlsFailed),
+            (Error::DecryptError, Outcome::TlsFailed),
+        ] {
+            assert_eq!(tls_outcome(&io::Error::other(cause.clone())), outcome, "{cause}");
         }
     }
 }

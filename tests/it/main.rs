@@ -16,6 +16,7 @@ mod config_file;
 mod conformance;
 mod crash;
 mod doctor;
+mod egress;
 mod flow;
 mod hostile;
 mod interop;

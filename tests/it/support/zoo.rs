@@ -295,7 +295,7 @@ impl Certificate {
         Self { chain: vec![certificate.der().clone()], key: key.serialize_der(), authority, authority_pem }
     }
 
-    fn acceptor(&self) -> TlsAcceptor {
+    pub fn acceptor(&self) -> TlsAcceptor {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
