@@ -145,6 +145,8 @@ impl App {
                 max_webhooks_per_account: config.max_webhooks_per_account,
                 max_sites_per_account: config.max_sites_per_account,
                 api_rate: config.api_rate,
+                max_connections: room_for_connections(config.max_connections),
+                max_connections_per_address: usize::try_from(config.max_connections_per_address).unwrap_or(usize::MAX),
                 sign_up: config.sign_up,
                 trusted_proxies: config.trusted_proxies.clone(),
                 answers_api: config.roles.api,
@@ -340,6 +342,21 @@ fn room_in_flight(asked: Option<u32>) -> usize {
         );
     }
     usize::try_from(room.min(possible)).unwrap_or(16)
+}
+
+/// How many connections may be held at once: what was asked for, or a part of the files there may be open, most of which are
+/// for what is sent.
+fn room_for_connections(asked: Option<u32>) -> usize {
+    const USUAL: u64 = 10_000;
+    let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1_024);
+    let possible = (files / 4).max(16);
+    if let Some(asked) = asked.map(u64::from).filter(|asked| *asked > possible) {
+        warn!(
+            "Only {possible} connections can be held at once instead of {asked}: this process may have {files} files open \
+             (ulimit -n)"
+        );
+    }
+    usize::try_from(asked.map_or(USUAL, u64::from).min(possible)).unwrap_or(16)
 }
 
 /// Name of the file in the data folder that has the master keys, where no setting has them.

@@ -105,6 +105,16 @@ pub const SETTINGS: &[Setting] = &[
         default: "2048, or what open files allow",
         help: "Attempts under way at once in this process",
     },
+    Setting {
+        name: "max_connections",
+        default: "10000, or what open files allow",
+        help: "Connections of clients held at once; whoever comes then is answered 503",
+    },
+    Setting {
+        name: "max_connections_per_address",
+        default: "1000",
+        help: "The same of one address that is none of trusted_proxies; whoever opens more is answered 429",
+    },
     Setting { name: "egress_ca", default: "", help: "PEM file of further certificate authorities webhooks may use" },
     Setting {
         name: "trusted_proxies",
@@ -157,6 +167,9 @@ pub struct Config {
     pub host_in_flight: u32,
     /// `None`: as many as the process may have files open.
     pub in_flight: Option<u32>,
+    /// `None`: as many as open files allow.
+    pub max_connections: Option<u32>,
+    pub max_connections_per_address: u32,
     pub trusted_proxies: Vec<IpNet>,
     /// Bytes of hits that may wait for ClickHouse.
     pub spill_limit: u64,
@@ -356,6 +369,18 @@ impl Config {
                 None,
                 |text| at_least_one(text).filter(|number| *number >= 16).map(Some),
                 "a whole number from 16",
+            )?,
+            max_connections: sources.parsed(
+                "max_connections",
+                None,
+                |text| at_least_one(text).map(Some),
+                "a whole number from 1",
+            )?,
+            max_connections_per_address: sources.parsed(
+                "max_connections_per_address",
+                1_000,
+                at_least_one,
+                "a whole number from 1",
             )?,
             trusted_proxies: sources.parsed(
                 "trusted_proxies",
@@ -598,6 +623,8 @@ mod tests {
             (vec![("role", "api")], "role splits the work over several nodes"),
             (vec![("endpoint_rate", "-1")], "endpoint_rate must be a whole number"),
             (vec![("endpoint_in_flight", "0")], "endpoint_in_flight must be a whole number from 1"),
+            (vec![("max_connections", "0")], "max_connections must be a whole number from 1"),
+            (vec![("max_connections_per_address", "x")], "max_connections_per_address must be a whole number from 1"),
             (vec![("in_flight", "3")], "in_flight must be a whole number from 16"),
             (vec![("log_format", "xml")], "log_format must be text or json"),
         ] {

@@ -51,6 +51,8 @@ fn describe() {
     describe_gauge!("pulsehook_spill_bytes", Unit::Bytes, "Tracked events on disk that wait for ClickHouse");
     describe_gauge!("pulsehook_spill_oldest_seconds", Unit::Seconds, "How long the oldest of them has waited");
     describe_counter!("pulsehook_spill_damaged_bytes_total", Unit::Bytes, "What of them was damaged and set aside");
+    describe_gauge!("pulsehook_connections", "Connections of clients that are open");
+    describe_counter!("pulsehook_connections_refused_total", "Connections refused, by what there was too much of");
     describe_counter!("pulsehook_events_fired_total", "Events recorded, by type");
     describe_counter!("pulsehook_evaluations_total", "Looks at the traffic, by result");
     describe_histogram!("pulsehook_evaluation_seconds", Unit::Seconds, "Time of one look at the traffic");

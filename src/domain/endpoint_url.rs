@@ -338,6 +338,14 @@ mod tests {
     }
 
     #[test]
+    fn where_nobody_asked_for_the_whole_only_the_host_is_printed() {
+        let text = "https://hooks.example.com:8443/services/T0/B0/hush?token=hush";
+        let url = EndpointUrl::parse(text, &AddressPolicy::default()).unwrap();
+        assert_eq!(url.to_string(), text);
+        assert_eq!(format!("{url:?}"), "EndpointUrl(hooks.example.com:8443)");
+    }
+
+    #[test]
     fn a_name_is_as_long_as_names_may_be() {
         let name = |labels: &[usize]| labels.iter().map(|length| "a".repeat(*length)).collect::<Vec<_>>().join(".");
         for (labels, fits) in

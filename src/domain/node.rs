@@ -44,3 +44,20 @@ impl FromStr for Roles {
         Ok(roles)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_read_back_as_they_are_written() {
+        assert_eq!(Roles::ALL.to_string(), "api,ingest,engine");
+        for text in ["api", "ingest", "engine", "api,engine", "api,ingest,engine"] {
+            assert_eq!(text.parse::<Roles>().map(|roles| roles.to_string()).as_deref(), Ok(text));
+        }
+        assert_eq!("engine, api".parse::<Roles>(), "api,engine".parse());
+        for text in ["", "api,", "sender"] {
+            assert_eq!(text.parse::<Roles>(), Err(UnknownRole), "{text:?}");
+        }
+    }
+}

@@ -114,6 +114,16 @@ impl ApiError {
         Self { retry_after_secs: Some(secs), ..error }
     }
 
+    /// Nothing is wrong but that there are too many.
+    pub fn busy() -> Self {
+        let error = Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "busy",
+            "This server has as many connections as it can hold; try again shortly.",
+        );
+        Self { retry_after_secs: Some(1), ..error }
+    }
+
     pub fn unavailable(cause: impl Into<anyhow::Error>) -> Self {
         let error = Self::new(
             StatusCode::SERVICE_UNAVAILABLE,

@@ -108,6 +108,9 @@ pub struct Settings {
     pub max_sites_per_account: u32,
     /// Requests a second a credential may make; 0 for as many as it likes.
     pub api_rate: u32,
+    /// Connections held at once, and of one address.
+    pub max_connections: usize,
+    pub max_connections_per_address: usize,
     /// Whether strangers may found accounts.
     pub sign_up: bool,
     pub trusted_proxies: Vec<IpNet>,
@@ -358,8 +361,27 @@ fn interface(base_url: &str) -> Router<Api> {
 
 /// Answers on `listener` until `stop`.
 pub async fn serve(listener: TcpListener, api: Api, stop: impl Future<Output = ()> + Send + 'static) {
-    listener::serve(listener, router(api.clone()), stop).await;
+    let room = listener::Room {
+        connections: api.settings.max_connections,
+        per_address: api.settings.max_connections_per_address,
+        proxies: api.settings.trusted_proxies.clone(),
+    };
+    let routers = listener::Routers {
+        everybody: router(api.clone()),
+        no_room: refusing(&api, ApiError::busy),
+        no_more: refusing(&api, || ApiError::too_many(1)),
+    };
+    listener::serve(listener, room, routers, stop).await;
     api.notes.wait().await;
+}
+
+/// What is answered to whoever comes too much. That the process lives is told even then: nobody is to restart it for having
+/// many visitors.
+fn refusing(api: &Api, error: fn() -> ApiError) -> Router {
+    Router::new()
+        .route("/health/live", axum::routing::get(health::live))
+        .fallback(async move || error())
+        .layer(middleware::from_fn_with_state(api.clone(), with_headers))
 }
 
 fn panicked(cause: Box<dyn std::any::Any + Send>) -> Response {

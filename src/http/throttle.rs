@@ -11,10 +11,12 @@ use governor::middleware::NoOpMiddleware;
 use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 use ipnet::IpNet;
+use url::Host;
 
 use super::error::{ApiError, Result};
 use crate::clock::Clock;
-use crate::domain::access::Who;
+use crate::domain::access::{Who, network_of};
+use crate::domain::endpoint_url::EndpointUrl;
 use crate::domain::ids::AccountId;
 
 /// Above so many, those that have their whole budget back are forgotten.
@@ -74,6 +76,8 @@ pub struct Throttle {
     /// Accounts that are founded.
     sign_ups: Budgets<IpNet>,
     tests: Budgets<AccountId>,
+    /// Looks at one host, whoever looks.
+    checks: Budgets<String>,
 }
 
 impl Throttle {
@@ -89,6 +93,7 @@ impl Throttle {
             tries_from: Budgets::new(clock, 60, every(1)),
             sign_ups: Budgets::new(clock, 5, every(600)),
             tests: Budgets::new(clock, 300, Duration::from_millis(200)),
+            checks: Budgets::new(clock, 60, every(1)),
         }
     }
 
@@ -119,6 +124,21 @@ impl Throttle {
     /// 429 when too many accounts come from there.
     pub fn sign_up(&self, network: IpNet) -> Result<()> {
         self.sign_ups.spend(&network)
+    }
+
+    /// Before an address is looked at. All accounts together are not to be what somebody is overrun with, nor a list of
+    /// names that all belong to him: what counts is the domain somebody registered.
+    ///
+    /// # Errors
+    /// 429 when there is looked too often.
+    pub fn check(&self, url: &EndpointUrl) -> Result<()> {
+        let host = match url.host() {
+            Some(Host::Domain(name)) => psl::domain_str(name).unwrap_or(name).to_owned(),
+            Some(Host::Ipv4(address)) => address.to_string(),
+            Some(Host::Ipv6(address)) => network_of(address.into()).to_string(),
+            None => return Ok(()),
+        };
+        self.checks.spend(&host)
     }
 
     /// # Errors

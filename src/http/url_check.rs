@@ -16,6 +16,7 @@ use super::body::{Fields, JsonObject};
 use super::error::{ApiError, Problem, Result};
 use super::sites::find;
 use crate::domain::access::Role;
+use crate::domain::endpoint_url::EndpointUrl;
 use crate::domain::event::{Addressee, Data, Event};
 use crate::domain::ids::{AccountId, EventId, WebhookId};
 use crate::domain::signature::SigningSecret;
@@ -108,6 +109,10 @@ pub async fn check_url(
     fields.finish(())?;
     let now = api.clock.now();
     let _under_way = api.checks.begin(actor.account_id, now)?;
+    // What policy refuses is not looked at.
+    if let Ok(address) = EndpointUrl::parse(&url, &api.policy) {
+        api.throttle.check(&address)?;
+    }
     let ping = wants_ping.then(|| {
         let id = EventId(api.chance.uuid_v7(now));
         let addressee = Addressee {

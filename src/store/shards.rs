@@ -199,3 +199,20 @@ impl Tx {
 fn micros(span: Duration) -> i64 {
     i64::try_from(span.as_micros()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sites_that_come_one_after_the_other_are_spread() {
+        let mut sites = [0; SHARDS as usize];
+        for id in 1..=10_000 {
+            sites[usize::try_from(shard_of(SiteId(id))).unwrap()] += 1;
+        }
+        let (fewest, most) = (sites.iter().min().unwrap(), sites.iter().max().unwrap());
+        assert!(*fewest >= 30 && *most <= 50, "{fewest} to {most} sites a shard");
+        // What is stored in the queue stays where it is looked for.
+        assert_eq!([1, 2, 3, 42, -1].map(|id| shard_of(SiteId(id))), [158, 60, 218, 245, 97]);
+    }
+}

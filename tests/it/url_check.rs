@@ -7,7 +7,7 @@ use pulsehook::domain::signature::{SigningSecret, verify_standard};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::app::{Answer, SECRET, SITE, Setup, TestApp, names, text};
+use crate::support::app::{Answer, SECRET, SITE, Setup, TestApp, names, resolver, text};
 use crate::support::on_both;
 use crate::support::process::{Served, key, pulsehook, succeeded};
 use crate::support::zoo::{Behaviour, Certificate, Endpoint};
@@ -267,6 +267,36 @@ on_both! {
         assert_eq!(refused.header("retry-after"), Some("55"));
         app.advance(Duration::from_secs(55));
         once().await.expect(200);
+        app.stop().await;
+    }
+
+    async fn one_host_is_looked_at_so_often_whoever_looks(database: Database) {
+        let app = TestApp::start_with(database, Setup { resolver: Some(resolver(|_| Vec::new())), ..Setup::default() }).await;
+        let mut lookers = Vec::new();
+        for name in ["one", "two", "three"] {
+            let (_, key) = app.account(name, Role::Owner).await;
+            let domain = format!("{name}.example");
+            app.post_as(&key, "/api/sites", json!({"domain": domain})).await.expect(201);
+            lookers.push((key, format!("/api/sites/{domain}/webhooks/check")));
+        }
+        let look = async |looker: usize, url: &str| {
+            let (key, path) = &lookers[looker];
+            app.post_as(key, path, json!({"url": url})).await
+        };
+        // Names of one owner are one to us, and what is refused as it is written is asked of nobody.
+        for number in 0..30 {
+            look(0, &format!("https://a{number}.target.example/hook")).await.expect(200);
+            look(1, &format!("https://target.example:{}/{number}", 2_000 + number)).await.expect(200);
+        }
+        let refused = look(2, "https://b.target.example/").await;
+        assert_eq!(refused.expect(429)["code"], "too_many_requests");
+        assert_eq!(refused.header("retry-after"), Some("1"));
+        look(2, "https://b.target.example:22/").await.expect(200);
+        look(2, "https://other.example/").await.expect(200);
+        look(2, "https://1.1.1.1:1/").await.expect(200);
+        app.advance(Duration::from_secs(1));
+        look(2, "https://b.target.example/").await.expect(200);
+        look(2, "https://target.example/").await.expect(429);
         app.stop().await;
     }
 

@@ -1,7 +1,11 @@
 //! Limits that hold when requests race, and requests that are repeated.
 
+use std::net::IpAddr;
+
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::app::{Answer, SITE, Setup, TestApp, text};
 use crate::support::on_both;
@@ -10,6 +14,30 @@ const WEBHOOKS: &str = "/api/sites/example.com/webhooks";
 
 fn webhook(name: &str) -> Value {
     json!({"url": "https://hooks.example.com/in", "name": name, "triggers": [{"type": "goal_completion"}]})
+}
+
+/// A client with this address.
+async fn connect(app: &TestApp, from: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((from.parse::<IpAddr>().unwrap(), 0).into()).unwrap();
+    socket.connect(app.address).await.unwrap()
+}
+
+/// What is answered, up to the end of the body.
+async fn ask(client: &mut TcpStream, path: &str) -> String {
+    client.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    loop {
+        let mut part = [0; 4_096];
+        let count = client.read(&mut part).await.unwrap();
+        assert_ne!(count, 0, "it ends early: {answer}");
+        answer.push_str(std::str::from_utf8(&part[..count]).unwrap());
+        let length = answer.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next());
+        let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.len());
+        if body.is_some() && body == length.and_then(|length| length.parse().ok()) {
+            return answer;
+        }
+    }
 }
 
 on_both! {
@@ -120,11 +148,58 @@ on_both! {
         app.stop().await;
     }
 
+    async fn no_more_connections_are_held_than_there_is_room_for(database: Database) {
+        let setup = Setup { settings: vec![("max_connections", "4".to_owned())], ..Setup::default() };
+        let app = TestApp::start_with(database, setup).await;
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            let mut client = connect(&app, "127.0.0.1").await;
+            assert!(ask(&mut client, "/health/ready").await.starts_with("HTTP/1.1 200"));
+            held.push(client);
+        }
+        let refused = ask(&mut connect(&app, "127.0.0.1").await, "/api/me").await;
+        assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
+        for line in ["retry-after: 1\r\n", "connection: close\r\n", "application/problem+json", "\"code\":\"busy\"", "x-request-id: "] {
+            assert!(refused.contains(line), "{line} in {refused}");
+        }
+        // Nobody is to restart it for that.
+        let live = ask(&mut connect(&app, "127.0.0.1").await, "/health/live").await;
+        assert!(live.starts_with("HTTP/1.1 200") && live.contains("connection: close\r\n"), "{live}");
+        // Those who are in go on.
+        assert!(ask(&mut held[0], "/health/live").await.starts_with("HTTP/1.1 200"));
+        drop(held.pop());
+        // That somebody went away is noticed before long.
+        while !ask(&mut connect(&app, "127.0.0.1").await, "/health/ready").await.starts_with("HTTP/1.1 200") {
+            tokio::task::yield_now().await;
+        }
+        drop(held);
+        app.stop().await;
+    }
+
+    async fn nobody_takes_all_the_connections(database: Database) {
+        let settings = vec![("max_connections_per_address", "3".to_owned()), ("trusted_proxies", "127.0.0.9/32".to_owned())];
+        let app = TestApp::start_with(database, Setup { settings, ..Setup::default() }).await;
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            let mut client = connect(&app, "127.0.0.5").await;
+            assert!(ask(&mut client, "/health/ready").await.starts_with("HTTP/1.1 200"));
+            held.push(client);
+        }
+        let refused = ask(&mut connect(&app, "127.0.0.5").await, "/health/ready").await;
+        assert!(refused.starts_with("HTTP/1.1 429") && refused.contains("connection: close\r\n"), "{refused}");
+        // Others have theirs, and a proxy that is trusted as many as it needs.
+        for from in ["127.0.0.6", "127.0.0.9", "127.0.0.9", "127.0.0.9", "127.0.0.9"] {
+            let mut client = connect(&app, from).await;
+            assert!(ask(&mut client, "/health/ready").await.starts_with("HTTP/1.1 200"), "{from}");
+            held.push(client);
+        }
+        app.stop().await;
+    }
+
     async fn a_body_that_drips_in_is_not_waited_for(database: Database) {
-        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let app = TestApp::start(database).await;
         #[expect(clippy::disallowed_methods, reason = "a client of a test")]
-        let mut slow = tokio::net::TcpStream::connect(app.address).await.unwrap();
+        let mut slow = TcpStream::connect(app.address).await.unwrap();
         let head = format!(
             "POST /api/sites HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Length: 100\r\n\r\n{{",
             app.key
