@@ -106,6 +106,13 @@ fuzz: ## Fuzz what reads what strangers write, guided by coverage (TARGET, SECON
 	@scripts/need.sh cargo cc c++
 	@scripts/fuzz.sh '$(TARGET)' '$(SECONDS)'
 
+.PHONY: mutants
+mutants: ## Change the rules that nobody may get round, one small thing at a time, and look whether a test notices (FILE)
+	@scripts/need.sh cargo cc postgres
+	@command -v cargo-mutants >/dev/null || cargo install --locked cargo-mutants
+	@git diff --quiet HEAD || { echo "Commit first: the files are changed where they are, and put back." >&2; exit 1; }
+	@cargo mutants --in-place --output target $(if $(FILE),--file '$(FILE)')
+
 .PHONY: timing
 timing: REQUESTS ?= 3000
 timing: ## Measure whether the time of an answer tells that somebody else has what was asked for (REQUESTS, ONLY)

@@ -256,7 +256,183 @@ async fn recheck(store: &Store, leases: &Leases) -> Result<(), StoreError> {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
+    use crate::clock::ManualClock;
+    use crate::domain::time::Timestamp;
+
+    fn of_node(number: u128) -> (ManualClock, Leases) {
+        let clock = ManualClock::at(Timestamp::from_secs(1_000));
+        let node = Node { id: NodeId(Uuid::from_u128(number)), version: "test", roles: "api,ingest,engine".to_owned() };
+        (clock.clone(), Leases::new(node, clock.clock()))
+    }
+
+    fn lease(shard: i32) -> Lease {
+        Lease { shard, epoch: 7 }
+    }
+
+    /// With these shards, for as long as a lease lasts.
+    fn holding(shards: &[i32]) -> (ManualClock, Leases) {
+        let (clock, leases) = of_node(1);
+        leases.replace(shards.iter().copied().map(lease).collect(), Some(leases.0.clock.monotonic() + TTL));
+        (clock, leases)
+    }
+
+    fn gone(leases: &Leases) -> Vec<i32> {
+        let mut shards: Vec<_> = leases.gone().iter().map(|lease| lease.shard).collect();
+        shards.sort_unstable();
+        shards
+    }
+
+    #[test]
+    fn nothing_begins_under_a_lease_that_could_run_out() {
+        let (clock, leases) = holding(&[1, 2]);
+        assert_eq!((leases.count(), leases.node()), (2, NodeId(Uuid::from_u128(1))));
+        assert_eq!([1, 2, 3].map(|shard| leases.lease(shard)), [Some(lease(1)), Some(lease(2)), None]);
+        clock.advance(TTL - MARGIN - Duration::from_micros(1));
+        assert_eq!(leases.lease(1), Some(lease(1)));
+        clock.advance(Duration::from_micros(1));
+        assert_eq!(leases.lease(1), None);
+        // Of SQLite's there is no end.
+        leases.replace(vec![lease(1)], None);
+        clock.advance(TTL * 100);
+        assert_eq!(leases.lease(1), Some(lease(1)));
+    }
+
+    #[test]
+    fn another_node_might_send_only_where_there_is_one() {
+        let (_, leases) = holding(&[1]);
+        assert_eq!([1, 2].map(|shard| leases.may_be_elsewhere(shard)), [false, false]);
+        leases.0.senders.store(2, Ordering::Relaxed);
+        assert_eq!([1, 2].map(|shard| leases.may_be_elsewhere(shard)), [false, true]);
+    }
+
+    #[test]
+    fn who_waits_for_shards_is_told_when_they_move_and_not_otherwise() {
+        let (_, leases) = holding(&[1, 2]);
+        let mut changes = leases.changes();
+        let mut moved = || {
+            let moved = changes.has_changed().unwrap();
+            (moved, *changes.borrow_and_update())
+        };
+        assert_eq!(moved(), (false, 1));
+        leases.replace(vec![lease(2), lease(1)], None);
+        assert_eq!(moved(), (false, 1));
+        leases.replace(vec![lease(2), Lease { epoch: 8, ..lease(1) }], None);
+        assert_eq!(moved(), (true, 2));
+        leases.forget(&[lease(2)]);
+        assert_eq!(moved(), (true, 3));
+        assert_eq!((leases.count(), leases.lease(2), leases.lease(1).map(|lease| lease.epoch)), (1, None, Some(8)));
+    }
+
+    #[test]
+    fn a_shard_leaves_when_nothing_of_it_is_under_way_or_at_last() {
+        let (clock, leases) = holding(&[1, 2]);
+        assert!(!leases.is_leaving());
+        leases.work(1);
+        leases.work(1);
+        leases.keep(1);
+        // The busiest stays, and nothing new begins under the other.
+        assert!(leases.is_leaving());
+        assert_eq!((leases.lease(2), leases.lease(1), gone(&leases)), (None, Some(lease(1)), vec![2]));
+        leases.work(2);
+        assert!(gone(&leases).is_empty());
+        leases.rest(2);
+        assert_eq!(gone(&leases), [2]);
+        leases.work(2);
+        clock.advance(LEAVE_AT_LAST - Duration::from_micros(1));
+        assert!(gone(&leases).is_empty());
+        clock.advance(Duration::from_micros(1));
+        assert_eq!(gone(&leases), [2]);
+        leases.forget(&[lease(2)]);
+        assert!(!leases.is_leaving());
+    }
+
+    #[test]
+    fn a_shard_that_is_on_its_way_out_stays_so_since_then() {
+        let (clock, leases) = holding(&[1, 2, 3, 4]);
+        for (shard, load) in [(1, 1), (2, 2), (3, 3), (4, 4)] {
+            (0..load).for_each(|_| leases.work(shard));
+        }
+        leases.keep(3);
+        clock.advance(Duration::from_secs(5));
+        // Neither the same again nor one more makes the first one's time begin anew.
+        leases.keep(3);
+        leases.keep(2);
+        assert_eq!([1, 2, 3, 4].map(|shard| leases.lease(shard).is_some()), [false, false, true, true]);
+        clock.advance(LEAVE_AT_LAST - Duration::from_secs(5));
+        assert_eq!(gone(&leases), [1]);
+        clock.advance(Duration::from_secs(5));
+        assert_eq!(gone(&leases), [1, 2]);
+        // Whose part grows meanwhile keeps what he has.
+        leases.replace((1..=4).map(lease).collect(), None);
+        leases.keep(4);
+        assert!(!leases.is_leaving());
+        assert_eq!([1, 2, 3, 4].map(|shard| leases.lease(shard).is_some()), [true; 4]);
+        // What is somebody else's by now is not on its way out any more.
+        leases.keep(3);
+        leases.replace((2..=4).map(lease).collect(), None);
+        assert!(!leases.is_leaving());
+    }
+
+    async fn store() -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&format!("sqlite://{}", folder.path().join("test.db").display())).await.unwrap();
+        store.migrate().await.unwrap();
+        (folder, store)
+    }
+
+    #[tokio::test]
+    async fn the_one_node_of_a_file_has_every_shard_until_it_gives_them_back() {
+        let (_folder, store) = store().await;
+        let (clock, leases) = of_node(1);
+        renew(&store, &leases).await.unwrap();
+        assert_eq!(leases.count(), SHARDS as usize);
+        clock.advance(TTL * 2);
+        assert!((0..SHARDS).all(|shard| leases.lease(shard).is_some()), "they have no end");
+        assert!(!leases.may_be_elsewhere(0));
+        leases.work(0);
+        leases.keep(SHARDS as usize - 2);
+        give_back(&store, &leases).await.unwrap();
+        assert_eq!(leases.count(), SHARDS as usize - 2);
+        assert_eq!(store.held_shards(leases.node()).await.unwrap().len(), SHARDS as usize - 2);
+        assert!(leases.lease(0).is_some());
+        recheck(&store, &leases).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_loses_a_file_to_another_process_stops() {
+        let (_folder, store) = store().await;
+        let ((clock, first), (_, second)) = (of_node(1), of_node(2));
+        renew(&store, &first).await.unwrap();
+        let (_calls, called) = mpsc::channel(1);
+        let sleeps = clock.another_waits(RENEW_EVERY);
+        let running = tokio::spawn(run(store.clone(), first.clone(), called, CancellationToken::new()));
+        sleeps.await;
+        // As long as it is his he goes on.
+        let sleeps = clock.another_waits(RENEW_EVERY * 2);
+        clock.advance(RENEW_EVERY);
+        sleeps.await;
+        assert!(!running.is_finished());
+        renew(&store, &second).await.unwrap();
+        assert!(matches!(recheck(&store, &first).await, Err(StoreError::LeaseLost)));
+        clock.advance(RENEW_EVERY);
+        let ended = running.await.unwrap().unwrap_err();
+        assert!(ended.to_string().contains("same SQLite database"), "{ended}");
+    }
+
+    #[tokio::test]
+    async fn who_stops_gives_everything_back() {
+        let (_folder, store) = store().await;
+        let (_, leases) = of_node(1);
+        renew(&store, &leases).await.unwrap();
+        let (_calls, called) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        stop.cancel();
+        run(store.clone(), leases.clone(), called, stop).await.unwrap();
+        assert_eq!(store.held_shards(leases.node()).await.unwrap(), []);
+    }
 
     /// A sort that reads counters as it compares panics when they move meanwhile, and takes the process with it.
     #[test]
