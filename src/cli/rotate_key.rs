@@ -18,6 +18,7 @@ use crate::app;
 use crate::chance::Chance;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::domain::endpoint_url::only_host;
 use crate::domain::ids::{AccountId, WebhookId};
 use crate::domain::vault::{ANSWERS, CannotOpen, Keyring, Place};
 use crate::store::Store;
@@ -153,7 +154,8 @@ impl RotateKey {
         if !rotated.unreadable.is_empty() {
             bail!(
                 "{} cannot be opened, so no key can be removed yet: add the key that is named to master_key, or give \
-                 the webhook a new secret, or delete it (answers are kept for a day only); then run this again",
+                 the webhook a new secret and its address once more, or delete it (answers are kept for a day only); then \
+                 run this again",
                 count(rotated.unreadable.len() as u64, "value")
             );
         }
@@ -273,8 +275,18 @@ async fn move_webhooks(
         let mut pairs = Vec::new();
         for row in rows {
             let mut renewed = row.clone();
-            let SealedWebhook { id, account_id, headers, secret, previous_secret } = &mut renewed;
-            for (column, sealed) in [("headers", headers), ("secret", secret), ("previous_secret", previous_secret)] {
+            let SealedWebhook { id, account_id, url, sealed_url, headers, secret, previous_secret } = &mut renewed;
+            // Written before addresses were sealed.
+            if sealed_url.is_none()
+                && let Some(host) = only_host(url)
+            {
+                let place = Place { account_id: *account_id, row: id.0, column: "url" };
+                *sealed_url = Some(keyring.seal(&place, chance.bytes(), url.as_bytes()));
+                *url = host;
+            }
+            let columns =
+                [("url", sealed_url), ("headers", headers), ("secret", secret), ("previous_secret", previous_secret)];
+            for (column, sealed) in columns {
                 let place = Place { account_id: *account_id, row: id.0, column };
                 if let Err(problem) = renew(keyring, &place, chance, sealed) {
                     rotated.unreadable.push(format!("{column} of webhook {id} of account {account_id}: {problem}"));

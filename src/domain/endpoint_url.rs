@@ -13,6 +13,9 @@ use super::address::AddressPolicy;
 /// Longest address, after it was put into canonical form.
 pub const MAX_CHARS: usize = 2_048;
 
+/// What is shown in place of what is behind the host of an address.
+const CUT: &str = "/…";
+
 /// An address that may be spoken to, in canonical form.
 #[derive(Clone, PartialEq, Eq)]
 pub struct EndpointUrl(Url);
@@ -30,6 +33,8 @@ pub enum UrlProblem {
     NotHttps,
     #[error("is not a valid address")]
     Unreadable,
+    #[error("is not the whole address: whoever may only read is not told what is behind the host")]
+    Cut,
     #[error("must not contain a user name or password; use a custom header instead")]
     Credentials,
     #[error("must not contain a #fragment")]
@@ -85,6 +90,9 @@ impl EndpointUrl {
         }
         if text.len() > MAX_CHARS * 4 {
             return Err(UrlProblem::TooLong);
+        }
+        if text.ends_with(CUT) {
+            return Err(UrlProblem::Cut);
         }
         if text.chars().any(|c| c.is_control() || c.is_whitespace() || c == '\\') {
             return Err(UrlProblem::Characters);
@@ -151,6 +159,21 @@ impl EndpointUrl {
             (host, Some(port)) => format!("{host}:{port}"),
             (host, None) => host.to_owned(),
         }
+    }
+}
+
+/// Host and port of an address in canonical form that has more behind them; `None` when that is all there is.
+pub fn only_host(address: &str) -> Option<String> {
+    let url = Url::parse(address).ok()?;
+    let has_more = url.path() != "/" || url.query().is_some();
+    has_more.then(|| EndpointUrl(url).authority())
+}
+
+/// An address in canonical form for those who may read and nothing else: with what is behind its host they could write.
+pub fn cut(address: &str) -> String {
+    match (only_host(address), address.split_once("://")) {
+        (Some(host), Some((scheme, _))) => format!("{scheme}://{host}{CUT}"),
+        _ => address.to_owned(),
     }
 }
 
@@ -343,6 +366,26 @@ mod tests {
         let url = EndpointUrl::parse(text, &AddressPolicy::default()).unwrap();
         assert_eq!(url.to_string(), text);
         assert_eq!(format!("{url:?}"), "EndpointUrl(hooks.example.com:8443)");
+    }
+
+    #[test]
+    fn what_is_behind_the_host_is_left_out_and_what_was_left_out_is_no_address() {
+        for (address, host, shown) in [
+            ("https://hooks.example.com/", None, "https://hooks.example.com/"),
+            ("https://hooks.example.com:8443/", None, "https://hooks.example.com:8443/"),
+            ("https://hooks.example.com/a", Some("hooks.example.com"), "https://hooks.example.com/…"),
+            ("https://hooks.example.com/?a", Some("hooks.example.com"), "https://hooks.example.com/…"),
+            (
+                "http://hooks.example.com:8080/a/b?c=d",
+                Some("hooks.example.com:8080"),
+                "http://hooks.example.com:8080/…",
+            ),
+            ("https://[2606:4700::1111]/a", Some("[2606:4700::1111]"), "https://[2606:4700::1111]/…"),
+        ] {
+            assert_eq!(only_host(address).as_deref(), host, "{address}");
+            assert_eq!(cut(address), shown, "{address}");
+        }
+        assert_eq!(parse("https://hooks.example.com/…"), Err(UrlProblem::Cut));
     }
 
     #[test]

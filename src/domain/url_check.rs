@@ -85,6 +85,7 @@ pub fn judge(text: &str, policy: &AddressPolicy) -> Result<EndpointUrl, Verdict>
             UrlProblem::Empty
             | UrlProblem::TooLong
             | UrlProblem::Characters
+            | UrlProblem::Cut
             | UrlProblem::Unreadable
             | UrlProblem::Credentials
             | UrlProblem::Fragment => Step::Syntax,
@@ -174,6 +175,7 @@ fn refused(problem: UrlProblem) -> (String, String) {
         UrlProblem::Empty | UrlProblem::Unreadable => "Write it like https://hooks.example.com/pulsehook.",
         UrlProblem::NotHttps => "Write it like https://hooks.example.com/pulsehook; plain http:// is not sent to.",
         UrlProblem::TooLong => "Use a shorter address.",
+        UrlProblem::Cut => "Ask somebody who may edit the webhook for the whole address.",
         UrlProblem::Characters => "Write spaces as %20, and leave out what does not belong to it.",
         UrlProblem::Credentials => {
             return (

@@ -1,4 +1,5 @@
-//! Encryption of what must not lie readable in the database: signing secrets and custom header values.
+//! Encryption of what must not lie readable in the database: signing secrets, custom header values, and addresses with
+//! more than a host.
 //!
 //! A sealed value is `version, key id length, key id, nonce, ciphertext`. The associated data binds it to its account,
 //! row and column, so that a value moved to another row does not open.
@@ -15,7 +16,7 @@ use uuid::Uuid;
 use super::ids::AccountId;
 
 const VERSION: u8 = 1;
-const NONCE_BYTES: usize = 24;
+pub const NONCE_BYTES: usize = 24;
 const KEY_ID_BYTES: usize = 8;
 
 /// The keys that open what is sealed; the first one seals. Prints nothing.

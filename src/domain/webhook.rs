@@ -7,8 +7,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::breaker::Parked;
+use super::endpoint_url::only_host;
 use super::ids::{AccountId, SiteId, WebhookId};
 use super::time::Timestamp;
+use super::vault::{CannotOpen, Keyring, NONCE_BYTES, Place};
 
 /// How long a node believes what it knows of a webhook without asking. Whoever changes one behind its back waits as long
 /// before saying that it is done.
@@ -30,8 +32,10 @@ pub struct Webhook {
     pub account_id: AccountId,
     pub site_id: SiteId,
     pub name: String,
-    /// Canonical text of the endpoint.
+    /// Canonical address of the endpoint, or its host and port where the whole is sealed.
     pub url: String,
+    /// The canonical address, sealed, where there is something behind its host.
+    pub sealed_url: Option<Vec<u8>>,
     pub format: Format,
     /// Sealed JSON object of custom headers.
     pub headers: Option<Vec<u8>>,
@@ -78,6 +82,34 @@ pub enum Status {
 }
 
 impl Webhook {
+    /// Where a value of it is sealed for.
+    pub fn place(&self, column: &'static str) -> Place {
+        Place { account_id: self.account_id, row: self.id.0, column }
+    }
+
+    /// The whole address.
+    ///
+    /// # Errors
+    /// It was sealed with a key that is not at hand, or for another webhook.
+    pub fn address(&self, keyring: &Keyring) -> Result<String, CannotOpen> {
+        match &self.sealed_url {
+            None => Ok(self.url.clone()),
+            Some(sealed) => {
+                let plain = keyring.open(&self.place("url"), sealed)?;
+                String::from_utf8(plain).map_err(|_| CannotOpen::Damaged)
+            }
+        }
+    }
+
+    /// Takes another address, in canonical form. What is behind the host of one may be a token, as with chat rooms, so only
+    /// the host stays readable then. `nonce` must be random and new.
+    pub fn set_address(&mut self, address: &str, keyring: &Keyring, nonce: [u8; NONCE_BYTES]) {
+        (self.url, self.sealed_url) = match only_host(address) {
+            None => (address.to_owned(), None),
+            Some(host) => (host, Some(keyring.seal(&self.place("url"), nonce, address.as_bytes()))),
+        };
+    }
+
     pub fn status(&self) -> Status {
         match self {
             Self { disabled_at: Some(_), .. } => Status::Disabled,

@@ -21,7 +21,7 @@ use crate::domain::pace::{Limits, Pace, Repute};
 use crate::domain::retry::RetrySchedule;
 use crate::domain::signature::SigningSecret;
 use crate::domain::time::Timestamp;
-use crate::domain::vault::{Keyring, Place};
+use crate::domain::vault::Keyring;
 use crate::domain::webhook::{BELIEVED_FOR, Health, Webhook};
 use crate::store::outcomes::Life;
 use crate::store::queue::Due;
@@ -153,21 +153,21 @@ impl Targets {
     }
 
     fn open(&self, webhook: Webhook) -> anyhow::Result<Target> {
-        let place = |column| Place { account_id: webhook.account_id, row: webhook.id.0, column };
         let secret = |sealed: &Option<Vec<u8>>, column| -> anyhow::Result<Option<SigningSecret>> {
             let Some(sealed) = sealed else { return Ok(None) };
-            let text = String::from_utf8(self.keyring.open(&place(column), sealed)?)?;
+            let text = String::from_utf8(self.keyring.open(&webhook.place(column), sealed)?)?;
             Ok(Some(SigningSecret::parse(&text)?))
         };
         let headers = match &webhook.headers {
             None => Vec::new(),
             Some(sealed) => {
                 let headers: serde_json::Map<String, serde_json::Value> =
-                    serde_json::from_slice(&self.keyring.open(&place("headers"), sealed)?)?;
+                    serde_json::from_slice(&self.keyring.open(&webhook.place("headers"), sealed)?)?;
                 headers.into_iter().map(|(name, value)| (name, value.as_str().unwrap_or_default().to_owned())).collect()
             }
         };
-        let url = EndpointUrl::parse(&webhook.url, &self.policy).map_err(|problem| problem.to_string());
+        let address = webhook.address(&self.keyring)?;
+        let url = EndpointUrl::parse(&address, &self.policy).map_err(|problem| problem.to_string());
         let host = url.as_ref().map_or_else(|_| webhook.url.clone(), EndpointUrl::authority);
         Ok(Target {
             account_id: webhook.account_id,

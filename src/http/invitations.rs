@@ -16,8 +16,8 @@ use super::error::{ApiError, Problem, Result};
 use super::session::{network, note_a_wrong_password, open, with_cookie};
 use super::setup::{checked, hash, wrong};
 use crate::directory::{SESSION_FOR, new_token, token_hash};
-use crate::domain::access::{Role, Who};
-use crate::domain::ids::InvitationId;
+use crate::domain::access::{Origin, Role, Who};
+use crate::domain::ids::{AccountId, InvitationId};
 use crate::domain::person;
 use crate::store::StoreError;
 use crate::store::audit::Change;
@@ -72,12 +72,12 @@ pub struct TokenBody {
 
 #[derive(Serialize, ToSchema)]
 pub struct InvitedAnswer {
-    account: String,
-    email: String,
+    pub account: String,
+    pub email: String,
     #[schema(value_type = String)]
-    role: Role,
+    pub role: Role,
     /// Whether somebody with this address has a password here already, and needs that one.
-    has_password: bool,
+    pub has_password: bool,
     #[schema(format = DateTime)]
     expires_at: String,
 }
@@ -199,16 +199,24 @@ pub async fn look(
     let token = fields.text("token").unwrap_or_default().to_owned();
     fields.finish(())?;
     api.throttle.stranger(network(origin))?;
-    let invitation = find(&api, &token).await?;
+    Ok(Json(invited(&api, &token).await?))
+}
+
+/// What the invitation with this token is for.
+///
+/// # Errors
+/// 403 when there is none.
+pub async fn invited(api: &Api, token: &str) -> Result<InvitedAnswer> {
+    let invitation = find(api, token).await?;
     let account = api.store.account_name(invitation.account_id).await?.ok_or_else(wrong_invitation)?;
     let has_password = api.store.user(&invitation.email).await?.is_some();
-    Ok(Json(InvitedAnswer {
+    Ok(InvitedAnswer {
         account,
         email: invitation.email,
         role: invitation.role,
         has_password,
         expires_at: invitation.expires_at.to_string(),
-    }))
+    })
 }
 
 /// Accept an invitation; you are signed in to the account afterwards
@@ -229,20 +237,36 @@ pub async fn accept(
     let token = fields.text("token").unwrap_or_default().to_owned();
     let password = fields.text("password").unwrap_or_default().to_owned();
     fields.finish(())?;
-    let invitation = find(&api, &token).await?;
+    let (account_id, session) = join(&api, &token, password, origin, &headers).await?;
+    let answer = AcceptedAnswer { account_id: account_id.to_string() };
+    Ok(with_cookie((StatusCode::CREATED, Json(answer)).into_response(), &api, &session, SESSION_FOR))
+}
+
+/// Lets somebody into the account he is invited to, and answers its id and the token of his session.
+///
+/// # Errors
+/// 403 when there is no such invitation, 401 when he has another password, 422 when he may not have this one.
+pub async fn join(
+    api: &Api,
+    token: &str,
+    password: String,
+    origin: Origin,
+    headers: &HeaderMap,
+) -> Result<(AccountId, String)> {
+    let invitation = find(api, token).await?;
     api.throttle.password(&invitation.email, network(origin))?;
     let known = api.store.user(&invitation.email).await?;
     let kept;
     let newcomer = match &known {
         Some(user) if api.directory.has_password(user, &password).await? => Newcomer::Known(user.id),
         Some(_) => {
-            note_a_wrong_password(&api, invitation.email, origin);
+            note_a_wrong_password(api, invitation.email, origin);
             return Err(ApiError::wrong_password());
         }
         None => {
             let account = api.store.account_name(invitation.account_id).await?.unwrap_or_default();
             person::password(&password, &[&invitation.email, &account]).map_err(|text| wrong("password", &text))?;
-            kept = hash(&api, password).await?;
+            kept = hash(api, password).await?;
             Newcomer::New(&kept)
         }
     };
@@ -254,9 +278,8 @@ pub async fn accept(
         error => error.into(),
     })?;
     let user_id = accepted.ok_or_else(wrong_invitation)?;
-    let session = open(&api, invitation.account_id, user_id, origin, &headers).await?;
-    let answer = AcceptedAnswer { account_id: invitation.account_id.to_string() };
-    Ok(with_cookie((StatusCode::CREATED, Json(answer)).into_response(), &api, &session, SESSION_FOR))
+    let session = open(api, invitation.account_id, user_id, origin, headers).await?;
+    Ok((invitation.account_id, session))
 }
 
 async fn find(api: &Api, token: &str) -> Result<Invitation> {

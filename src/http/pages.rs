@@ -1,4 +1,4 @@
-//! The few pages this server draws itself: a welcome and the set-up form, where the web interface was not built in. No
+//! The few pages this server draws itself: a welcome, the set-up form and invitations, where the web interface was not built in. No
 //! script; the style is a file of its own. Addresses are relative, so that they hold below a path.
 
 use axum::Router;
@@ -6,6 +6,7 @@ use axum::extract::{Query, Request, State};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, options};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -13,9 +14,10 @@ use serde_json::{Map, Value};
 use super::Api;
 use super::auth::{From, refuse_other_sites};
 use super::body::{API_BYTES, read};
-use super::error::Result;
-use super::session::with_cookie;
-use super::{event, setup};
+use super::error::{ApiError, Result};
+use super::invitations::InvitedAnswer;
+use super::session::{network, with_cookie};
+use super::{event, invitations, setup};
 use crate::directory::SESSION_FOR;
 
 pub fn router() -> Router<Api> {
@@ -24,7 +26,10 @@ pub fn router() -> Router<Api> {
 
 /// What stands in for the web interface.
 pub fn plain() -> Router<Api> {
-    Router::new().route("/", get(welcome)).route("/setup", get(setup_form).post(setup_submit))
+    Router::new()
+        .route("/", get(welcome))
+        .route("/setup", get(setup_form).post(setup_submit))
+        .route("/invitation", get(invitation_form).post(invitation_submit))
 }
 
 /// Text that may come from anybody, for use between tags and in quoted attributes.
@@ -70,12 +75,12 @@ async fn welcome(State(api): State<Api>) -> Result<Html<String>> {
 }
 
 #[derive(Deserialize)]
-struct SetupQuery {
+struct TokenQuery {
     #[serde(default)]
     token: String,
 }
 
-async fn setup_form(State(api): State<Api>, Query(query): Query<SetupQuery>) -> Result<Response> {
+async fn setup_form(State(api): State<Api>, Query(query): Query<TokenQuery>) -> Result<Response> {
     if !setup::token_is_right(&api, &query.token).await? {
         let content = "<h1>This link does not work</h1>\n<p>It is not the one this server printed last, or it was used \
                        already. A new one is printed when the server starts and nobody has set it up.</p>";
@@ -85,12 +90,7 @@ async fn setup_form(State(api): State<Api>, Query(query): Query<SetupQuery>) -> 
 }
 
 async fn setup_submit(State(api): State<Api>, From(origin): From, request: Request) -> Result<Response> {
-    let (parts, body) = request.into_parts();
-    refuse_other_sites(&parts.headers)?;
-    let body = read(&api.clock, body, API_BYTES).await?;
-    let fields: Map<String, Value> = url::form_urlencoded::parse(&body)
-        .map(|(name, value)| (name.into_owned(), Value::String(value.into_owned())))
-        .collect();
+    let (parts, fields) = submitted(&api, request).await?;
     let token = fields.get("token").and_then(Value::as_str).unwrap_or_default().to_owned();
     match setup::run(&api, &fields, origin, &parts.headers).await {
         Ok((answer, session)) => {
@@ -114,10 +114,89 @@ async fn setup_submit(State(api): State<Api>, From(origin): From, request: Reque
     }
 }
 
+/// The fields of a form that was sent from a page of ours.
+async fn submitted(api: &Api, request: Request) -> Result<(Parts, Map<String, Value>)> {
+    let (parts, body) = request.into_parts();
+    refuse_other_sites(&parts.headers)?;
+    let body = read(&api.clock, body, API_BYTES).await?;
+    let fields = url::form_urlencoded::parse(&body)
+        .map(|(name, value)| (name.into_owned(), Value::String(value.into_owned())))
+        .collect();
+    Ok((parts, fields))
+}
+
+async fn invitation_form(
+    State(api): State<Api>,
+    From(origin): From,
+    Query(query): Query<TokenQuery>,
+) -> Result<Response> {
+    api.throttle.stranger(network(origin))?;
+    match invitations::invited(&api, &query.token).await {
+        Ok(invited) => Ok(invitation(&query.token, &invited, None).into_response()),
+        Err(error) if error.is_server_error() => Err(error),
+        Err(error) => Ok(no_invitation(&error)),
+    }
+}
+
+async fn invitation_submit(State(api): State<Api>, From(origin): From, request: Request) -> Result<Response> {
+    let (parts, fields) = submitted(&api, request).await?;
+    let text = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let token = text("token");
+    api.throttle.stranger(network(origin))?;
+    let invited = match invitations::invited(&api, &token).await {
+        Err(error) if error.is_server_error() => return Err(error),
+        Err(error) => return Ok(no_invitation(&error)),
+        Ok(invited) => invited,
+    };
+    match invitations::join(&api, &token, text("password"), origin, &parts.headers).await {
+        Ok((_, session)) => {
+            let content = format!(
+                "<h1>Welcome</h1>\n<p>You are a member of {} now, as {}.</p>\n<p>This server was built without its pages, so \
+                 there is nothing more to see here: ask an admin of the account for an API key, and use it with the \
+                 <code>pulsehook</code> command or the API.</p>\n<p><a href=\"docs\">API reference</a></p>",
+                escape(&invited.account),
+                escape(&invited.email)
+            );
+            Ok(with_cookie(page("Welcome to Pulsehook", &content).into_response(), &api, &session, SESSION_FOR))
+        }
+        Err(error) if error.is_server_error() => Err(error),
+        Err(error) => Ok((error.status(), invitation(&token, &invited, Some(error.detail()))).into_response()),
+    }
+}
+
+fn no_invitation(error: &ApiError) -> Response {
+    let content = format!("<h1>This link does not work</h1>\n<p>{}</p>", escape(error.detail()));
+    (error.status(), page("An invitation to Pulsehook", &content)).into_response()
+}
+
+fn invitation(token: &str, invited: &InvitedAnswer, problem: Option<&str>) -> Html<String> {
+    let (label, completes, least) = if invited.has_password {
+        ("Your password here", "current-password", "")
+    } else {
+        ("A password for you, at least 12 characters", "new-password", " minlength=\"12\"")
+    };
+    page(
+        "An invitation to Pulsehook",
+        &format!(
+            "<h1>Join {}</h1>\n<p>You are invited as {}. The link works once.</p>\n{}\
+             <form method=\"post\" action=\"invitation\">\n<input type=\"hidden\" name=\"token\" value=\"{}\">\n\
+             <label>{label} <input name=\"password\" type=\"password\" required{least} autocomplete=\"{completes}\"></label>\n\
+             <button>Join</button>\n</form>",
+            escape(&invited.account),
+            escape(&invited.email),
+            alert(problem),
+            escape(token)
+        ),
+    )
+}
+
+fn alert(problem: Option<&str>) -> String {
+    problem.map_or_else(String::new, |text| format!("<p class=\"problem\" role=\"alert\">{}</p>\n", escape(text)))
+}
+
 fn form(token: &str, fields: &Map<String, Value>, problem: Option<&str>) -> Html<String> {
     let value = |name: &str| escape(fields.get(name).and_then(Value::as_str).unwrap_or_default());
-    let problem =
-        problem.map_or_else(String::new, |text| format!("<p class=\"problem\" role=\"alert\">{}</p>\n", escape(text)));
+    let problem = alert(problem);
     page(
         "Set up Pulsehook",
         &format!(

@@ -17,14 +17,13 @@ use super::error::{ApiError, Problem, Result};
 use super::sites::find;
 use super::triggers::{TriggerBody, TriggerView, exists, goals_of, read_triggers, trigger_of};
 use crate::domain::access::{Actor, Role};
-use crate::domain::endpoint_url::EndpointUrl;
+use crate::domain::endpoint_url::{EndpointUrl, cut};
 use crate::domain::headers;
 use crate::domain::ids::WebhookId;
 use crate::domain::retry::RetrySchedule;
 use crate::domain::signature::SigningSecret;
 use crate::domain::time::parse_span;
 use crate::domain::trigger::Trigger;
-use crate::domain::vault::Place;
 use crate::domain::webhook::{Format, Health, MAX_HEADERS, MAX_NAME_CHARS, Status, Webhook};
 use crate::store::shards::shard_of;
 use crate::store::webhooks::Created;
@@ -159,7 +158,8 @@ pub async fn list_webhooks(
     let site = find(&api, &asking.0, &site).await?;
     let webhooks = api.store.webhooks_of_site(asking.0.account_id, site.id).await?;
     let triggers = api.store.triggers_of_site(asking.0.account_id, site.id).await?;
-    let webhooks = webhooks.iter().map(|webhook| view(&api, webhook, &triggers, None)).collect::<Result<_>>()?;
+    let webhooks =
+        webhooks.iter().map(|webhook| view(&api, asking.0.role, webhook, &triggers, None)).collect::<Result<_>>()?;
     Ok(Json(WebhooksAnswer { webhooks }))
 }
 
@@ -184,6 +184,7 @@ pub async fn create_webhook(
         site_id: site.id,
         name: String::new(),
         url: String::new(),
+        sealed_url: None,
         format: Format::default(),
         headers: None,
         retry_schedule: None,
@@ -221,7 +222,7 @@ pub async fn create_webhook(
         Created::Done => {}
     }
     api.configuration_changed().await?;
-    let view = view(&api, &webhook, &triggers, secret.as_ref())?;
+    let view = view(&api, actor.role, &webhook, &triggers, secret.as_ref())?;
     Ok((StatusCode::CREATED, Json(WebhookAnswer { webhook: view })))
 }
 
@@ -236,7 +237,7 @@ pub async fn show_webhook(
     Path((site, id)): Path<(String, String)>,
 ) -> Result<Json<WebhookAnswer>> {
     let webhook = find_webhook(&api, &asking.0, &site, &id).await?;
-    answer(&api, &webhook, None).await
+    answer(&api, asking.0.role, &webhook, None).await
 }
 
 /// Change a webhook: any part of it
@@ -293,7 +294,7 @@ pub async fn update_webhook(
     }
     api.wake.webhook_changed(webhook.id, shard_of(webhook.site_id)).await;
     let webhook = api.store.webhook(actor.account_id, webhook.id).await?.ok_or_else(ApiError::not_found)?;
-    answer(&api, &webhook, secret.as_ref()).await
+    answer(&api, actor.role, &webhook, secret.as_ref()).await
 }
 
 /// Delete a webhook with its triggers and deliveries
@@ -351,14 +352,14 @@ pub async fn rotate_secret(
     // The old value was sealed for another column; it moves by being opened and sealed again.
     let old = match &webhook.secret {
         Some(sealed) if !overlap.is_zero() => {
-            Some(api.keyring.open(&place(&webhook, "secret"), sealed).map_err(ApiError::internal)?)
+            Some(api.keyring.open(&webhook.place("secret"), sealed).map_err(ApiError::internal)?)
         }
         _ => None,
     };
     let until = api.clock.now() + overlap;
     webhook.previous_valid_until = old.as_ref().map(|_| until);
     webhook.previous_secret =
-        old.map(|plain| api.keyring.seal(&place(&webhook, "previous_secret"), api.chance.bytes(), &plain));
+        old.map(|plain| api.keyring.seal(&webhook.place("previous_secret"), api.chance.bytes(), &plain));
     webhook.secret = Some(seal_secret(&api, &webhook, &secret));
     if !api.store.update_webhook(&api.change(&actor), &before, &webhook, false, None).await? {
         return Err(changed_meanwhile());
@@ -385,7 +386,9 @@ pub async fn find_webhook(api: &Api, actor: &Actor, site: &str, id: &str) -> Res
 fn apply(api: &Api, webhook: &mut Webhook, fields: &mut Fields<'_>) -> Result<Option<SigningSecret>> {
     if let Some(text) = fields.text("url") {
         match EndpointUrl::parse(text, &api.policy) {
-            Ok(url) => webhook.url = url.as_str().to_owned(),
+            // As it was it stays: sealed anew it would be taken for another.
+            Ok(url) if webhook.address(&api.keyring).is_ok_and(|address| address == url.as_str()) => {}
+            Ok(url) => webhook.set_address(url.as_str(), &api.keyring, api.chance.bytes()),
             Err(problem) => fields.invalid.add("url", problem.to_string()),
         }
     }
@@ -462,7 +465,7 @@ fn apply_headers(api: &Api, webhook: &mut Webhook, fields: &mut Fields<'_>) -> R
     }
     webhook.headers = (!headers.is_empty()).then(|| {
         let plain = serde_json::to_vec(&headers).expect("texts serialise");
-        api.keyring.seal(&place(webhook, "headers"), api.chance.bytes(), &plain)
+        api.keyring.seal(&webhook.place("headers"), api.chance.bytes(), &plain)
     });
     Ok(())
 }
@@ -506,26 +509,27 @@ fn apply_secret(api: &Api, webhook: &mut Webhook, fields: &mut Fields<'_>) -> Op
 }
 
 fn seal_secret(api: &Api, webhook: &Webhook, secret: &SigningSecret) -> Vec<u8> {
-    api.keyring.seal(&place(webhook, "secret"), api.chance.bytes(), secret.expose().as_bytes())
+    api.keyring.seal(&webhook.place("secret"), api.chance.bytes(), secret.expose().as_bytes())
 }
 
 fn open_headers(api: &Api, webhook: &Webhook) -> Result<BTreeMap<String, String>> {
     let Some(sealed) = &webhook.headers else { return Ok(BTreeMap::new()) };
-    let plain = api.keyring.open(&place(webhook, "headers"), sealed).map_err(ApiError::internal)?;
+    let plain = api.keyring.open(&webhook.place("headers"), sealed).map_err(ApiError::internal)?;
     serde_json::from_slice(&plain).map_err(ApiError::internal)
-}
-
-fn place(webhook: &Webhook, column: &'static str) -> Place {
-    Place { account_id: webhook.account_id, row: webhook.id.0, column }
 }
 
 fn changed_meanwhile() -> ApiError {
     ApiError::conflict("changed_meanwhile", "Somebody else changed this webhook just now; look again and repeat.")
 }
 
-async fn answer(api: &Api, webhook: &Webhook, secret: Option<&SigningSecret>) -> Result<Json<WebhookAnswer>> {
+async fn answer(
+    api: &Api,
+    role: Role,
+    webhook: &Webhook,
+    secret: Option<&SigningSecret>,
+) -> Result<Json<WebhookAnswer>> {
     let triggers = api.store.triggers_of_site(webhook.account_id, webhook.site_id).await?;
-    Ok(Json(WebhookAnswer { webhook: view(api, webhook, &triggers, secret)? }))
+    Ok(Json(WebhookAnswer { webhook: view(api, role, webhook, &triggers, secret)? }))
 }
 
 fn views_of(webhook: &Webhook, triggers: &[Trigger]) -> Vec<TriggerView> {
@@ -533,13 +537,22 @@ fn views_of(webhook: &Webhook, triggers: &[Trigger]) -> Vec<TriggerView> {
     of_webhook.cloned().map(TriggerView::from).collect()
 }
 
-fn view(api: &Api, webhook: &Webhook, triggers: &[Trigger], secret: Option<&SigningSecret>) -> Result<WebhookView> {
+/// A webhook as somebody with this role sees it.
+fn view(
+    api: &Api,
+    role: Role,
+    webhook: &Webhook,
+    triggers: &[Trigger],
+    secret: Option<&SigningSecret>,
+) -> Result<WebhookView> {
+    // One that cannot be opened is not to hide the others; the log says that nothing can be sent to it.
+    let address = webhook.address(&api.keyring).unwrap_or_else(|_| webhook.url.clone());
     let headers = open_headers(api, webhook)?.into_keys().map(|name| (name, REDACTED.to_owned())).collect();
     let overlap = webhook.previous_valid_until.filter(|until| *until > api.clock.now());
     Ok(WebhookView {
         id: webhook.id.to_string(),
         site_id: webhook.site_id.to_string(),
-        url: webhook.url.clone(),
+        url: if role < Role::Editor { cut(&address) } else { address },
         name: webhook.name.clone(),
         active: webhook.active,
         status: webhook.status(),

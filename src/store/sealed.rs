@@ -12,6 +12,9 @@ use crate::failpoint;
 pub struct SealedWebhook {
     pub id: WebhookId,
     pub account_id: AccountId,
+    /// Readable: of an address that is sealed its host.
+    pub url: String,
+    pub sealed_url: Option<Vec<u8>>,
     pub headers: Option<Vec<u8>>,
     pub secret: Option<Vec<u8>>,
     pub previous_secret: Option<Vec<u8>>,
@@ -29,7 +32,7 @@ impl Store {
     /// The webhooks that come after this one.
     pub async fn operator_sealed_webhooks(&self, after: WebhookId, limit: i64) -> Result<Vec<SealedWebhook>> {
         const SQL: &str = "
-            SELECT id, account_id, headers, secret, previous_secret
+            SELECT id, account_id, url, sealed_url, headers, secret, previous_secret
             FROM webhooks
             WHERE id > $1
             ORDER BY id
@@ -42,11 +45,13 @@ impl Store {
     pub async fn operator_reseal_webhooks(&self, pairs: &[(SealedWebhook, SealedWebhook)]) -> Result<u64> {
         const SQL: &str = "
             UPDATE webhooks
-            SET headers = $3, secret = $4, previous_secret = $5
+            SET headers = $3, secret = $4, previous_secret = $5, url = $9, sealed_url = $10
             WHERE account_id = $1 AND id = $2
                 AND headers IS NOT DISTINCT FROM $6
                 AND secret IS NOT DISTINCT FROM $7
-                AND previous_secret IS NOT DISTINCT FROM $8";
+                AND previous_secret IS NOT DISTINCT FROM $8
+                AND url = $11
+                AND sealed_url IS NOT DISTINCT FROM $12";
         let mut written = 0;
         let mut tx = self.begin().await?;
         for (before, after) in pairs {
@@ -59,6 +64,10 @@ impl Store {
                 .bind(&before.headers)
                 .bind(&before.secret)
                 .bind(&before.previous_secret)
+                .bind(&after.url)
+                .bind(&after.sealed_url)
+                .bind(&before.url)
+                .bind(&before.sealed_url)
                 .execute(&mut **tx)
                 .await
                 .map(|done| done.rows_affected()))?;

@@ -22,6 +22,7 @@ pub(super) struct WebhookRow {
     site_id: SiteId,
     name: String,
     url: String,
+    sealed_url: Option<Vec<u8>>,
     format: Format,
     headers: Option<Vec<u8>>,
     retry_schedule: Option<String>,
@@ -51,6 +52,7 @@ impl From<WebhookRow> for Webhook {
             site_id: row.site_id,
             name: row.name,
             url: row.url,
+            sealed_url: row.sealed_url,
             format: row.format,
             headers: row.headers,
             retry_schedule: row.retry_schedule,
@@ -103,8 +105,8 @@ impl Store {
         const COUNT: &str = "SELECT count(*) FROM webhooks WHERE account_id = $1";
         const INSERT: &str = "
             INSERT INTO webhooks (id, account_id, site_id, name, url, format, headers, retry_schedule, secret, active,
-                live_since, rate_limit, version, inserted_at, updated_at)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $13, $11, $12, $13, $13)";
+                live_since, rate_limit, version, inserted_at, updated_at, sealed_url)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $13, $11, $12, $13, $13, $14)";
         let mut tx = self.begin().await?;
         tx.lock_account(change.account_id).await?;
         let count: i64 = on!(&mut tx.0, tx => sqlx::query_scalar(COUNT)
@@ -126,6 +128,7 @@ impl Store {
             .bind(webhook.rate_limit.map(i64::from))
             .bind(webhook.version)
             .bind(change.now)
+            .bind(&webhook.sealed_url)
             .execute(&mut **tx)
             .await
             .map(drop))?;
@@ -140,7 +143,7 @@ impl Store {
 
     pub async fn webhooks_of_site(&self, account_id: AccountId, site_id: SiteId) -> Result<Vec<Webhook>> {
         const SQL: &str = "
-            SELECT id, account_id, site_id, name, url, format, headers, retry_schedule, secret, previous_secret,
+            SELECT id, account_id, site_id, name, url, sealed_url, format, headers, retry_schedule, secret, previous_secret,
                 previous_valid_until, active, rate_limit, failing_since, failed_at, succeeded_at, warnings,
                 parked_until, parked_ms, disabled_at, disabled_reason, version, inserted_at, updated_at
             FROM webhooks
@@ -153,7 +156,7 @@ impl Store {
 
     pub async fn webhook(&self, account_id: AccountId, id: WebhookId) -> Result<Option<Webhook>> {
         const SQL: &str = "
-            SELECT id, account_id, site_id, name, url, format, headers, retry_schedule, secret, previous_secret,
+            SELECT id, account_id, site_id, name, url, sealed_url, format, headers, retry_schedule, secret, previous_secret,
                 previous_valid_until, active, rate_limit, failing_since, failed_at, succeeded_at, warnings,
                 parked_until, parked_ms, disabled_at, disabled_reason, version, inserted_at, updated_at
             FROM webhooks
@@ -179,18 +182,18 @@ impl Store {
     ) -> Result<bool> {
         const SQL: &str = "
             UPDATE webhooks
-            SET name = $4, url = $5, format = $6, headers = $7, retry_schedule = $8, secret = $9,
+            SET name = $4, url = $5, sealed_url = $16, format = $6, headers = $7, retry_schedule = $8, secret = $9,
                 previous_secret = $10, previous_valid_until = $11, active = $12,
                 rate_limit = $13,
                 live_since = CASE
                     WHEN (NOT active AND $12) OR (disabled_at IS NOT NULL AND $14) THEN $15
                     ELSE live_since
                 END,
-                failing_since = CASE WHEN $14 OR url <> $5 THEN NULL ELSE failing_since END,
-                failed_at = CASE WHEN $14 OR url <> $5 THEN NULL ELSE failed_at END,
-                warnings = CASE WHEN $14 OR url <> $5 THEN 0 ELSE warnings END,
-                parked_until = CASE WHEN $14 OR url <> $5 THEN NULL ELSE parked_until END,
-                parked_ms = CASE WHEN $14 OR url <> $5 THEN NULL ELSE parked_ms END,
+                failing_since = CASE WHEN $14 OR url <> $5 OR sealed_url IS DISTINCT FROM $16 THEN NULL ELSE failing_since END,
+                failed_at = CASE WHEN $14 OR url <> $5 OR sealed_url IS DISTINCT FROM $16 THEN NULL ELSE failed_at END,
+                warnings = CASE WHEN $14 OR url <> $5 OR sealed_url IS DISTINCT FROM $16 THEN 0 ELSE warnings END,
+                parked_until = CASE WHEN $14 OR url <> $5 OR sealed_url IS DISTINCT FROM $16 THEN NULL ELSE parked_until END,
+                parked_ms = CASE WHEN $14 OR url <> $5 OR sealed_url IS DISTINCT FROM $16 THEN NULL ELSE parked_ms END,
                 disabled_at = CASE WHEN $14 THEN NULL ELSE disabled_at END,
                 disabled_reason = CASE WHEN $14 THEN NULL ELSE disabled_reason END,
                 version = version + 1, updated_at = $15
@@ -212,6 +215,7 @@ impl Store {
             .bind(webhook.rate_limit.map(i64::from))
             .bind(enable)
             .bind(change.now)
+            .bind(&webhook.sealed_url)
             .execute(&mut **tx)
             .await
             .map(|done| done.rows_affected()))?;
@@ -247,7 +251,7 @@ impl Store {
     /// are not among them.
     pub async fn operator_webhooks(&self, ids: &[WebhookId]) -> Result<Vec<Webhook>> {
         const SQL: &str = "
-            SELECT webhooks.id, account_id, site_id, webhooks.name, url, format, headers, retry_schedule, secret,
+            SELECT webhooks.id, account_id, site_id, webhooks.name, url, sealed_url, format, headers, retry_schedule, secret,
                 previous_secret, previous_valid_until, active, rate_limit, failing_since, failed_at, succeeded_at,
                 warnings, parked_until, parked_ms, disabled_at, disabled_reason, version, webhooks.inserted_at,
                 updated_at
@@ -295,10 +299,10 @@ impl Store {
 /// it is another can be told.
 fn for_the_log(webhook: &Webhook) -> Value {
     let mark = |bytes: &[u8]| hex::encode(&Sha256::digest(bytes)[..4]);
-    let host = webhook.url.split('/').nth(2).unwrap_or_default();
+    let host = webhook.url.split('/').nth(2).unwrap_or(&webhook.url);
     json!({
         "name": webhook.name,
-        "url": format!("{host} ({})", mark(webhook.url.as_bytes())),
+        "url": format!("{host} ({})", mark(webhook.sealed_url.as_deref().unwrap_or(webhook.url.as_bytes()))),
         "active": webhook.active,
         "format": webhook.format.as_str(),
         "rate_limit": webhook.rate_limit,

@@ -16,7 +16,7 @@ use crate::support::{Database, in_time, on_both};
 const SECRET: &str = "canary-secret-4f1d2a";
 const NEXT_SECRET: &str = "canary-next-secret-93b";
 const HEADER: &str = "Bearer canary-header-71c0";
-/// Part of an address: its owner sees it, nobody else does.
+/// Part of an address, in its path and its query: who may edit it sees it, nobody else does.
 const TOKEN: &str = "canary-token-2be4";
 /// Of a visitor.
 const ADDRESS: &str = "198.51.100.177";
@@ -80,7 +80,7 @@ async fn seed_and_look(database: Database) {
     let webhooks = format!("/api/sites/{SITE}/webhooks");
     let mut hooks = Vec::new();
     for endpoint in [&good, &bad] {
-        let url = format!("{}?token=x", endpoint.url());
+        let url = format!("{}/{TOKEN}?token={TOKEN}", endpoint.url());
         let body = json!({"name": "x", "url": url, "secret": SECRET, "headers": {"Authorization": HEADER},
             "triggers": [{"type": "goal_completion"}]});
         let webhook = call(Method::POST, &webhooks, body).await.expect(201);
@@ -124,6 +124,15 @@ async fn seed_and_look(database: Database) {
     for path in [&webhooks, "/api/audit", "/api/keys", "/api/me", "/api/members", "/health/ready", "/api/sites"] {
         call(Method::GET, path, Value::Null).await.expect(200);
     }
+    // Who may only read is not told what is behind the host.
+    let grant = json!({"name": "Reader", "role": "viewer"});
+    let reader = text(&call(Method::POST, "/api/keys", grant).await.expect(201)["key"]).to_owned();
+    let listed = Answer::of(http.get(format!("{}{webhooks}", served.url)).bearer_auth(&reader)).await;
+    assert_eq!(listed.expect(200)["webhooks"].as_array().unwrap().len(), 2);
+    assert_absent("a reader's answer", &listed.body, &[TOKEN]);
+    let audit = call(Method::GET, "/api/audit", Value::Null).await;
+    audit.expect(200);
+    assert_absent("the audit log", &audit.body, &[TOKEN]);
     let metrics = Answer::of(http.get(format!("{}/metrics", served.url))).await.expect_text(200);
     let log = served.log();
     assert!(log.contains("DEBUG") && log.contains("Delivered"), "little was logged: {log}");
@@ -132,7 +141,7 @@ async fn seed_and_look(database: Database) {
     let visitors = [ADDRESS, "canary-agent", QUERY, REFERRER_QUERY];
     assert_absent("the log", log.as_bytes(), &secrets);
     assert_absent("the log", log.as_bytes(), &visitors);
-    assert_absent("the log", log.as_bytes(), &[TOKEN, PROPERTY, "token=x"]);
+    assert_absent("the log", log.as_bytes(), &[TOKEN, PROPERTY]);
     assert_absent("the metrics", metrics.as_bytes(), &secrets);
     assert_absent("the metrics", metrics.as_bytes(), &[TOKEN, PROPERTY, ADDRESS, QUERY, SITE, "127.0.0.1"]);
     assert_absent("an answer", &answers, &secrets);
@@ -154,6 +163,7 @@ async fn seed_and_look(database: Database) {
     for (name, bytes) in files {
         assert_absent(&name, &bytes, &secrets);
         assert_absent(&name, &bytes, &visitors);
+        assert_absent(&name, &bytes, &[TOKEN]);
     }
 }
 
@@ -191,6 +201,7 @@ on_both! {
         for (what, statement) in [
             ("another's secret", "UPDATE webhooks SET secret = (SELECT secret FROM webhooks WHERE id = $2) WHERE id = $1"),
             ("another's headers", "UPDATE webhooks SET headers = (SELECT headers FROM webhooks WHERE id = $2) WHERE id = $1"),
+            ("another's address", "UPDATE webhooks SET sealed_url = (SELECT sealed_url FROM webhooks WHERE id = $2) WHERE id = $1"),
             ("another column", "UPDATE webhooks SET secret = headers WHERE id = $1 AND id <> $2"),
             ("the column before", "UPDATE webhooks SET previous_secret = secret, previous_valid_until = 9000000000000000 WHERE id = $1 AND id <> $2"),
         ] {
@@ -199,7 +210,7 @@ on_both! {
             let path = format!("/api/sites/{SITE}/webhooks/{id}");
             app.post(&format!("{path}/test"), json!({})).await.expect(202);
             app.drain().await;
-            assert_eq!(mine.arrived().len(), 0, "{what}");
+            assert_eq!((mine.arrived().len(), theirs.arrived().len()), (0, 0), "{what}");
             let shown = app.get(&path).await;
             assert_absent(what, &shown.body, &[SECRET, NEXT_SECRET]);
             app.delete(&path).await.expect(204);

@@ -65,7 +65,7 @@ fn refused(text: &str) -> bool {
 
 /// Changes an address where no rule looks: in the database.
 async fn rewrite_url(database: &crate::support::Database, webhook_id: &str, url: &str) {
-    database.rewrite("UPDATE webhooks SET url = $1 WHERE id = $2", url, webhook_id).await;
+    database.rewrite("UPDATE webhooks SET url = $1, sealed_url = NULL WHERE id = $2", url, webhook_id).await;
 }
 
 /// The last attempt of a delivery: its outcome and its sentence.

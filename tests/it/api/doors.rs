@@ -1,10 +1,12 @@
 //! What goes in comes out, and what is wrong is said by field.
 
+use pulsehook::domain::access::Role;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::app::{Answer, SECRET, SITE, TestApp, text};
 use crate::support::on_both;
+use crate::support::zoo::{Behaviour, Endpoint};
 
 const GOALS: &str = "/api/sites/example.com/goals";
 const WEBHOOKS: &str = "/api/sites/example.com/webhooks";
@@ -327,6 +329,48 @@ on_both! {
         let attempt = &delivery["attempts"][0];
         assert_eq!((&attempt["number"], &attempt["response_code"]), (&json!(1), &json!(200)));
         assert!(attempt["duration_ms"].is_u64());
+        app.stop().await;
+    }
+
+    async fn what_is_behind_the_host_of_an_address_is_for_those_who_may_edit(database: Database) {
+        const TOKEN: &str = "T0/B0/canary-of-an-address";
+        let endpoint = Endpoint::http([Behaviour::status(200)]).await;
+        let app = TestApp::start(database).await;
+        app.site().await;
+        let host = endpoint.address.to_string();
+        let url = format!("http://{host}/services/{TOKEN}?token=canary");
+        let webhook = app.webhook(&url, json!([{"type": "goal_completion"}])).await;
+        let path = format!("{WEBHOOKS}/{}", text(&webhook["id"]));
+        let (_, viewer) = app.account("Test account", Role::Viewer).await;
+        let (_, editor) = app.account("Test account", Role::Editor).await;
+        let shown = async |key: &str| {
+            let one = Answer::of(app.request(Method::GET, &path).bearer_auth(key)).await.expect(200);
+            let all = Answer::of(app.request(Method::GET, WEBHOOKS).bearer_auth(key)).await.expect(200);
+            assert_eq!(one["webhook"], all["webhooks"][0]);
+            text(&one["webhook"]["url"]).to_owned()
+        };
+        let cut = format!("http://{host}/…");
+        assert_eq!((shown(&app.key).await, shown(&editor).await, shown(&viewer).await), (url.clone(), url.clone(), cut.clone()));
+        assert!(app.patch(&path, json!({"url": cut})).await.complaint("url").contains("is not the whole address"));
+        // It arrives where it should.
+        app.post(&format!("{path}/test"), json!({})).await.expect(202);
+        app.drain().await;
+        assert!(endpoint.arrived()[0].head.starts_with(&format!("POST /services/{TOKEN}?token=canary ")));
+        // The same again is no change; another is, and neither is told in the log.
+        app.patch(&path, json!({"url": url})).await.expect(200);
+        app.patch(&path, json!({"url": format!("{url}2")})).await.expect(200);
+        let log = app.get("/api/audit").await.expect(200);
+        let edits: Vec<_> = log["entries"].as_array().unwrap().iter().filter(|entry| entry["action"] == "webhook.update").collect();
+        assert_eq!(edits.len(), 2);
+        assert!(edits[0].to_string().contains(&host) && !edits[1].to_string().contains(&host), "{edits:?}");
+        assert!(!log.to_string().contains("canary"), "{log}");
+        let stored = |webhook: &pulsehook::domain::webhook::Webhook| (webhook.url.clone(), webhook.sealed_url.is_some());
+        let read = async || app.store.webhooks_of_site(app.account_id, pulsehook::domain::ids::SiteId(1)).await.unwrap();
+        assert_eq!(stored(&read().await[0]), (host.clone(), true));
+        // Where there is nothing behind it, there is nothing to hide.
+        app.patch(&path, json!({"url": format!("http://{host}")})).await.expect(200);
+        assert_eq!(stored(&read().await[0]), (format!("http://{host}/"), false));
+        assert_eq!(shown(&viewer).await, format!("http://{host}/"));
         app.stop().await;
     }
 

@@ -7,6 +7,7 @@ use pulsehook::domain::access::Role;
 use pulsehook::store::facts::SETUP_TOKEN;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tower::ServiceExt as _;
 
 use crate::support::app::{Answer, SITE, Setup, TestApp, text};
 use crate::support::on_both;
@@ -116,6 +117,56 @@ on_both! {
         app.advance(Duration::from_secs(7 * 86_400 + 1));
         assert_eq!(accept(&app, token_of(&late), PASSWORD).await.status, 403);
         assert_eq!(app.get("/api/invitations").await.expect(200)["invitations"], json!([]));
+        app.stop().await;
+    }
+
+    /// Where the web interface was not built in, the link still leads somewhere.
+    async fn an_invitation_works_without_the_web_interface(database: Database) {
+        let app = TestApp::start(database).await;
+        let pages = pulsehook::http::pages::plain().with_state(app.api.clone());
+        let send = async |method: Method, path: &str, form: String| {
+            let request = http::Request::builder().method(method).uri(path).header("host", "x").header("origin", "http://x");
+            let answer = pages.clone().oneshot(request.body(axum::body::Body::from(form)).unwrap()).await.unwrap();
+            let (head, body) = answer.into_parts();
+            let html = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+            (head.status.as_u16(), head.headers, String::from_utf8(html.to_vec()).unwrap())
+        };
+        let invite = async |email: &str| {
+            let invited = app.post("/api/invitations", json!({"email": email, "role": "viewer"})).await.expect(201);
+            token_of(&invited).to_owned()
+        };
+        let form = |token: &str, password: &str| format!("token={token}&password={}", password.replace(' ', "+"));
+        let token = invite("new@example.com").await;
+        let (status, _, html) = send(Method::GET, &format!("/invitation?token={token}"), String::new()).await;
+        assert!(status == 200 && html.contains("Join Test account") && html.contains("new@example.com"), "{html}");
+        assert!(html.contains("new-password") && html.contains(&token), "{html}");
+        let (status, _, html) = send(Method::POST, "/invitation", form(&token, "short")).await;
+        assert!(status == 422 && html.contains("role=\"alert\"") && html.contains(&token), "{html}");
+        let (status, headers, html) = send(Method::POST, "/invitation", form(&token, PASSWORD)).await;
+        assert!(status == 200 && html.contains("Welcome"), "{html}");
+        let cookie = headers["set-cookie"].to_str().unwrap().split(';').next().unwrap();
+        let me = Answer::of(app.request(Method::GET, "/api/me").header("cookie", cookie)).await.expect(200);
+        assert_eq!(me["user"]["email"], "new@example.com");
+        // It works once, and what never was does not.
+        for token in [&token, "<script>"] {
+            let (status, _, html) = send(Method::POST, "/invitation", form(token, PASSWORD)).await;
+            assert!(status == 403 && html.contains("does not work") && !html.contains("<script"), "{html}");
+            let (status, _, html) = send(Method::GET, "/invitation?token=x", String::new()).await;
+            assert!(status == 403 && html.contains("does not work"), "{html}");
+        }
+        // Who is here already needs the password he has.
+        let (_, other) = app.account("Another <b>account", Role::Owner).await;
+        let body = json!({"email": "new@example.com", "role": "viewer"});
+        let token = token_of(&app.post_as(&other, "/api/invitations", body).await.expect(201)).to_owned();
+        let (_, _, html) = send(Method::GET, &format!("/invitation?token={token}"), String::new()).await;
+        assert!(html.contains("current-password") && html.contains("Another &lt;b&gt;account"), "{html}");
+        assert_eq!(send(Method::POST, "/invitation", form(&token, "not the password")).await.0, 401);
+        assert_eq!(send(Method::POST, "/invitation", form(&token, PASSWORD)).await.0, 200);
+        // Another site cannot send the form.
+        let token = invite("third@example.com").await;
+        let request = http::Request::builder().method("POST").uri("/invitation").header("sec-fetch-site", "cross-site");
+        let refused = pages.clone().oneshot(request.body(axum::body::Body::from(form(&token, PASSWORD))).unwrap()).await.unwrap();
+        assert_eq!(refused.status(), 403);
         app.stop().await;
     }
 
