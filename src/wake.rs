@@ -76,6 +76,13 @@ pub enum ToLearner {
     Learn(Answer),
 }
 
+/// What the lookout is asked.
+#[derive(Debug)]
+pub enum ToLookout {
+    /// Look now. For tests, whose clock stands still.
+    Look(Answer),
+}
+
 /// Cheap to clone. What is not in this process is not asked: its own sweep finds out.
 #[derive(Clone)]
 pub struct Wake {
@@ -83,6 +90,7 @@ pub struct Wake {
     pub evaluator: Option<mpsc::Sender<ToEvaluator>>,
     pub dispatcher: Option<mpsc::Sender<ToDispatcher>>,
     pub learner: Option<mpsc::Sender<ToLearner>>,
+    pub lookout: Option<mpsc::Sender<ToLookout>>,
     pub leases: Option<mpsc::Sender<ToLeases>>,
     pub keeper: Option<mpsc::Sender<ToKeeper>>,
     pub resender: Option<mpsc::Sender<ToResender>>,
@@ -149,6 +157,7 @@ impl Wake {
         ask(self.mirror.as_ref(), ToMirror::Look).await;
         ask(self.learner.as_ref(), ToLearner::Learn).await;
         ask(self.evaluator.as_ref(), ToEvaluator::Look).await;
+        ask(self.lookout.as_ref(), ToLookout::Look).await;
         ask(self.dispatcher.as_ref(), ToDispatcher::Drain).await;
         ask(self.keeper.as_ref(), ToKeeper::Look).await;
         ask(self.resender.as_ref(), ToResender::Look).await;

@@ -5,10 +5,12 @@
 //! addresses and user agents go into a daily keyed hash and are forgotten. This room does not know webhooks, accounts or
 //! HTTP. Start with [`recorder`].
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::domain::baseline::WindowCount;
-use crate::domain::hit::Hit;
+use crate::domain::habit::Quarters;
+use crate::domain::hit::{Device, Hit, Origin, Page};
 use crate::domain::ids::SiteId;
 use crate::domain::time::Timestamp;
 
@@ -62,6 +64,22 @@ pub struct Freshness {
     pub hits_last_hour: u64,
 }
 
+/// Hits that are alike, within a quarter of an hour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Alike {
+    pub quarter: Timestamp,
+    pub count: u64,
+    pub last_at: Timestamp,
+}
+
+/// What a site had in a span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Distinct visitor ids. They change every day: who comes back on another day counts again, as in Plausible.
+    pub visitors: u64,
+    pub pageviews: u64,
+}
+
 /// A store of hits, as far as both kinds can be asked the same. Cheap to clone.
 #[derive(Clone)]
 pub enum Analytics {
@@ -107,6 +125,47 @@ impl Analytics {
         width: Duration,
     ) -> Result<Vec<WindowCount>> {
         either!(self, store => store.window_counts(site_id, from, until, width))
+    }
+
+    /// When each site that was heard of since `since` was last heard of, whatever its visitors did.
+    ///
+    /// # Errors
+    /// There was no answer. It is never to be taken for silence; the same goes for everything below.
+    pub async fn last_hits(&self, since: Timestamp) -> Result<HashMap<SiteId, Timestamp>> {
+        either!(self, store => store.last_hits(since))
+    }
+
+    /// Shows `each` of the sites with what it had in each quarter hour of the span: distinct visitors. Sites nobody visited
+    /// may be left out.
+    pub async fn quarters(
+        &self,
+        sites: &[SiteId],
+        from: Timestamp,
+        until: Timestamp,
+        each: impl FnMut(SiteId, &[WindowCount]),
+    ) -> Result<()> {
+        either!(self, store => store.quarters(sites, from, until, each))
+    }
+
+    /// The same of all sites together.
+    pub async fn quarters_of_all(&self, from: Timestamp, until: Timestamp) -> Result<Quarters> {
+        either!(self, store => store.quarters_of_all(from, until))
+    }
+
+    /// Shows `each` what happened on these sites, under these names of each, in `from..until`, alike hits of a quarter hour together.
+    /// The hit says no more than what goals ask for. The same one is lent again and again with other contents.
+    pub async fn alike(
+        &self,
+        asked: &[(SiteId, Vec<&str>)],
+        from: Timestamp,
+        until: Timestamp,
+        each: impl FnMut(&Hit, Alike),
+    ) -> Result<()> {
+        either!(self, store => store.alike(asked, from, until, each))
+    }
+
+    pub async fn totals(&self, site_id: SiteId, from: Timestamp, until: Timestamp) -> Result<Totals> {
+        either!(self, store => store.totals(site_id, from, until))
     }
 
     /// The names with the most distinct visitors in `from..until`, ties in the order of the names.
@@ -158,5 +217,25 @@ impl Analytics {
 
     pub async fn close(&self) {
         either!(self, store => store.close());
+    }
+}
+
+/// A hit to be filled.
+fn blank(site_id: SiteId, name: &str) -> Hit {
+    Hit {
+        site_id,
+        at: Timestamp::EPOCH,
+        name: name.to_owned(),
+        visitor: 0,
+        session: 0,
+        page: Page::default(),
+        origin: Origin::default(),
+        country: String::new(),
+        device: Device::default(),
+        props: Vec::new(),
+        interactive: true,
+        scroll_depth: None,
+        engagement_ms: 0,
+        revenue: None,
     }
 }

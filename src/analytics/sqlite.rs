@@ -1,6 +1,6 @@
 //! The embedded analytics store: one append-only table in a SQLite file of its own, written in group commits.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,9 +12,10 @@ use sqlx::{Connection as _, Row as _, Sqlite, SqliteConnection, SqlitePool};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::error;
 
-use super::{AnalyticsError, Dimension, Freshness, Result};
+use super::{Alike, AnalyticsError, Dimension, Freshness, Result, Totals};
 use crate::domain::baseline::WindowCount;
-use crate::domain::hit::{Device, ENGAGEMENT, Hit, Origin, Page, Revenue};
+use crate::domain::habit::{QUARTER, Quarters};
+use crate::domain::hit::{Device, ENGAGEMENT, Hit, Origin, PAGEVIEW, Page, Revenue};
 use crate::domain::ids::SiteId;
 use crate::domain::time::Timestamp;
 
@@ -293,6 +294,104 @@ impl Embedded {
         Ok(rows.into_iter().map(|(name, visitors)| (name, visitors.cast_unsigned())).collect())
     }
 
+    /// When each site that was heard of since `since` was last heard of. It goes from site to site by the index, however many
+    /// hits they have.
+    pub async fn last_hits(&self, since: Timestamp) -> Result<HashMap<SiteId, Timestamp>> {
+        const SQL: &str = "
+            WITH RECURSIVE heard (site_id) AS (
+                SELECT min(site_id) FROM hits
+                UNION ALL
+                SELECT (SELECT min(hits.site_id) FROM hits WHERE hits.site_id > heard.site_id)
+                FROM heard
+                WHERE heard.site_id IS NOT NULL
+            )
+            SELECT site_id, (SELECT max(at) FROM hits WHERE hits.site_id = heard.site_id) AS last_at
+            FROM heard
+            WHERE site_id IS NOT NULL";
+        let rows: Vec<(SiteId, Timestamp)> = sqlx::query_as(SQL).fetch_all(&self.read).await?;
+        Ok(rows.into_iter().filter(|(_, last_at)| *last_at >= since).collect())
+    }
+
+    /// Shows `each` of the sites with its distinct visitors of each quarter hour of the span.
+    pub async fn quarters(
+        &self,
+        sites: &[SiteId],
+        from: Timestamp,
+        until: Timestamp,
+        mut each: impl FnMut(SiteId, &[WindowCount]),
+    ) -> Result<()> {
+        for site_id in sites {
+            each(*site_id, &self.window_counts(*site_id, from, until, QUARTER).await?);
+        }
+        Ok(())
+    }
+
+    /// Distinct visitors of each quarter hour, all sites together.
+    pub async fn quarters_of_all(&self, from: Timestamp, until: Timestamp) -> Result<Quarters> {
+        const SQL: &str = "
+            SELECT slot, count(*)
+            FROM (
+                SELECT DISTINCT at / $3 AS slot, site_id, visitor
+                FROM hits
+                WHERE at >= $1 AND at < $2 AND name <> $4
+            )
+            GROUP BY slot";
+        let width = i64::try_from(QUARTER.as_micros()).unwrap_or(i64::MAX);
+        let rows: Vec<(i64, i64)> =
+            sqlx::query_as(SQL).bind(from).bind(until).bind(width).bind(ENGAGEMENT).fetch_all(&self.read).await?;
+        let quarter = |(slot, count): (i64, i64)| (Timestamp::from_micros(slot * width), count.unsigned_abs());
+        Ok(rows.into_iter().map(quarter).collect())
+    }
+
+    /// Shows `each` what happened under these names on these sites, alike hits of a quarter hour together.
+    pub async fn alike(
+        &self,
+        asked: &[(SiteId, Vec<&str>)],
+        from: Timestamp,
+        until: Timestamp,
+        mut each: impl FnMut(&Hit, Alike),
+    ) -> Result<()> {
+        const SQL: &str = "
+            SELECT at / $5 AS slot, count(*), max(at), pathname, scroll_depth, props
+            FROM hits
+            WHERE site_id = $1 AND at >= $2 AND at < $3 AND name = $4
+            GROUP BY slot, pathname, scroll_depth, props";
+        type Row = (i64, i64, Timestamp, String, Option<i64>, String);
+        let width = i64::try_from(QUARTER.as_micros()).unwrap_or(i64::MAX);
+        for (site_id, names) in asked {
+            for name in names {
+                let query = sqlx::query_as(SQL).bind(site_id).bind(from).bind(until).bind(*name).bind(width);
+                let rows: Vec<Row> = query.fetch_all(&self.read).await?;
+                let mut hit = super::blank(*site_id, name);
+                for (slot, count, last_at, pathname, scroll_depth, props) in rows {
+                    hit.at = last_at;
+                    hit.page.pathname = pathname;
+                    hit.scroll_depth = scroll_depth.and_then(|depth| u8::try_from(depth).ok());
+                    hit.props = read_props(&props);
+                    let quarter = Timestamp::from_micros(slot * width);
+                    each(&hit, Alike { quarter, count: count.unsigned_abs(), last_at });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub async fn totals(&self, site_id: SiteId, from: Timestamp, until: Timestamp) -> Result<Totals> {
+        const SQL: &str = "
+            SELECT count(DISTINCT CASE WHEN name <> $4 THEN visitor END), count(CASE WHEN name = $5 THEN 1 END)
+            FROM hits
+            WHERE site_id = $1 AND at >= $2 AND at < $3";
+        let (visitors, pageviews): (i64, i64) = sqlx::query_as(SQL)
+            .bind(site_id)
+            .bind(from)
+            .bind(until)
+            .bind(ENGAGEMENT)
+            .bind(PAGEVIEW)
+            .fetch_one(&self.read)
+            .await?;
+        Ok(Totals { visitors: visitors.unsigned_abs(), pageviews: pageviews.unsigned_abs() })
+    }
+
     pub async fn first_hit_at(&self, site_id: SiteId) -> Result<Option<Timestamp>> {
         const SQL: &str = "SELECT min(at) FROM hits WHERE site_id = $1";
         Ok(sqlx::query_scalar(SQL).bind(site_id).fetch_one(&self.read).await?)
@@ -534,7 +633,6 @@ fn bind<'q>(query: Query<'q>, id: Option<i64>, hit: &'q Hit) -> Query<'q> {
 
 fn read_hit(row: &SqliteRow) -> Result<(HitSeq, Arc<Hit>), sqlx::Error> {
     let props: String = row.try_get("props")?;
-    let props: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&props).unwrap_or_default();
     let amount: Option<String> = row.try_get("revenue_amount")?;
     let currency: Option<String> = row.try_get("revenue_currency")?;
     let scroll_depth: Option<i64> = row.try_get("scroll_depth")?;
@@ -560,13 +658,18 @@ fn read_hit(row: &SqliteRow) -> Result<(HitSeq, Arc<Hit>), sqlx::Error> {
             browser: row.try_get("browser")?,
             operating_system: row.try_get("operating_system")?,
         },
-        props: props.into_iter().map(|(key, value)| (key, value.as_str().unwrap_or_default().to_owned())).collect(),
+        props: read_props(&props),
         interactive: row.try_get::<i64, _>("interactive")? != 0,
         scroll_depth: scroll_depth.and_then(|depth| u8::try_from(depth).ok()),
         engagement_ms: u32::try_from(row.try_get::<i64, _>("engagement_ms")?).unwrap_or(0),
         revenue: amount.zip(currency).map(|(amount, currency)| Revenue { amount, currency }),
     };
     Ok((HitSeq(row.try_get("id")?), Arc::new(hit)))
+}
+
+fn read_props(text: &str) -> Vec<(String, String)> {
+    let props: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).unwrap_or_default();
+    props.into_iter().map(|(key, value)| (key, value.as_str().unwrap_or_default().to_owned())).collect()
 }
 
 async fn last_live(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {

@@ -252,6 +252,10 @@ pub fn summary(payload: &Value) -> String {
         Some("custom_event") => {
             format!("{} ×{}{}", output::plain(&data["event_name"]), data["count"], top("top_pages", "page"))
         }
+        Some("goal_stalled" | "milestone" | "no_data" | "error_condition") => output::plain(&data["reason"]),
+        Some("goal_stalled_ended" | "no_data_ended" | "error_condition_ended") => {
+            format!("over after {} s", data["duration_seconds"])
+        }
         Some("test") => output::plain(&data["message"]),
         _ => payload.to_string().chars().take(120).collect(),
     }

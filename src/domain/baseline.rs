@@ -116,7 +116,7 @@ impl Sensitivity {
     pub const ALL: [Self; 3] = [Self::Low, Self::Normal, Self::High];
 
     /// Days in which noise may pass the limit once.
-    fn days(self) -> f64 {
+    pub(super) fn days(self) -> f64 {
         match self {
             Self::Low => 60.0,
             Self::Normal => 14.0,

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::baseline::Basis;
-use super::decide::{Change, Direction, Ended};
+use super::condition::{Metric, Period, Reached, Trouble};
+use super::decide::{Change, Direction, Ended, Incident};
 use super::goal::Goal;
+use super::habit::Silence;
 use super::ids::{AccountId, EventId, SiteId, TriggerId, WebhookId};
-use super::time::Timestamp;
+use super::time::{Timestamp, in_words};
 use super::trigger::{Baseline, CustomEvent, Settings, VisitorChange};
 use super::webhook::Format;
 
@@ -60,7 +62,14 @@ pub enum Data {
     VisitorSpikeEnded(EndedData),
     VisitorDropEnded(EndedData),
     GoalCompletion(GoalData),
+    GoalStalled(StalledData),
+    GoalStalledEnded(OverData),
+    Milestone(MilestoneData),
+    NoData(NoDataData),
+    NoDataEnded(OverData),
     CustomEvent(CustomEventData),
+    ErrorCondition(ErrorData),
+    ErrorConditionEnded(OverData),
     WebhookHealth(HealthData),
     Test(TestData),
 }
@@ -110,6 +119,95 @@ pub struct GoalData {
     pub window_end: Timestamp,
     pub top_pages: Vec<TopPage>,
     pub top_sources: Vec<TopSource>,
+}
+
+/// Why a silence was told: what was there, what was expected, and how far apart they are.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SilenceData {
+    /// Nothing: zero.
+    pub observed: u64,
+    /// How often it would have happened by habit, to one digit.
+    pub expected: f64,
+    /// One standard deviation of that, to one digit.
+    pub spread: f64,
+    /// Standard deviations below what is expected, to one digit.
+    pub score: f64,
+    pub window_start: Timestamp,
+    pub window_end: Timestamp,
+    /// Days of history it is judged by.
+    pub history_days: u32,
+}
+
+/// A site sends no events.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct NoDataData {
+    pub last_event_at: Timestamp,
+    pub silent_seconds: u64,
+    #[serde(flatten)]
+    pub silence: SilenceData,
+    /// Why, in a sentence.
+    pub reason: String,
+}
+
+/// A goal is not completed any more.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StalledData {
+    pub goal_id: super::ids::GoalId,
+    pub goal_name: String,
+    pub goal_type: &'static str,
+    pub last_completion_at: Timestamp,
+    pub silent_seconds: u64,
+    #[serde(flatten)]
+    pub silence: SilenceData,
+    /// Why, in a sentence.
+    pub reason: String,
+}
+
+/// A count passed a round number.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MilestoneData {
+    pub metric: Metric,
+    pub period: Period,
+    pub period_start: Timestamp,
+    /// The number that was passed; of several passed at once the highest.
+    pub milestone: u64,
+    /// How many there are now.
+    pub count: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub goal_id: Option<super::ids::GoalId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub goal_name: Option<String>,
+    /// Why, in a sentence.
+    pub reason: String,
+}
+
+/// The traffic of a site cannot be seen.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ErrorData {
+    pub condition: Trouble,
+    pub since: Timestamp,
+    pub duration_seconds: u64,
+    /// Why, in a sentence.
+    pub reason: String,
+}
+
+/// What was told is over: a silence, or a trouble of ours.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct OverData {
+    /// The event that told of its beginning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_event_id: Option<EventId>,
+    pub started_at: Timestamp,
+    pub ended_at: Timestamp,
+    pub duration_seconds: u64,
+    /// Of a trouble of ours: which.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub condition: Option<Trouble>,
+    /// Of a goal that stalled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub goal_id: Option<super::ids::GoalId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub goal_name: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -200,7 +298,7 @@ impl Data {
             threshold: settings.threshold,
             baseline: settings.baseline,
             basis: change.basis,
-            score: change.score.map(|score| (score * 10.0).round() / 10.0),
+            score: change.score.map(tenth),
             reason: change.reason(direction, settings.baseline),
             window_seconds: super::baseline::WINDOW.as_secs(),
             top_sources: sources,
@@ -267,6 +365,99 @@ impl Data {
         })
     }
 
+    /// The data of a site that sends nothing.
+    pub fn no_data(last_event_at: Timestamp, silence: &Silence, now: Timestamp) -> Self {
+        let silent = now.since(last_event_at);
+        Self::NoData(NoDataData {
+            last_event_at,
+            silent_seconds: silent.as_secs(),
+            silence: SilenceData::new(silence, now),
+            reason: format!(
+                "No event for {}, where about {} visitors are usual by {} days of history. Look whether the tracker is still \
+                 on the pages, and whether the site can be reached.",
+                in_words(silent),
+                whole(silence.missed),
+                silence.days
+            ),
+        })
+    }
+
+    /// The data of a goal that is not completed any more.
+    pub fn goal_stalled(goal: &Goal, last_completion_at: Timestamp, silence: &Silence, now: Timestamp) -> Self {
+        let silent = now.since(last_completion_at);
+        Self::GoalStalled(StalledData {
+            goal_id: goal.id,
+            goal_name: goal.display_name.clone(),
+            goal_type: goal.kind.goal_type(),
+            last_completion_at,
+            silent_seconds: silent.as_secs(),
+            silence: SilenceData::new(silence, now),
+            reason: format!(
+                "\"{}\" was last completed {} ago, where about {} completions are usual by {} days of history. Visitors \
+                 still come: try what completes it yourself.",
+                goal.display_name,
+                in_words(silent),
+                whole(silence.missed),
+                silence.days
+            ),
+        })
+    }
+
+    /// The data of a milestone; `goal` where it counts one.
+    pub fn milestone(metric: Metric, period: Period, reached: &Reached, count: u64, goal: Option<&Goal>) -> Self {
+        let what = match goal {
+            Some(goal) => format!("completions of \"{}\"", goal.display_name),
+            None => metric.as_str().to_owned(),
+        };
+        Self::Milestone(MilestoneData {
+            metric,
+            period,
+            period_start: reached.period_start,
+            milestone: reached.milestone,
+            count,
+            goal_id: goal.map(|goal| goal.id),
+            goal_name: goal.map(|goal| goal.display_name.clone()),
+            reason: format!("{} {what} this {} so far: past {}.", count, period.as_str(), reached.milestone),
+        })
+    }
+
+    /// The data of traffic that cannot be seen.
+    pub fn error_condition(condition: Trouble, since: Timestamp, now: Timestamp) -> Self {
+        let span = now.since(since);
+        let reason = match condition {
+            Trouble::AnalyticsUnreachable => format!(
+                "The analytics database has not answered for {}. Nothing is known of the traffic meanwhile; what can be made \
+                 up for is, once it answers.",
+                in_words(span)
+            ),
+            _ => format!(
+                "The analytics database answers, but for {} no event of any site has come in, which is not usual. Look at \
+                 what takes events in.",
+                in_words(span)
+            ),
+        };
+        Self::ErrorCondition(ErrorData { condition, since, duration_seconds: span.as_secs(), reason })
+    }
+
+    /// The data of the end of a trouble.
+    pub fn over(trouble: Trouble, incident: &Incident, ended_at: Timestamp, goal: Option<&Goal>) -> Self {
+        let is_ours = matches!(trouble, Trouble::AnalyticsUnreachable | Trouble::DataStale);
+        let data = OverData {
+            started_event_id: incident.event_id,
+            started_at: incident.started_at,
+            ended_at,
+            duration_seconds: ended_at.since(incident.started_at).as_secs(),
+            condition: is_ours.then_some(trouble),
+            goal_id: goal.map(|goal| goal.id),
+            goal_name: goal.map(|goal| goal.display_name.clone()),
+        };
+        match trouble {
+            Trouble::NoData => Self::NoDataEnded(data),
+            Trouble::GoalStalled => Self::GoalStalledEnded(data),
+            Trouble::AnalyticsUnreachable | Trouble::DataStale => Self::ErrorConditionEnded(data),
+        }
+    }
+
     pub fn test() -> Self {
         Self::Test(TestData { test: true, message: "This is a test. Your endpoint is reachable." })
     }
@@ -278,11 +469,41 @@ impl Data {
             Self::VisitorSpikeEnded(_) => "visitor_spike_ended",
             Self::VisitorDropEnded(_) => "visitor_drop_ended",
             Self::GoalCompletion(_) => "goal_completion",
+            Self::GoalStalled(_) => "goal_stalled",
+            Self::GoalStalledEnded(_) => "goal_stalled_ended",
+            Self::Milestone(_) => "milestone",
+            Self::NoData(_) => "no_data",
+            Self::NoDataEnded(_) => "no_data_ended",
+            Self::ErrorCondition(_) => "error_condition",
+            Self::ErrorConditionEnded(_) => "error_condition_ended",
             Self::CustomEvent(_) => "custom_event",
             Self::WebhookHealth(_) => "webhook_health",
             Self::Test(_) => TEST,
         }
     }
+}
+
+impl SilenceData {
+    fn new(silence: &Silence, now: Timestamp) -> Self {
+        Self {
+            observed: 0,
+            expected: tenth(silence.missed),
+            spread: tenth(silence.spread()),
+            score: tenth(silence.score()),
+            window_start: silence.since,
+            window_end: now,
+            history_days: silence.days,
+        }
+    }
+}
+
+fn tenth(number: f64) -> f64 {
+    (number * 10.0).round() / 10.0
+}
+
+/// For sentences.
+fn whole(number: f64) -> String {
+    format!("{:.0}", number.round())
 }
 
 /// Completions of one goal, or occurrences of one custom event, within one step.

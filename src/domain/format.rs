@@ -2,7 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::event::{ChangeData, CustomEventData, Data, EndedData, Envelope, GoalData, HealthData, HealthState};
+use super::condition::Trouble;
+use super::event::{
+    ChangeData, CustomEventData, Data, EndedData, Envelope, ErrorData, GoalData, HealthData, HealthState,
+    MilestoneData, NoDataData, OverData, StalledData,
+};
+use super::time::in_words;
 use super::webhook::Format;
 
 /// The body for an endpoint that wants `format`.
@@ -89,6 +94,31 @@ pub fn headline(envelope: &Envelope<'_>) -> String {
         Data::CustomEvent(CustomEventData { event_name, count, .. }) => {
             format!("{event_name} on {domain}, {count} times")
         }
+        Data::GoalStalled(StalledData { goal_name, silent_seconds, .. }) => {
+            format!("{goal_name} on {domain} has not been completed for {}", seconds_in_words(*silent_seconds))
+        }
+        Data::GoalStalledEnded(OverData { goal_name, .. }) => {
+            format!("{} on {domain} is completed again", goal_name.as_deref().unwrap_or("A goal"))
+        }
+        Data::Milestone(MilestoneData { metric, period, milestone, goal_name, .. }) => match goal_name {
+            Some(name) => format!("{name} on {domain}: past {milestone} this {}", period.as_str()),
+            None => format!("{domain}: past {milestone} {} this {}", metric.as_str(), period.as_str()),
+        },
+        Data::NoData(NoDataData { silent_seconds, .. }) => {
+            format!("{domain} has sent no events for {}", seconds_in_words(*silent_seconds))
+        }
+        Data::NoDataEnded(OverData { duration_seconds, .. }) => {
+            format!("{domain} sends events again after {}", seconds_in_words(*duration_seconds))
+        }
+        Data::ErrorCondition(ErrorData { condition: Trouble::AnalyticsUnreachable, .. }) => {
+            format!("The traffic of {domain} cannot be seen: the analytics database does not answer")
+        }
+        Data::ErrorCondition(_) => {
+            format!("The traffic of {domain} cannot be seen: no event of any site comes in")
+        }
+        Data::ErrorConditionEnded(OverData { duration_seconds, .. }) => {
+            format!("The traffic of {domain} can be seen again after {}", seconds_in_words(*duration_seconds))
+        }
         Data::WebhookHealth(HealthData { failing_webhook_name, failing_site_domain, state, .. }) => match state {
             HealthState::Failing => {
                 format!("Webhook \"{failing_webhook_name}\" of {failing_site_domain} fails: nothing can be delivered")
@@ -107,7 +137,16 @@ fn details(envelope: &Envelope<'_>) -> Vec<String> {
         Data::GoalCompletion(data) => (&data.top_sources, &data.top_pages),
         Data::CustomEvent(data) => (&data.top_sources, &data.top_pages),
         Data::WebhookHealth(data) => return data.reason.clone().into_iter().collect(),
-        Data::VisitorSpikeEnded(_) | Data::VisitorDropEnded(_) | Data::Test(_) => return Vec::new(),
+        Data::GoalStalled(data) => return vec![data.reason.clone()],
+        Data::Milestone(data) => return vec![data.reason.clone()],
+        Data::NoData(data) => return vec![data.reason.clone()],
+        Data::ErrorCondition(data) => return vec![data.reason.clone()],
+        Data::VisitorSpikeEnded(_)
+        | Data::VisitorDropEnded(_)
+        | Data::GoalStalledEnded(_)
+        | Data::NoDataEnded(_)
+        | Data::ErrorConditionEnded(_)
+        | Data::Test(_) => return Vec::new(),
     };
     let mut lines = Vec::new();
     if let Data::CustomEvent(data) = &envelope.data {
@@ -125,4 +164,8 @@ fn details(envelope: &Envelope<'_>) -> Vec<String> {
         lines.push(format!("Pages: {}", names.join(", ")));
     }
     lines
+}
+
+fn seconds_in_words(seconds: u64) -> String {
+    in_words(std::time::Duration::from_secs(seconds))
 }

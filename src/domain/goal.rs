@@ -63,6 +63,15 @@ impl GoalKind {
             Self::Scroll { .. } => "scroll",
         }
     }
+
+    /// The name of the hits that complete it.
+    pub fn hit_name(&self) -> &str {
+        match self {
+            Self::Event { name } => name.trim(),
+            Self::Page { .. } => PAGEVIEW,
+            Self::Scroll { .. } => ENGAGEMENT,
+        }
+    }
 }
 
 /// A goal as a client describes it.

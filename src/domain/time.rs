@@ -141,6 +141,17 @@ pub fn format_span(span: Duration) -> String {
     }
 }
 
+/// A span as somebody would say it: `40 minutes`, `3 hours`, `2 days`.
+pub fn in_words(span: Duration) -> String {
+    let minutes = span.as_secs() / 60;
+    let (number, unit) = match minutes {
+        0..120 => (minutes, "minute"),
+        120..2_880 => (minutes / 60, "hour"),
+        _ => (minutes / 1_440, "day"),
+    };
+    if number == 1 { format!("1 {unit}") } else { format!("{number} {unit}s") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,6 +163,15 @@ mod tests {
         }
         for text in ["", "5", "m", "-5m", "5 m", "5w", "99999999999999999999d"] {
             assert_eq!(parse_span(text), Err(InvalidSpan), "{text}");
+        }
+    }
+
+    #[test]
+    fn spans_are_said_in_the_unit_that_fits() {
+        for (seconds, words) in
+            [(59, "0 minutes"), (60, "1 minute"), (7_199, "119 minutes"), (7_200, "2 hours"), (172_800, "2 days")]
+        {
+            assert_eq!(in_words(Duration::from_secs(seconds)), words);
         }
     }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use super::baseline::{Direction, Sensitivity};
+use super::condition::{Marks, Metric, Period, Trouble};
 use super::filter::Filters;
 use super::goal::{MAX_EVENT_NAME_CHARS, MAX_PATH_CHARS, MAX_PROP_KEY_CHARS, wanted_props};
 use super::hit::{ENGAGEMENT, PAGEVIEW};
@@ -21,8 +22,21 @@ pub const DEFAULT_MIN_VISITORS: u32 = 10;
 /// After a spike was reported a second one within this time is held back.
 pub const DEFAULT_COOLDOWN: Duration = Duration::from_secs(30 * 60);
 
+/// A site that is normally visited may be silent for so long before it is told.
+pub const DEFAULT_SILENCE: Duration = Duration::from_secs(3_600);
+/// What breaks on our side of a site is told after so long.
+pub const DEFAULT_TROUBLE: Duration = Duration::from_secs(5 * 60);
+
 /// The types there are, in words.
-const TYPES: &str = "visitor_spike, visitor_drop, goal_completion, custom_event or webhook_health";
+const TYPES: &str = "visitor_spike, visitor_drop, goal_completion, goal_stalled, milestone, no_data, custom_event, \
+    error_condition or webhook_health";
+const MIN_SILENCE: Duration = Duration::from_secs(5 * 60);
+const MAX_SILENCE: Duration = Duration::from_secs(7 * 86_400);
+const MIN_TROUBLE: Duration = Duration::from_secs(60);
+const MAX_TROUBLE: Duration = Duration::from_secs(86_400);
+const MAX_MILESTONE: u64 = 1_000_000_000_000;
+/// Numbers a milestone's list may have.
+const MAX_MILESTONES: usize = 50;
 const MAX_THRESHOLD: u64 = 10_000;
 const MAX_MIN_VISITORS: u64 = 1_000_000_000;
 const MAX_COOLDOWN: Duration = Duration::from_secs(7 * 86_400);
@@ -55,7 +69,11 @@ pub enum Settings {
     VisitorSpike(VisitorChange),
     VisitorDrop(VisitorChange),
     GoalCompletion(GoalCompletion),
+    GoalStalled(GoalStalled),
+    Milestone(Milestone),
+    NoData(NoData),
     CustomEvent(CustomEvent),
+    ErrorCondition(ErrorCondition),
     WebhookHealth(WebhookHealth),
 }
 
@@ -120,6 +138,60 @@ pub struct CustomEvent {
     pub shadow: bool,
 }
 
+/// Fires when a goal that converts regularly has stopped.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GoalStalled {
+    pub goal_id: GoalId,
+    /// How rarely chance alone may leave as long a gap.
+    pub sensitivity: Sensitivity,
+    /// Whether it is told too when the goal converts again.
+    pub notify_end: bool,
+    pub shadow: bool,
+}
+
+/// Fires when a count passes a round number in a period.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Milestone {
+    pub metric: Metric,
+    /// Of conversions: the goal; all of the site together when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub goal_id: Option<GoalId>,
+    pub period: Period,
+    #[serde(flatten)]
+    pub marks: Marks,
+    pub shadow: bool,
+}
+
+/// Fires when a site that is normally visited sends no events.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NoData {
+    #[serde(with = "span")]
+    pub after: Duration,
+    /// Whether it is told too when events come again.
+    pub notify_end: bool,
+    pub shadow: bool,
+}
+
+/// Fires when the traffic of a site cannot be seen, which is our side's fault and says nothing about the site.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ErrorCondition {
+    /// One of [`ErrorCondition::CONDITIONS`]; any of them when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub condition: Option<Trouble>,
+    #[serde(with = "span")]
+    pub after: Duration,
+    pub notify_end: bool,
+    pub shadow: bool,
+}
+
+impl ErrorCondition {
+    pub const CONDITIONS: [Trouble; 2] = [Trouble::AnalyticsUnreachable, Trouble::DataStale];
+
+    pub fn wants(&self, trouble: Trouble) -> bool {
+        self.condition.is_none_or(|wanted| wanted == trouble)
+    }
+}
+
 /// Fires when another webhook of the account fails for long, or is disabled.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WebhookHealth {
@@ -133,7 +205,11 @@ impl Settings {
             Self::VisitorSpike(_) => "visitor_spike",
             Self::VisitorDrop(_) => "visitor_drop",
             Self::GoalCompletion(_) => "goal_completion",
+            Self::GoalStalled(_) => "goal_stalled",
+            Self::Milestone(_) => "milestone",
+            Self::NoData(_) => "no_data",
             Self::CustomEvent(_) => "custom_event",
+            Self::ErrorCondition(_) => "error_condition",
             Self::WebhookHealth(_) => "webhook_health",
         }
     }
@@ -142,8 +218,14 @@ impl Settings {
     /// a conversion may still have to reach the books.
     pub fn max_age(&self) -> Duration {
         match self {
-            Self::VisitorSpike(_) | Self::VisitorDrop(_) => Duration::from_secs(24 * 3_600),
-            Self::GoalCompletion(_) | Self::CustomEvent(_) | Self::WebhookHealth(_) => Duration::from_secs(72 * 3_600),
+            Self::VisitorSpike(_)
+            | Self::VisitorDrop(_)
+            | Self::GoalStalled(_)
+            | Self::NoData(_)
+            | Self::ErrorCondition(_) => Duration::from_secs(24 * 3_600),
+            Self::GoalCompletion(_) | Self::Milestone(_) | Self::CustomEvent(_) | Self::WebhookHealth(_) => {
+                Duration::from_secs(72 * 3_600)
+            }
         }
     }
 
@@ -151,7 +233,11 @@ impl Settings {
         match self {
             Self::VisitorSpike(change) | Self::VisitorDrop(change) => change.shadow,
             Self::GoalCompletion(completion) => completion.shadow,
+            Self::GoalStalled(stalled) => stalled.shadow,
+            Self::Milestone(milestone) => milestone.shadow,
+            Self::NoData(no_data) => no_data.shadow,
             Self::CustomEvent(event) => event.shadow,
+            Self::ErrorCondition(condition) => condition.shadow,
             Self::WebhookHealth(health) => health.shadow,
         }
     }
@@ -159,8 +245,15 @@ impl Settings {
     /// The goal it is bound to, if it is.
     pub fn goal_id(&self) -> Option<GoalId> {
         match self {
-            Self::VisitorSpike(_) | Self::VisitorDrop(_) | Self::CustomEvent(_) | Self::WebhookHealth(_) => None,
             Self::GoalCompletion(completion) => completion.goal_id,
+            Self::GoalStalled(stalled) => Some(stalled.goal_id),
+            Self::Milestone(milestone) => milestone.goal_id,
+            Self::VisitorSpike(_)
+            | Self::VisitorDrop(_)
+            | Self::NoData(_)
+            | Self::CustomEvent(_)
+            | Self::ErrorCondition(_)
+            | Self::WebhookHealth(_) => None,
         }
     }
 
@@ -169,7 +262,13 @@ impl Settings {
         match self {
             Self::VisitorSpike(change) => Some((Direction::Rise, change)),
             Self::VisitorDrop(change) => Some((Direction::Fall, change)),
-            Self::GoalCompletion(_) | Self::CustomEvent(_) | Self::WebhookHealth(_) => None,
+            Self::GoalCompletion(_)
+            | Self::GoalStalled(_)
+            | Self::Milestone(_)
+            | Self::NoData(_)
+            | Self::CustomEvent(_)
+            | Self::ErrorCondition(_)
+            | Self::WebhookHealth(_) => None,
         }
     }
 
@@ -187,7 +286,25 @@ impl Settings {
                 filters: fields.filters(),
                 shadow: fields.flag("shadow"),
             }),
+            Some("goal_stalled") => Self::GoalStalled(GoalStalled {
+                goal_id: fields.needed_goal_id(),
+                sensitivity: fields.sensitivity(),
+                notify_end: fields.flag("notify_end"),
+                shadow: fields.flag("shadow"),
+            }),
+            Some("milestone") => Self::Milestone(fields.milestone()),
+            Some("no_data") => Self::NoData(NoData {
+                after: fields.span_from("after", MIN_SILENCE, MAX_SILENCE, DEFAULT_SILENCE),
+                notify_end: fields.flag("notify_end"),
+                shadow: fields.flag("shadow"),
+            }),
             Some("custom_event") => Self::CustomEvent(fields.custom_event()),
+            Some("error_condition") => Self::ErrorCondition(ErrorCondition {
+                condition: fields.condition(),
+                after: fields.span_from("after", MIN_TROUBLE, MAX_TROUBLE, DEFAULT_TROUBLE),
+                notify_end: fields.flag("notify_end"),
+                shadow: fields.flag("shadow"),
+            }),
             Some("webhook_health") => Self::WebhookHealth(WebhookHealth { shadow: fields.flag("shadow") }),
             Some(_) => return Err(Invalid::one("type", format!("must be {TYPES}"))),
             None => return Err(Invalid::one("type", format!("is required: {TYPES}"))),
@@ -259,6 +376,77 @@ impl Fields<'_> {
                 default
             }
         }
+    }
+
+    fn span_from(&mut self, name: &'static str, min: Duration, max: Duration, default: Duration) -> Duration {
+        let span = self.span(name, max, default);
+        if span < min {
+            self.invalid.add(name, format!("must be at least {}", format_span(min)));
+        }
+        span
+    }
+
+    /// One of a few names.
+    fn one_of<T: Copy>(&mut self, name: &'static str, choices: &[(&str, T)]) -> Option<T> {
+        let text = self.get(name)?.as_str().unwrap_or_default().to_owned();
+        let found = choices.iter().find(|(choice, _)| *choice == text).map(|(_, value)| *value);
+        if found.is_none() {
+            let names: Vec<_> = choices.iter().map(|(choice, _)| *choice).collect();
+            let (last, others) = names.split_last().expect("there are choices");
+            self.invalid.add(name, format!("must be {} or {last}", others.join(", ")));
+        }
+        found
+    }
+
+    fn condition(&mut self) -> Option<Trouble> {
+        self.one_of("condition", &ErrorCondition::CONDITIONS.map(|trouble| (trouble.as_str(), trouble)))
+    }
+
+    fn milestone(&mut self) -> Milestone {
+        let metrics = [Metric::Visitors, Metric::Pageviews, Metric::Conversions].map(|one| (one.as_str(), one));
+        let metric = self.one_of("metric", &metrics);
+        if self.get("metric").is_none() {
+            self.invalid.add("metric", "is required: visitors, pageviews or conversions");
+        }
+        let periods = [Period::Day, Period::Week, Period::Month].map(|one| (one.as_str(), one));
+        let period = self.one_of("period", &periods).unwrap_or(Period::Day);
+        let goal_id = self.goal_id();
+        if goal_id.is_some() && metric != Some(Metric::Conversions) {
+            self.invalid.add("goal_id", "goes with the metric conversions only");
+        }
+        Milestone {
+            metric: metric.unwrap_or(Metric::Visitors),
+            goal_id,
+            period,
+            marks: self.marks(),
+            shadow: self.flag("shadow"),
+        }
+    }
+
+    fn marks(&mut self) -> Marks {
+        let is_fitting = |number: &u64| (1..=MAX_MILESTONE).contains(number);
+        let step = self.get("step").map(|step| step.as_u64().filter(is_fitting));
+        let list: Option<Option<BTreeSet<u64>>> = self.get("list").map(|list| {
+            let numbers = list.as_array().filter(|numbers| (1..=MAX_MILESTONES).contains(&numbers.len()))?;
+            numbers.iter().map(|number| number.as_u64().filter(is_fitting)).collect()
+        });
+        match (step, list) {
+            (Some(Some(step)), None) => return Marks::Step(step),
+            (None, Some(Some(list))) => return Marks::List(list),
+            (Some(None), _) => self.invalid.add("step", format!("must be a whole number from 1 to {MAX_MILESTONE}")),
+            (None, Some(None)) => self.invalid.add("list", "must be 1 to 50 whole numbers, such as [1000, 10000]"),
+            (Some(_), Some(_)) => self.invalid.add("list", "cannot be said together with step"),
+            (None, None) => self.invalid.add("step", "is required, or list: the numbers that are milestones"),
+        }
+        Marks::Step(1)
+    }
+
+    fn needed_goal_id(&mut self) -> GoalId {
+        let goal_id = self.goal_id();
+        if self.get("goal_id").is_none() {
+            self.invalid.add("goal_id", "is required: the goal that is watched");
+        }
+        goal_id.unwrap_or(GoalId(0))
     }
 
     fn visitor_change(&mut self, max_threshold: u64) -> VisitorChange {
@@ -464,6 +652,22 @@ mod tests {
             (json!({"type": "goal_completion", "country": "Germany"}), "country"),
             (json!({"type": "goal_completion", "source": 5}), "source"),
             (json!({"type": "visitor_spike", "page": "/"}), "page"),
+            (json!({"type": "goal_stalled"}), "goal_id"),
+            (json!({"type": "goal_stalled", "goal_id": "1", "sensitivity": 3}), "sensitivity"),
+            (json!({"type": "no_data", "after": "4m"}), "after"),
+            (json!({"type": "no_data", "after": "8d"}), "after"),
+            (json!({"type": "no_data", "goal_id": "1"}), "goal_id"),
+            (json!({"type": "error_condition", "condition": "no_data"}), "condition"),
+            (json!({"type": "error_condition", "after": "30s"}), "after"),
+            (json!({"type": "milestone", "step": 10}), "metric"),
+            (json!({"type": "milestone", "metric": "bounces", "step": 10}), "metric"),
+            (json!({"type": "milestone", "metric": "visitors"}), "step"),
+            (json!({"type": "milestone", "metric": "visitors", "step": 0}), "step"),
+            (json!({"type": "milestone", "metric": "visitors", "list": []}), "list"),
+            (json!({"type": "milestone", "metric": "visitors", "list": [1, -2]}), "list"),
+            (json!({"type": "milestone", "metric": "visitors", "list": [1], "step": 5}), "list"),
+            (json!({"type": "milestone", "metric": "visitors", "step": 5, "period": "year"}), "period"),
+            (json!({"type": "milestone", "metric": "visitors", "step": 5, "goal_id": "1"}), "goal_id"),
             (json!({"type": "custom_event"}), "event_name"),
             (json!({"type": "custom_event", "event_name": " "}), "event_name"),
             (json!({"type": "custom_event", "event_name": "pageview"}), "event_name"),
@@ -495,6 +699,28 @@ mod tests {
         let patched = settings.patched(json!({"page": null, "source": "Direct / None"}).as_object().unwrap()).unwrap();
         let Settings::CustomEvent(event) = patched else { panic!() };
         assert_eq!((event.filters.page.as_deref(), event.filters.source.as_deref()), (None, Some("Direct / None")));
+    }
+
+    /// What is stored is what the API shows, and reads back as what it was.
+    #[test]
+    fn settings_read_back_what_they_say() {
+        for body in [
+            json!({"type": "goal_stalled", "goal_id": "7", "sensitivity": "high", "notify_end": true, "shadow": false}),
+            json!({"type": "milestone", "metric": "visitors", "period": "day", "step": 1000, "shadow": false}),
+            json!({"type": "milestone", "metric": "conversions", "goal_id": "7", "period": "month", "list": [100, 500],
+                   "shadow": true}),
+            json!({"type": "no_data", "after": "1h", "notify_end": false, "shadow": false}),
+            json!({"type": "error_condition", "condition": "data_stale", "after": "5m", "notify_end": true,
+                   "shadow": false}),
+        ] {
+            let settings = parse(body.clone()).unwrap();
+            assert_eq!(serde_json::to_value(&settings).unwrap(), body);
+            assert_eq!(serde_json::from_value::<Settings>(body).unwrap(), settings);
+        }
+        let stepped = parse(json!({"type": "milestone", "metric": "visitors", "step": 10})).unwrap();
+        let listed = stepped.patched(json!({"step": null, "list": [5]}).as_object().unwrap()).unwrap();
+        let Settings::Milestone(milestone) = listed else { panic!() };
+        assert_eq!(milestone.marks, Marks::List([5].into()));
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub struct WatchedSite {
     pub index: GoalIndex,
     pub changes: Vec<ChangeTrigger>,
     pub completions: Vec<CompletionTrigger>,
+    /// What no single hit shows.
+    pub conditions: Vec<ConditionTrigger>,
     /// By the name of the custom event they want, positions among `completions`.
     pub by_event: HashMap<String, Vec<usize>>,
 }
@@ -54,6 +56,13 @@ pub struct CompletionTrigger {
     pub since: Timestamp,
     pub wants: Wants,
     pub filter: Option<Filter>,
+}
+
+/// Watches for what stays away, adds up or cannot be seen.
+pub struct ConditionTrigger {
+    pub trigger: Trigger,
+    pub format: Format,
+    pub since: Timestamp,
 }
 
 pub enum Wants {
@@ -93,6 +102,7 @@ impl Catalog {
                     goals: goals.into_iter().map(|goal| (goal.id, goal)).collect(),
                     changes: Vec::new(),
                     completions: Vec::new(),
+                    conditions: Vec::new(),
                     by_event: HashMap::new(),
                 };
                 (site.id, watched)
@@ -118,12 +128,16 @@ impl Catalog {
                     let (wants, filter) = (Wants::Event(event.clone()), Filter::new(&event.filters));
                     site.completions.push(CompletionTrigger { trigger, format, since, wants, filter });
                 }
+                Settings::GoalStalled(_)
+                | Settings::Milestone(_)
+                | Settings::NoData(_)
+                | Settings::ErrorCondition(_) => site.conditions.push(ConditionTrigger { trigger, format, since }),
                 // How webhooks are doing is the keeper's to see.
                 Settings::WebhookHealth(_) => {}
             }
         }
-        // What is left has nothing to do with hits.
-        sites.retain(|_, site| !site.changes.is_empty() || !site.completions.is_empty());
+        // What is left has nothing to do with traffic.
+        sites.retain(|_, site| !site.changes.is_empty() || !site.completions.is_empty() || !site.conditions.is_empty());
         Self { version: watched.version, sites }
     }
 
@@ -132,7 +146,7 @@ impl Catalog {
         self.sites.iter().filter(|(_, site)| !site.changes.is_empty()).map(|(id, _)| *id).collect()
     }
 
-    /// Every trigger there is.
+    /// Every trigger that hits are looked at for.
     pub fn triggers(&self) -> HashSet<TriggerId> {
         self.sites
             .values()

@@ -23,6 +23,7 @@ use crate::store::outbox::{Fired, StateChange, Step};
 use crate::store::queue::{Due, Lane};
 
 /// What events are made with, and where they go.
+#[derive(Clone)]
 pub struct Firing {
     pub analytics: Analytics,
     pub profiles: Profiles,

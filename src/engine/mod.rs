@@ -1,5 +1,5 @@
 //! The long-running duties, one file each: noticing ([`evaluator`]), sending ([`dispatcher`], [`sender`], [`settler`]),
-//! learning ([`profiles`]), following another directory ([`mirror`]), looking at addresses ([`checker`]), holding shards
+//! seeing what no hit shows ([`lookout`]), learning ([`profiles`]), following another directory ([`mirror`]), looking at addresses ([`checker`]), holding shards
 //! ([`leases`]) and tidying up ([`janitor`]).
 //!
 //! This room does not know HTTP servers, and nothing outside calls into it but through [`crate::wake::Wake`]. All duties
@@ -39,6 +39,7 @@ pub mod janitor;
 pub mod keeper;
 mod late;
 pub mod leases;
+pub mod lookout;
 mod meters;
 pub mod mirror;
 pub mod notifier;
@@ -98,6 +99,7 @@ impl Engine {
                 evaluator: None,
                 dispatcher: None,
                 learner: None,
+                lookout: None,
                 leases: None,
                 keeper: None,
                 resender: None,
@@ -122,12 +124,14 @@ impl Engine {
             self.send(&mut running, &held, fresh);
         }
         // Embedded analytics are the node's own: who takes hits in is the only one who can notice what they mean.
+        let mut noticing_here = None;
         match &self.analytics {
             Analytics::Embedded(embedded) if self.roles.ingest => {
                 // Before the first hit can come in: what comes after this is to be looked at.
                 let newest = embedded.last_seq().await?;
                 self.store.operator_watermark(embedded.source(), newest.0).await?;
                 let firing = self.learn(&mut running, &held, hand_over);
+                noticing_here = Some(firing.clone());
                 let (calls, to_evaluator) = mpsc::channel(64);
                 let evaluator = evaluator::Evaluator {
                     store: self.store.clone(),
@@ -144,6 +148,7 @@ impl Engine {
             // What others write everybody can see: who works for a shard looks at it.
             Analytics::ClickHouse(clickhouse) if self.roles.engine => {
                 let firing = self.learn(&mut running, &held, hand_over);
+                noticing_here = Some(firing.clone());
                 let (calls, to_poller) = mpsc::channel(64);
                 let poller = poller::Poller {
                     store: self.store.clone(),
@@ -158,6 +163,20 @@ impl Engine {
                 running.wake.evaluator = Some(calls);
             }
             Analytics::Embedded(_) | Analytics::ClickHouse(_) => {}
+        }
+        if let Some(firing) = noticing_here {
+            let (calls, to_lookout) = mpsc::channel(64);
+            let lookout = lookout::Lookout {
+                store: self.store.clone(),
+                analytics: self.analytics.clone(),
+                leases: held.clone(),
+                shares_work: self.roles.engine,
+                clock: self.clock.clone(),
+                firing,
+            };
+            let looking = lookout.run(to_lookout, stop.clone());
+            running.duties.spawn(async move { ("lookout", looking.await) });
+            running.wake.lookout = Some(calls);
         }
         if let Some(plausible) = &self.plausible
             && self.roles.engine

@@ -28,8 +28,7 @@ use crate::analytics::AnalyticsError;
 use crate::analytics::clickhouse::{Asked, ClickHouse, Digest, Sites, Visitors};
 use crate::clock::Clock;
 use crate::domain::event::Tally;
-use crate::domain::goal::GoalKind;
-use crate::domain::hit::{ENGAGEMENT, Hit, PAGEVIEW};
+use crate::domain::hit::Hit;
 use crate::domain::ids::{SiteId, TriggerId};
 use crate::domain::time::Timestamp;
 use crate::store::observations::{Gap, Looked, Reported};
@@ -498,11 +497,7 @@ impl Catalog {
     /// The names hits can have that somebody watches, for their own sake or because they complete a goal.
     fn names_wanted(&self) -> Vec<String> {
         let goals = self.sites.values().filter(|site| site.wants_goals()).flat_map(|site| site.goals.values());
-        let names = goals.map(|goal| match &goal.kind {
-            GoalKind::Event { name } => name.trim(),
-            GoalKind::Page { .. } => PAGEVIEW,
-            GoalKind::Scroll { .. } => ENGAGEMENT,
-        });
+        let names = goals.map(|goal| goal.kind.hit_name());
         let events = self.sites.values().flat_map(|site| site.by_event.keys().map(String::as_str));
         let names: std::collections::BTreeSet<_> = names.chain(events).collect();
         names.into_iter().map(str::to_owned).collect()

@@ -15,7 +15,7 @@ use super::error::{ApiError, Problem, Result};
 use super::sites::find;
 use super::webhooks::find_webhook;
 use crate::domain::access::Role;
-use crate::domain::event::{Addressee, Data, Event, TEST};
+use crate::domain::event::{Addressee, Data, Event};
 use crate::domain::ids::EventId;
 use crate::domain::invalid::Invalid;
 use crate::domain::webhook::{Status, Webhook};
@@ -26,16 +26,7 @@ use crate::store::shards::shard_of;
 const DEFAULT_LIMIT: u32 = 20;
 const MAX_LIMIT: u32 = 100;
 const STATUSES: [&str; 6] = ["pending", "sending", "retrying", "success", "failed", "cancelled"];
-pub(super) const TYPES: [&str; 8] = [
-    "visitor_spike",
-    "visitor_drop",
-    "visitor_spike_ended",
-    "visitor_drop_ended",
-    "goal_completion",
-    "custom_event",
-    "webhook_health",
-    TEST,
-];
+pub(super) const TYPES: [&str; 15] = super::schemas::TYPES;
 
 /// A delivery as the API shows it. Its id is the event's: one name from the trigger to the receiver's log.
 #[derive(Serialize, ToSchema)]

@@ -1,4 +1,5 @@
-//! JSON Schemas of the events receivers get, written in one place and tested against what is really sent.
+//! JSON Schemas of the events receivers get, written in one place and tested against what is really sent; each with an example
+//! that is made from it.
 
 use axum::Json;
 use axum::extract::Path;
@@ -9,13 +10,20 @@ use utoipa::ToSchema;
 use super::error::{ApiError, Problem, Result};
 
 /// Types there is a schema for.
-pub const TYPES: [&str; 8] = [
+pub const TYPES: [&str; 15] = [
     "visitor_spike",
     "visitor_drop",
     "visitor_spike_ended",
     "visitor_drop_ended",
     "goal_completion",
+    "goal_stalled",
+    "goal_stalled_ended",
+    "milestone",
+    "no_data",
+    "no_data_ended",
     "custom_event",
+    "error_condition",
+    "error_condition_ended",
     "webhook_health",
     "test",
 ];
@@ -52,7 +60,7 @@ pub fn schema(event_type: &str) -> Option<Value> {
                 "baseline": { "enum": ["typical", "previous", "fixed"] },
                 "basis": { "description": "What a typical baseline rests on" },
                 "score": { "type": "number", "description": "Standard deviations beyond what is expected" },
-                "reason": { "type": "string", "description": "Why, in a sentence" },
+                "reason": reason(),
                 "window_seconds": count("Length of the window"),
                 "top_sources": ranking("source"),
                 "top_pages": ranking("page"),
@@ -105,11 +113,54 @@ pub fn schema(event_type: &str) -> Option<Value> {
                         &["value", "count"],
                     ) },
                 },
-                "reason": { "type": "string", "description": "Why, in a sentence" },
+                "reason": reason(),
                 "top_pages": ranking("page"),
                 "top_sources": ranking("source"),
             }),
             &["event_name", "count", "window_start", "window_end", "properties", "reason", "top_pages", "top_sources"],
+        ),
+        "no_data" => silence(
+            json!({ "last_event_at": moment() }),
+            &["last_event_at"],
+            "Visitors that were to be expected meanwhile, to one digit",
+        ),
+        "goal_stalled" => silence(
+            json!({
+                "goal_id": { "type": "string" },
+                "goal_name": { "type": "string" },
+                "goal_type": { "enum": ["event", "page", "scroll"] },
+                "last_completion_at": moment(),
+            }),
+            &["goal_id", "goal_name", "goal_type", "last_completion_at"],
+            "Completions that were to be expected meanwhile, to one digit",
+        ),
+        "no_data_ended" => over(json!({}), &[]),
+        "goal_stalled_ended" => over(
+            json!({ "goal_id": { "type": "string" }, "goal_name": { "type": "string" } }),
+            &["goal_id", "goal_name"],
+        ),
+        "error_condition_ended" => over(json!({ "condition": condition() }), &["condition"]),
+        "error_condition" => object(
+            json!({
+                "condition": condition(),
+                "since": moment(),
+                "duration_seconds": count("How long by now"),
+                "reason": reason(),
+            }),
+            &["condition", "since", "duration_seconds", "reason"],
+        ),
+        "milestone" => object(
+            json!({
+                "metric": { "enum": ["visitors", "pageviews", "conversions"] },
+                "period": { "enum": ["day", "week", "month"] },
+                "period_start": moment(),
+                "milestone": count("The number that was passed; of several passed at once the highest"),
+                "count": count("How many there are now"),
+                "goal_id": { "type": "string", "description": "Of conversions of one goal" },
+                "goal_name": { "type": "string" },
+                "reason": reason(),
+            }),
+            &["metric", "period", "period_start", "milestone", "count", "reason"],
         ),
         "webhook_health" => object(
             json!({
@@ -142,7 +193,47 @@ pub fn schema(event_type: &str) -> Option<Value> {
     );
     schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
     schema["title"] = json!(event_type);
+    schema["examples"] = json!([example("", &schema)]);
     Some(schema)
+}
+
+/// Something that fits a schema, made from it alone; `name` is that of the field it stands in.
+fn example(name: &str, schema: &Value) -> Value {
+    if let Some(constant) = schema.get("const") {
+        return constant.clone();
+    }
+    if let Some(choice) = schema["enum"].get(0) {
+        return choice.clone();
+    }
+    match (schema["type"].as_str(), schema["format"].as_str()) {
+        (Some("object"), _) => {
+            let fields = schema["properties"].as_object().into_iter().flatten();
+            let mut object: serde_json::Map<_, _> =
+                fields.map(|(name, field)| (name.clone(), example(name, field))).collect();
+            if let Some(more) = schema.get("additionalProperties") {
+                object.insert("plan".to_owned(), example("", more));
+            }
+            object.into()
+        }
+        (Some("array"), _) => json!([example(name, &schema["items"])]),
+        (Some("integer"), _) => schema["minimum"].as_i64().map_or(1, |least| least.max(1)).into(),
+        (Some("number"), _) => json!(1.5),
+        (Some("boolean"), _) => json!(true),
+        (_, Some("date-time")) => json!("2026-02-25T10:00:00Z"),
+        (_, Some("uuid")) => json!("019c943b-0280-7000-8000-000000000000"),
+        // What a basis is depends on the site.
+        (None, _) if name == "basis" => json!({ "history": { "days": 28 } }),
+        _ => match name {
+            "site_domain" | "failing_site_domain" => json!("example.com"),
+            "page" => json!("/pricing"),
+            "source" => json!("Hacker News"),
+            "country" => json!("DE"),
+            "goal_name" | "event_name" => json!("Signup"),
+            "reason" => json!("Why it fired, in a sentence."),
+            _ if name.ends_with("_id") => json!("42"),
+            _ => json!("…"),
+        },
+    }
 }
 
 /// Unknown fields may appear, so they are allowed.
@@ -154,6 +245,57 @@ fn count(description: &str) -> Value {
     json!({ "type": "integer", "minimum": 0, "description": description })
 }
 
+fn number(description: &str) -> Value {
+    json!({ "type": "number", "description": description })
+}
+
+fn reason() -> Value {
+    json!({ "type": "string", "description": "Why, in a sentence" })
+}
+
+fn condition() -> Value {
+    json!({
+        "enum": ["analytics_unreachable", "data_stale"],
+        "description": "The analytics database does not answer, or answers and nothing comes in from any site",
+    })
+}
+
+/// Something that stays away: `fields` say what, the rest says why that was told.
+fn silence(fields: Value, required: &[&str], expected: &str) -> Value {
+    let why = json!({
+        "silent_seconds": count("Since it last happened"),
+        "observed": { "const": 0, "description": "How often it happened meanwhile" },
+        "expected": number(expected),
+        "spread": number("One standard deviation of that"),
+        "score": number("Standard deviations below what is expected"),
+        "window_start": moment(),
+        "window_end": moment(),
+        "history_days": count("Days of history it is judged by"),
+        "reason": reason(),
+    });
+    let names: Vec<_> = why.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+    object(joined(fields, &why), &[required, &names].concat())
+}
+
+/// The end of something that was told.
+fn over(fields: Value, required: &[&str]) -> Value {
+    let end = json!({
+        "started_event_id": { "type": "string", "format": "uuid", "description": "The event that told of its beginning" },
+        "started_at": moment(),
+        "ended_at": moment(),
+        "duration_seconds": count("From its beginning to its end"),
+    });
+    object(joined(fields, &end), &[required, &["started_at", "ended_at", "duration_seconds"]].concat())
+}
+
+/// The fields of both.
+fn joined(mut fields: Value, more: &Value) -> Value {
+    for (name, field) in more.as_object().into_iter().flatten() {
+        fields[name] = field.clone();
+    }
+    fields
+}
+
 fn moment() -> Value {
     json!({ "type": "string", "format": "date-time" })
 }
@@ -162,4 +304,22 @@ fn ranking(name: &str) -> Value {
     let row =
         object(json!({ name: { "type": "string" }, "visitors": count("Distinct visitors") }), &[name, "visitors"]);
     json!({ "type": "array", "maxItems": 3, "items": row })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_has_a_schema_and_its_example_fits() {
+        for event_type in TYPES {
+            let schema = schema(event_type).expect(event_type);
+            let example = &schema["examples"][0];
+            let validator = jsonschema::validator_for(&schema).unwrap();
+            let problems: Vec<_> = validator.iter_errors(example).map(|problem| problem.to_string()).collect();
+            assert!(problems.is_empty(), "{event_type}: {problems:?}: {example}");
+            assert_eq!(example["event_type"], event_type);
+        }
+        assert_eq!(schema("nonsense"), None);
+    }
 }

@@ -51,7 +51,9 @@ impl ToSchema for SettingsView {}
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes what is read field by field")]
 pub struct TriggerBody {
-    /// `visitor_spike`, `visitor_drop`, `goal_completion`, `custom_event`, or `webhook_health`: another webhook of the account fails or was disabled.
+    /// `visitor_spike`, `visitor_drop`, `goal_completion`, `goal_stalled`, `milestone`, `no_data`, `custom_event`,
+    /// `error_condition` (the site's traffic cannot be seen), or `webhook_health` (another webhook of the account fails or was
+    /// disabled).
     #[schema(rename = "type", example = "visitor_spike")]
     r#type: String,
     /// Spikes and drops: percent above or below what is expected; 50 when absent. Drops: 100 at most.
@@ -59,8 +61,8 @@ pub struct TriggerBody {
     threshold: Option<u32>,
     /// Spikes and drops: `typical` (when absent), `previous` or `fixed`.
     baseline: Option<String>,
-    /// Spikes and drops, `typical`: `low` (noise alone fires less than once in two months), `normal` (when absent; about once in
-    /// two weeks at most) or `high`.
+    /// Spikes and drops, `typical`, and goals that stall: `low` (noise alone fires less than once in two months), `normal` (when
+    /// absent; about once in two weeks at most) or `high`.
     sensitivity: Option<String>,
     /// Spikes: fewer current visitors than this never fire. Drops: where fewer are expected nothing fires. 10 when absent.
     #[schema(minimum = 1)]
@@ -71,10 +73,26 @@ pub struct TriggerBody {
     /// Spikes and drops: it has to last so long before it is told; `0` when absent.
     #[schema(example = "10m")]
     min_duration: Option<String>,
-    /// Spikes and drops: whether `…_ended` is told too, once they are over; not when absent.
+    /// Whether `…_ended` is told too, once it is over; not when absent. Not of what counts: completions, custom events and
+    /// milestones.
     notify_end: Option<bool>,
-    /// Completions: the goal; every goal when absent.
+    /// Completions and milestones of conversions: the goal; every goal when absent. Goals that stall: required.
     goal_id: Option<String>,
+    /// Sites that send nothing: for how long; `1h` when absent, from `5m` to `7d`. What breaks on our side: `5m` when absent,
+    /// from `1m` to `1d`.
+    #[schema(example = "1h")]
+    after: Option<String>,
+    /// What breaks on our side: `analytics_unreachable` or `data_stale`; either when absent.
+    condition: Option<String>,
+    /// Milestones, required: `visitors`, `pageviews` or `conversions`.
+    metric: Option<String>,
+    /// Milestones: `day` (when absent), `week` (from Monday) or `month`, in the site's time zone.
+    period: Option<String>,
+    /// Milestones: every multiple of this is one. Either this or `list`.
+    #[schema(minimum = 1, example = 1000)]
+    step: Option<u64>,
+    /// Milestones: these numbers are; fifty at most.
+    list: Option<Vec<u64>>,
     /// Custom events: the name under which the site reports it; required.
     #[schema(example = "Download")]
     event_name: Option<String>,

@@ -12,6 +12,7 @@ mod chaos;
 mod cli;
 mod clickhouse;
 mod clickhouse_ingest;
+mod conditions;
 mod config_file;
 mod conformance;
 mod crash;

@@ -205,6 +205,7 @@ async fn use_everything(database: Database) -> Database {
     app.delete(&format!("/api/keys/{}", text(&key["api_key"]["id"]))).await.expect(204);
     app.get("/api/me").await.expect(200);
     trouble(&app).await;
+    conditions(&app, &goal).await;
     people(&app).await;
     another_directory(&app).await;
     repeats(&app).await;
@@ -228,6 +229,20 @@ async fn use_everything(database: Database) -> Database {
         align(&traffic, &queue).await.unwrap();
     }
     app.stop().await
+}
+
+/// What no single hit shows.
+async fn conditions(app: &TestApp, goal: &serde_json::Value) {
+    let endpoint = Endpoint::http([Behaviour::status(200)]).await;
+    let triggers = json!([
+        {"type": "no_data"}, {"type": "error_condition"}, {"type": "goal_stalled", "goal_id": goal["id"]},
+        {"type": "milestone", "metric": "visitors", "step": 1}, {"type": "milestone", "metric": "conversions", "step": 1},
+    ]);
+    let webhook = app.webhook(&endpoint.url(), triggers).await;
+    app.visit(77, "/").await;
+    app.drain().await;
+    app.analytics.quarters_of_all(app.now() - Duration::from_secs(86_400), app.now()).await.unwrap();
+    app.delete(&format!("/api/sites/{SITE}/webhooks/{}", text(&webhook["id"]))).await.expect(204);
 }
 
 /// An endpoint that fails until its breaker opens.

@@ -1,6 +1,6 @@
 //! What is asked of ClickHouse. Each question is one statement for all sites it concerns.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use clickhouse::Row;
@@ -8,9 +8,10 @@ use serde::Deserialize;
 
 use super::ClickHouse;
 use super::errors::explain;
-use crate::analytics::{Dimension, Freshness, Result};
+use crate::analytics::{Alike, Dimension, Freshness, Result, Totals, blank};
 use crate::domain::baseline::{WINDOW, WindowCount, window_start};
-use crate::domain::hit::{Device, ENGAGEMENT, Hit, Origin, Page};
+use crate::domain::habit::{QUARTER, Quarters};
+use crate::domain::hit::{ENGAGEMENT, Hit};
 use crate::domain::ids::SiteId;
 use crate::domain::time::Timestamp;
 
@@ -89,6 +90,21 @@ struct HitRow<'a> {
 }
 
 #[derive(Row, Deserialize)]
+struct AlikeRow<'a> {
+    site_id: u64,
+    slot: u32,
+    times: u64,
+    last_at: u32,
+    name: &'a str,
+    pathname: &'a str,
+    scroll_depth: u8,
+    #[serde(borrow)]
+    keys: Vec<&'a str>,
+    #[serde(borrow)]
+    values: Vec<&'a str>,
+}
+
+#[derive(Row, Deserialize)]
 struct WindowRow {
     site_id: u64,
     slot: u32,
@@ -143,6 +159,11 @@ fn site(id: u64) -> SiteId {
 
 fn count(number: u64) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// The start of a quarter hour, by its number.
+fn quarter(slot: u32) -> Timestamp {
+    Timestamp::from_secs(i64::from(slot) * i64::try_from(QUARTER.as_secs()).unwrap_or(i64::MAX))
 }
 
 /// ClickHouse has whole seconds, cut off.
@@ -236,7 +257,7 @@ impl ClickHouse {
         let query = of.bind(query);
         self.timed(async {
             let mut rows = query.fetch::<HitRow<'_>>().map_err(explain)?;
-            let mut hit = blank();
+            let mut hit = blank(SiteId(0), "");
             while let Some(row) = rows.next().await.map_err(explain)? {
                 let digest = shown.entry(i64::from(row.at)).or_default();
                 digest.rows += 1;
@@ -391,6 +412,107 @@ impl ClickHouse {
             .collect())
     }
 
+    /// When each site that was heard of since `since` was last heard of, whatever its visitors did.
+    pub async fn last_hits(&self, since: Timestamp) -> Result<HashMap<SiteId, Timestamp>> {
+        const SQL: &str = "
+            SELECT site_id, toUnixTimestamp(max(timestamp)) AS last_at
+            FROM events_v2
+            WHERE timestamp >= {since:DateTime('UTC')}
+            GROUP BY site_id";
+        let query = self.query(SQL, "heard").param("since", seconds(since));
+        let rows: Vec<(u64, u32)> = self.timed(async { query.fetch_all().await.map_err(explain) }).await?;
+        Ok(rows.into_iter().map(|(id, last_at)| (site(id), Timestamp::from_secs(last_at.into()))).collect())
+    }
+
+    /// Shows `each` of the sites with its distinct visitors of each quarter hour of the span, from its first visitor on. Sites
+    /// nobody visited are left out.
+    pub async fn quarters(
+        &self,
+        sites: &[SiteId],
+        from: Timestamp,
+        until: Timestamp,
+        each: impl FnMut(SiteId, &[WindowCount]),
+    ) -> Result<()> {
+        self.histories(Sites(sites), from, until, QUARTER, each).await
+    }
+
+    /// Distinct visitors of each quarter hour, all sites together.
+    pub async fn quarters_of_all(&self, from: Timestamp, until: Timestamp) -> Result<Quarters> {
+        const SQL: &str = "
+            SELECT toUInt32(intDiv(toUnixTimestamp(timestamp), {width:UInt32})) AS slot,
+                uniqExact(site_id, user_id) AS visitors
+            FROM events_v2
+            WHERE timestamp >= {from:DateTime('UTC')} AND timestamp < {until:DateTime('UTC')} AND name != 'engagement'
+            GROUP BY slot";
+        let width = QUARTER.as_secs();
+        let query = self.query(SQL, "all").param("from", seconds(from)).param("until", seconds(until));
+        let query = query.param("width", width);
+        let rows: Vec<(u32, u64)> = self.timed(async { query.fetch_all().await.map_err(explain) }).await?;
+        Ok(rows.into_iter().map(|(slot, visitors)| (quarter(slot), visitors)).collect())
+    }
+
+    /// Shows `each` what happened under these names on these sites, alike hits of a quarter hour together.
+    ///
+    /// # Errors
+    /// The answer did not come to its end. What was shown before is not to be acted on.
+    pub async fn alike(
+        &self,
+        asked: &[(SiteId, Vec<&str>)],
+        from: Timestamp,
+        until: Timestamp,
+        mut each: impl FnMut(&Hit, Alike),
+    ) -> Result<()> {
+        let sites: Vec<_> = asked.iter().map(|(site_id, _)| *site_id).collect();
+        let names: BTreeSet<_> = asked.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+        let are_few = names.iter().map(|name| name.len() + 8).sum::<usize>() <= NAMED_BYTES;
+        let scroll_depth = if self.shape.has_scroll_depth { "scroll_depth" } else { "toUInt8(255)" };
+        let sql = format!(
+            "SELECT site_id, toUInt32(intDiv(toUnixTimestamp(timestamp), {{width:UInt32}})) AS slot, count() AS times,
+                toUnixTimestamp(max(timestamp)) AS last_at, toValidUTF8(events_v2.name) AS name,
+                toValidUTF8(events_v2.pathname) AS pathname, {scroll_depth} AS scroll_depth,
+                arrayMap(text -> toValidUTF8(text), `meta.key`) AS keys,
+                arrayMap(text -> toValidUTF8(text), `meta.value`) AS values
+            FROM events_v2
+            WHERE timestamp >= {{from:DateTime('UTC')}} AND timestamp < {{until:DateTime('UTC')}} {} {}
+            GROUP BY site_id, slot, name, pathname, scroll_depth, keys, values",
+            if are_few { "AND events_v2.name IN {names:Array(String)}" } else { "" },
+            Sites(&sites).condition()
+        );
+        let query = self.query(&sql, "alike").param("from", seconds(from)).param("until", seconds(until));
+        let query = with_sites(query.param("width", QUARTER.as_secs()), Sites(&sites));
+        let query = if are_few { query.param("names", names.into_iter().collect::<Vec<_>>()) } else { query };
+        self.timed(async {
+            let mut rows = query.fetch::<AlikeRow<'_>>().map_err(explain)?;
+            let mut hit = blank(SiteId(0), "");
+            while let Some(row) = rows.next().await.map_err(explain)? {
+                let last_at = Timestamp::from_secs(row.last_at.into());
+                hit.site_id = site(row.site_id);
+                hit.at = last_at;
+                row.name.clone_into(&mut hit.name);
+                row.pathname.clone_into(&mut hit.page.pathname);
+                let scrolled = row.name == ENGAGEMENT && row.scroll_depth != NO_SCROLL_DEPTH;
+                hit.scroll_depth = scrolled.then_some(row.scroll_depth);
+                hit.props.clear();
+                let pairs = row.keys.iter().zip(&row.values);
+                hit.props.extend(pairs.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+                each(&hit, Alike { quarter: quarter(row.slot), count: row.times, last_at });
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    pub async fn totals(&self, site_id: SiteId, from: Timestamp, until: Timestamp) -> Result<Totals> {
+        const SQL: &str = "
+            SELECT uniqExactIf(user_id, name != 'engagement') AS visitors, countIf(name = 'pageview') AS pageviews
+            FROM events_v2
+            WHERE site_id = {site:UInt64} AND timestamp >= {from:DateTime('UTC')} AND timestamp < {until:DateTime('UTC')}";
+        let query = self.query(SQL, "totals").param("site", site_id.0.cast_unsigned());
+        let query = query.param("from", seconds(from)).param("until", seconds(until));
+        let (visitors, pageviews): (u64, u64) = self.timed(async { query.fetch_one().await.map_err(explain) }).await?;
+        Ok(Totals { visitors, pageviews })
+    }
+
     /// The server's clock.
     pub async fn clock(&self) -> Result<Timestamp> {
         const SQL: &str = "SELECT toUnixTimestamp64Micro(now64(6))";
@@ -424,26 +546,6 @@ impl ClickHouse {
         let query = self.query(SQL, "first").param("site", site_id.0.cast_unsigned());
         let (at, rows): (u32, u64) = self.timed(async { query.fetch_one().await.map_err(explain) }).await?;
         Ok((rows > 0).then(|| Timestamp::from_micros(i64::from(at) * 1_000_000)))
-    }
-}
-
-/// To be filled.
-fn blank() -> Hit {
-    Hit {
-        site_id: SiteId(0),
-        at: Timestamp::EPOCH,
-        name: String::new(),
-        visitor: 0,
-        session: 0,
-        page: Page::default(),
-        origin: Origin::default(),
-        country: String::new(),
-        device: Device::default(),
-        props: Vec::new(),
-        interactive: true,
-        scroll_depth: None,
-        engagement_ms: 0,
-        revenue: None,
     }
 }
 

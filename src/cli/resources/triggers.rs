@@ -13,7 +13,7 @@ pub enum Triggers {
     Create {
         #[command(flatten)]
         of: OfWebhook,
-        /// `visitor_spike`, `goal_completion,goal_id=7`, `custom_event,event_name=Download`, or a JSON object
+        /// `visitor_spike`, `goal_completion,goal_id=7`, `custom_event,event_name=Download`, `no_data,after=1h`, `milestone,metric=visitors,step=1000`, or a JSON object
         trigger: String,
     },
     /// Change the settings of a trigger

@@ -130,7 +130,7 @@ pub struct WebhookFields {
     /// Name in lists
     #[arg(long)]
     name: String,
-    /// When it fires: `visitor_spike`, `goal_completion,goal_id=7`, `custom_event,event_name=Download`, or a JSON object; may be given several times
+    /// When it fires: `visitor_spike`, `goal_completion,goal_id=7`, `custom_event,event_name=Download`, `no_data,after=1h`, `milestone,metric=visitors,step=1000`, or a JSON object; may be given several times
     #[arg(long = "trigger", value_name = "TYPE[,NAME=VALUE…]", required = true)]
     triggers: Vec<String>,
     /// Make a signing secret and show it once

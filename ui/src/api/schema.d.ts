@@ -1402,8 +1402,16 @@ export interface components {
         };
         /** @description A trigger as the API shows it: its settings stand beside id and type. */
         Trigger: {
+            /**
+             * @description Sites that send nothing: for how long; `1h` when absent, from `5m` to `7d`. What breaks on our side: `5m` when absent,
+             *     from `1m` to `1d`.
+             * @example 1h
+             */
+            after?: string | null;
             /** @description Spikes and drops: `typical` (when absent), `previous` or `fixed`. */
             baseline?: string | null;
+            /** @description What breaks on our side: `analytics_unreachable` or `data_stale`; either when absent. */
+            condition?: string | null;
             /**
              * @description Spikes and drops: shortest time between two events; `30m` when absent.
              * @example 30m
@@ -1419,12 +1427,16 @@ export interface components {
              * @example Download
              */
             event_name?: string | null;
-            /** @description Completions: the goal; every goal when absent. */
+            /** @description Completions and milestones of conversions: the goal; every goal when absent. Goals that stall: required. */
             goal_id?: string | null;
             /** @description Completions and custom events: only on this host, without `www.`. */
             hostname?: string | null;
             /** @description Custom events: properties whose values are counted and told; none when absent, ten at most. */
             include_properties?: string[] | null;
+            /** @description Milestones: these numbers are; fifty at most. */
+            list?: number[] | null;
+            /** @description Milestones, required: `visitors`, `pageviews` or `conversions`. */
+            metric?: string | null;
             /**
              * @description Spikes and drops: it has to last so long before it is told; `0` when absent.
              * @example 10m
@@ -1435,20 +1447,25 @@ export interface components {
              * @description Spikes: fewer current visitors than this never fire. Drops: where fewer are expected nothing fires. 10 when absent.
              */
             min_visitors?: number | null;
-            /** @description Spikes and drops: whether `…_ended` is told too, once they are over; not when absent. */
+            /**
+             * @description Whether `…_ended` is told too, once it is over; not when absent. Not of what counts: completions, custom events and
+             *     milestones.
+             */
             notify_end?: boolean | null;
             /**
              * @description Completions and custom events: only on this path, in which `*` stands for any characters.
              * @example /blog/*
              */
             page?: string | null;
+            /** @description Milestones: `day` (when absent), `week` (from Monday) or `month`, in the site's time zone. */
+            period?: string | null;
             /** @description Custom events: properties it must have with exactly these values; three at most. */
             properties?: {
                 [key: string]: string;
             } | null;
             /**
-             * @description Spikes and drops, `typical`: `low` (noise alone fires less than once in two months), `normal` (when absent; about once in
-             *     two weeks at most) or `high`.
+             * @description Spikes and drops, `typical`, and goals that stall: `low` (noise alone fires less than once in two months), `normal` (when
+             *     absent; about once in two weeks at most) or `high`.
              */
             sensitivity?: string | null;
             /** @description Evaluated and recorded, but not sent. */
@@ -1460,12 +1477,20 @@ export interface components {
              */
             source?: string | null;
             /**
+             * Format: int64
+             * @description Milestones: every multiple of this is one. Either this or `list`.
+             * @example 1000
+             */
+            step?: number | null;
+            /**
              * Format: int32
              * @description Spikes and drops: percent above or below what is expected; 50 when absent. Drops: 100 at most.
              */
             threshold?: number | null;
             /**
-             * @description `visitor_spike`, `visitor_drop`, `goal_completion`, `custom_event`, or `webhook_health`: another webhook of the account fails or was disabled.
+             * @description `visitor_spike`, `visitor_drop`, `goal_completion`, `goal_stalled`, `milestone`, `no_data`, `custom_event`,
+             *     `error_condition` (the site's traffic cannot be seen), or `webhook_health` (another webhook of the account fails or was
+             *     disabled).
              * @example visitor_spike
              */
             type: string;
@@ -1479,8 +1504,16 @@ export interface components {
         };
         /** @description What a client sends for a trigger. */
         TriggerBody: {
+            /**
+             * @description Sites that send nothing: for how long; `1h` when absent, from `5m` to `7d`. What breaks on our side: `5m` when absent,
+             *     from `1m` to `1d`.
+             * @example 1h
+             */
+            after?: string | null;
             /** @description Spikes and drops: `typical` (when absent), `previous` or `fixed`. */
             baseline?: string | null;
+            /** @description What breaks on our side: `analytics_unreachable` or `data_stale`; either when absent. */
+            condition?: string | null;
             /**
              * @description Spikes and drops: shortest time between two events; `30m` when absent.
              * @example 30m
@@ -1496,12 +1529,16 @@ export interface components {
              * @example Download
              */
             event_name?: string | null;
-            /** @description Completions: the goal; every goal when absent. */
+            /** @description Completions and milestones of conversions: the goal; every goal when absent. Goals that stall: required. */
             goal_id?: string | null;
             /** @description Completions and custom events: only on this host, without `www.`. */
             hostname?: string | null;
             /** @description Custom events: properties whose values are counted and told; none when absent, ten at most. */
             include_properties?: string[] | null;
+            /** @description Milestones: these numbers are; fifty at most. */
+            list?: number[] | null;
+            /** @description Milestones, required: `visitors`, `pageviews` or `conversions`. */
+            metric?: string | null;
             /**
              * @description Spikes and drops: it has to last so long before it is told; `0` when absent.
              * @example 10m
@@ -1512,20 +1549,25 @@ export interface components {
              * @description Spikes: fewer current visitors than this never fire. Drops: where fewer are expected nothing fires. 10 when absent.
              */
             min_visitors?: number | null;
-            /** @description Spikes and drops: whether `…_ended` is told too, once they are over; not when absent. */
+            /**
+             * @description Whether `…_ended` is told too, once it is over; not when absent. Not of what counts: completions, custom events and
+             *     milestones.
+             */
             notify_end?: boolean | null;
             /**
              * @description Completions and custom events: only on this path, in which `*` stands for any characters.
              * @example /blog/*
              */
             page?: string | null;
+            /** @description Milestones: `day` (when absent), `week` (from Monday) or `month`, in the site's time zone. */
+            period?: string | null;
             /** @description Custom events: properties it must have with exactly these values; three at most. */
             properties?: {
                 [key: string]: string;
             } | null;
             /**
-             * @description Spikes and drops, `typical`: `low` (noise alone fires less than once in two months), `normal` (when absent; about once in
-             *     two weeks at most) or `high`.
+             * @description Spikes and drops, `typical`, and goals that stall: `low` (noise alone fires less than once in two months), `normal` (when
+             *     absent; about once in two weeks at most) or `high`.
              */
             sensitivity?: string | null;
             /** @description Evaluated and recorded, but not sent. */
@@ -1537,12 +1579,20 @@ export interface components {
              */
             source?: string | null;
             /**
+             * Format: int64
+             * @description Milestones: every multiple of this is one. Either this or `list`.
+             * @example 1000
+             */
+            step?: number | null;
+            /**
              * Format: int32
              * @description Spikes and drops: percent above or below what is expected; 50 when absent. Drops: 100 at most.
              */
             threshold?: number | null;
             /**
-             * @description `visitor_spike`, `visitor_drop`, `goal_completion`, `custom_event`, or `webhook_health`: another webhook of the account fails or was disabled.
+             * @description `visitor_spike`, `visitor_drop`, `goal_completion`, `goal_stalled`, `milestone`, `no_data`, `custom_event`,
+             *     `error_condition` (the site's traffic cannot be seen), or `webhook_health` (another webhook of the account fails or was
+             *     disabled).
              * @example visitor_spike
              */
             type: string;
