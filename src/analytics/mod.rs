@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::domain::baseline::WindowCount;
+use crate::domain::filter::Filter;
 use crate::domain::habit::Quarters;
 use crate::domain::hit::{Device, Hit, Origin, Page};
 use crate::domain::ids::SiteId;
@@ -29,9 +30,10 @@ pub mod visitors_now;
 /// By what visitors are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dimension {
-    /// "Direct / None" is left out.
     Source,
     Page,
+    /// Its two letters.
+    Country,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -168,16 +170,33 @@ impl Analytics {
         either!(self, store => store.totals(site_id, from, until))
     }
 
-    /// The names with the most distinct visitors in `from..until`, ties in the order of the names.
+    /// The same of the visits a filter lets through.
+    pub async fn window_counts_of(
+        &self,
+        site_id: SiteId,
+        filter: Option<&Filter>,
+        from: Timestamp,
+        until: Timestamp,
+        width: Duration,
+    ) -> Result<Vec<WindowCount>> {
+        match filter {
+            None => self.window_counts(site_id, from, until, width).await,
+            Some(filter) => either!(self, store => store.window_counts_of(site_id, filter, from, until, width)),
+        }
+    }
+
+    /// The names with the most distinct visitors in `from..until` among the visits a filter lets through, ties in the order of
+    /// the names. Visits without a source, or of a country that is not known, have an empty name.
     pub async fn top(
         &self,
         site_id: SiteId,
+        filter: Option<&Filter>,
         from: Timestamp,
         until: Timestamp,
         dimension: Dimension,
         limit: usize,
     ) -> Result<Vec<(String, u64)>> {
-        either!(self, store => store.top(site_id, from, until, dimension, limit))
+        either!(self, store => store.top(site_id, filter, from, until, dimension, limit))
     }
 
     pub async fn first_hit_at(&self, site_id: SiteId) -> Result<Option<Timestamp>> {

@@ -1,6 +1,6 @@
 //! The embedded analytics store: one append-only table in a SQLite file of its own, written in group commits.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,6 +14,8 @@ use tracing::error;
 
 use super::{Alike, AnalyticsError, Dimension, Freshness, Result, Totals};
 use crate::domain::baseline::WindowCount;
+use crate::domain::filter::Filter;
+use crate::domain::goal::PathPattern;
 use crate::domain::habit::{QUARTER, Quarters};
 use crate::domain::hit::{Device, ENGAGEMENT, Hit, Origin, PAGEVIEW, Page, Revenue};
 use crate::domain::ids::SiteId;
@@ -28,6 +30,8 @@ const BATCH: usize = 2_000;
 /// Newest hits that are kept in memory for those who follow them.
 const RECENT: usize = 5_000;
 const READERS: u32 = 4;
+/// How much is read at once of what cannot be counted by the database alone.
+const ROWS_OF: Duration = Duration::from_secs(86_400);
 /// Rows removed at once.
 const REMOVED_AT_ONCE: i64 = 2_000;
 
@@ -256,10 +260,60 @@ impl Embedded {
             .collect())
     }
 
-    /// The names with the most distinct visitors in `from..until`, ties in the order of the names.
+    /// The same of the visits a filter lets through.
+    pub async fn window_counts_of(
+        &self,
+        site_id: SiteId,
+        filter: &Filter,
+        from: Timestamp,
+        until: Timestamp,
+        width: Duration,
+    ) -> Result<Vec<WindowCount>> {
+        const SQL: &str = "
+            SELECT DISTINCT at / $4 AS slot, visitor, pathname
+            FROM hits
+            WHERE site_id = $1 AND at >= $2 AND at < $3 AND name <> $5 AND ($6 IS NULL OR source = $6)
+                AND ($7 IS NULL OR country = $7) AND ($8 IS NULL OR hostname = $8) AND ($9 IS NULL OR pathname = $9)";
+        let width = i64::try_from(width.as_micros()).unwrap_or(i64::MAX).max(1);
+        let mut seen: HashMap<i64, HashSet<i64>> = HashMap::new();
+        // A day at a time: paths are looked at here, and a busy site has many.
+        let mut start = from;
+        while start < until {
+            let end = (start + ROWS_OF).min(until);
+            let rows: Vec<(i64, i64, String)> = sqlx::query_as(SQL)
+                .bind(site_id)
+                .bind(start)
+                .bind(end)
+                .bind(width)
+                .bind(ENGAGEMENT)
+                .bind(filter.source.as_deref())
+                .bind(filter.country.as_deref())
+                .bind(filter.hostname.as_deref())
+                .bind(filter.page.as_ref().and_then(PathPattern::exact))
+                .fetch_all(&self.read)
+                .await?;
+            for (slot, visitor, path) in rows {
+                if filter.page.as_ref().is_none_or(|page| page.fits(&path)) {
+                    seen.entry(slot).or_default().insert(visitor);
+                }
+            }
+            start = end;
+        }
+        let slots = from.micros() / width..until.micros().div_euclid(width);
+        Ok(slots
+            .map(|slot| WindowCount {
+                start: Timestamp::from_micros(slot * width),
+                visitors: seen.get(&slot).map_or(0, |visitors| u32::try_from(visitors.len()).unwrap_or(u32::MAX)),
+            })
+            .collect())
+    }
+
+    /// The names with the most distinct visitors in `from..until` among the visits a filter lets through, ties in the order of
+    /// the names.
     pub async fn top(
         &self,
         site_id: SiteId,
+        filter: Option<&Filter>,
         from: Timestamp,
         until: Timestamp,
         dimension: Dimension,
@@ -268,7 +322,7 @@ impl Embedded {
         const SOURCE: &str = "
             SELECT source, count(DISTINCT visitor) AS visitors
             FROM hits
-            WHERE site_id = $1 AND at >= $2 AND at < $3 AND name <> $4 AND source <> ''
+            WHERE site_id = $1 AND at >= $2 AND at < $3 AND name <> $4
             GROUP BY source
             ORDER BY visitors DESC, source
             LIMIT $5";
@@ -279,9 +333,20 @@ impl Embedded {
             GROUP BY pathname
             ORDER BY visitors DESC, pathname
             LIMIT $5";
+        const COUNTRY: &str = "
+            SELECT country, count(DISTINCT visitor) AS visitors
+            FROM hits
+            WHERE site_id = $1 AND at >= $2 AND at < $3 AND name <> $4
+            GROUP BY country
+            ORDER BY visitors DESC, country
+            LIMIT $5";
+        if let Some(filter) = filter {
+            return self.top_of(site_id, filter, from, until, dimension, limit).await;
+        }
         let sql = match dimension {
             Dimension::Source => SOURCE,
             Dimension::Page => PAGE,
+            Dimension::Country => COUNTRY,
         };
         let rows: Vec<(String, i64)> = sqlx::query_as(sql)
             .bind(site_id)
@@ -292,6 +357,56 @@ impl Embedded {
             .fetch_all(&self.read)
             .await?;
         Ok(rows.into_iter().map(|(name, visitors)| (name, visitors.cast_unsigned())).collect())
+    }
+
+    async fn top_of(
+        &self,
+        site_id: SiteId,
+        filter: &Filter,
+        from: Timestamp,
+        until: Timestamp,
+        dimension: Dimension,
+        limit: usize,
+    ) -> Result<Vec<(String, u64)>> {
+        let mut visitors: HashMap<String, HashSet<u64>> = HashMap::new();
+        for hit in self.visits_like(site_id, filter, from, until).await? {
+            let name = match dimension {
+                Dimension::Source => hit.origin.source,
+                Dimension::Page => hit.page.pathname,
+                Dimension::Country => hit.country,
+            };
+            visitors.entry(name).or_default().insert(hit.visitor);
+        }
+        let mut rows: Vec<_> = visitors.into_iter().map(|(name, visitors)| (name, visitors.len() as u64)).collect();
+        rows.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        rows.truncate(limit);
+        Ok(rows)
+    }
+
+    /// Live visits of a short span that a filter lets through, in the order of time; no more of each than filters ask for.
+    pub async fn visits_like(
+        &self,
+        site_id: SiteId,
+        filter: &Filter,
+        from: Timestamp,
+        until: Timestamp,
+    ) -> Result<Vec<Hit>> {
+        const SQL: &str = "
+            SELECT at, name, visitor, pathname, source, country, hostname
+            FROM hits
+            WHERE site_id = $1 AND at >= $2 AND at < $3 AND name <> $4 AND id > 0
+            ORDER BY at";
+        let rows: Vec<(Timestamp, String, i64, String, String, String, String)> =
+            sqlx::query_as(SQL).bind(site_id).bind(from).bind(until).bind(ENGAGEMENT).fetch_all(&self.read).await?;
+        let hits = rows.into_iter().map(|(at, name, visitor, pathname, source, country, hostname)| Hit {
+            at,
+            visitor: visitor.cast_unsigned(),
+            page: Page { hostname, pathname },
+            origin: Origin { source, ..Origin::default() },
+            country,
+            ..super::blank(site_id, &name)
+        });
+        Ok(hits.filter(|hit| filter.lets_through(hit)).collect())
     }
 
     /// When each site that was heard of since `since` was last heard of. It goes from site to site by the index, however many

@@ -51,6 +51,18 @@ pub struct BacktestCommand {
     /// How long it has to last, such as 10m
     #[arg(long)]
     min_duration: Option<String>,
+    /// Only on this path, in which * stands for any characters
+    #[arg(long, value_name = "PATH", requires = "site")]
+    page: Option<String>,
+    /// Only of visits from this source
+    #[arg(long, requires = "site")]
+    source: Option<String>,
+    /// Only from this country, by its two letters
+    #[arg(long, requires = "site")]
+    country: Option<String>,
+    /// Only on this host
+    #[arg(long, requires = "site")]
+    hostname: Option<String>,
     /// Time zone of the file's days, such as Europe/Berlin [default: UTC]
     #[arg(long, value_name = "ZONE", conflicts_with = "site")]
     timezone: Option<String>,
@@ -100,6 +112,10 @@ impl BacktestCommand {
             ("min_visitors", self.min_visitors.map(Value::from)),
             ("cooldown", self.cooldown.clone().map(Value::from)),
             ("min_duration", self.min_duration.clone().map(Value::from)),
+            ("page", self.page.clone().map(Value::from)),
+            ("source", self.source.clone().map(Value::from)),
+            ("country", self.country.clone().map(Value::from)),
+            ("hostname", self.hostname.clone().map(Value::from)),
             // How long it lasted is worth a column.
             ("notify_end", Some(true.into())),
         ])

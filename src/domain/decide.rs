@@ -89,6 +89,8 @@ pub struct Change {
     pub change_percent: u32,
     /// Spreads beyond what is expected; only [`Baseline::Typical`] has one.
     pub score: Option<f64>,
+    /// One standard deviation of a window of five minutes; only [`Baseline::Typical`] has one.
+    pub spread: Option<f64>,
     /// What the expectation rests on; only [`Baseline::Typical`] has one.
     pub basis: Option<Basis>,
     /// The span in which it is most unusual, in minutes.
@@ -222,6 +224,7 @@ fn change(direction: Direction, settings: &VisitorChange, observation: &Observat
             (unusual && is_enough(side.expected) && reaches(direction, current, side.expected, settings.threshold))
                 .then(|| Change {
                     score: Some(side.score),
+                    spread: Some(look.spread),
                     basis: Some(look.basis),
                     minutes: side.minutes,
                     ..measure(direction, current, side.expected)
@@ -248,7 +251,15 @@ fn measure(direction: Direction, current: u32, expected: f64) -> Change {
     // Both are bounded by the number of visitors and never negative here but for `fixed`, where zero is the truth
     // a reader wants: no change.
     let whole = |number: f64| number.round().max(0.0) as u32;
-    Change { current, expected: whole(expected), change_percent: whole(percent), score: None, basis: None, minutes: 5 }
+    Change {
+        current,
+        expected: whole(expected),
+        change_percent: whole(percent),
+        score: None,
+        spread: None,
+        basis: None,
+        minutes: 5,
+    }
 }
 
 #[cfg(test)]
@@ -267,6 +278,7 @@ mod tests {
             cooldown: Duration::from_secs(1_800),
             min_duration: Duration::ZERO,
             notify_end: false,
+            filters: super::super::filter::Filters::default(),
             shadow: false,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::baseline::Basis;
 use super::condition::{Metric, Period, Reached, Trouble};
@@ -88,11 +88,64 @@ pub struct ChangeData {
     /// Spreads beyond what is expected, to one digit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,
+    /// One standard deviation of what is expected in five minutes, to one digit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spread: Option<f64>,
+    /// The span in which it is most unusual: the score is that of all its windows together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score_minutes: Option<u16>,
     /// Why, in a sentence.
     pub reason: String,
     pub window_seconds: u64,
     pub top_sources: Vec<TopSource>,
     pub top_pages: Vec<TopPage>,
+    /// Of a spike: where the rise comes from.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub rise: Option<Rise>,
+}
+
+/// Where a rise comes from: what grew most since the same five minutes an hour before.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Rise {
+    pub rise_by_source: Vec<Share>,
+    pub rise_by_page: Vec<Share>,
+    /// Known of Plausible's traffic only.
+    pub rise_by_country: Vec<Share>,
+}
+
+/// What one name has of a rise.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Share {
+    /// A source (`Direct / None` for visits without one), a page, or a country's two letters.
+    pub name: String,
+    pub visitors: u64,
+    /// An hour before.
+    pub visitors_before: u64,
+    /// Of everything of its kind that grew, rounded.
+    pub share_percent: u64,
+}
+
+impl Share {
+    /// The names that grew most, from how many visitors each had before and has now.
+    pub fn of_rise(before: &[(String, u64)], now: &[(String, u64)]) -> Vec<Self> {
+        let before: BTreeMap<&str, u64> = before.iter().map(|(name, visitors)| (name.as_str(), *visitors)).collect();
+        let grown = now.iter().filter_map(|(name, visitors)| {
+            let visitors_before = before.get(name.as_str()).copied().unwrap_or(0);
+            (*visitors > visitors_before).then_some((name, *visitors, visitors_before))
+        });
+        let mut grown: Vec<_> = grown.collect();
+        let rise = |(_, visitors, before): &(&String, u64, u64)| visitors - before;
+        let all: u64 = grown.iter().map(rise).sum();
+        grown.sort_by(|a, b| rise(b).cmp(&rise(a)).then_with(|| a.0.cmp(b.0)));
+        grown.truncate(Ranking::LISTED);
+        let share = |one: (&String, u64, u64)| Self {
+            name: one.0.clone(),
+            visitors: one.1,
+            visitors_before: one.2,
+            share_percent: (rise(&one) * 100 + all / 2) / all,
+        };
+        grown.into_iter().map(share).collect()
+    }
 }
 
 /// What was told is over.
@@ -282,15 +335,18 @@ pub struct TopPage {
     pub visitors: u64,
 }
 
+/// Who is there now.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct WhoCame {
+    pub sources: Vec<TopSource>,
+    pub pages: Vec<TopPage>,
+    /// Of a spike.
+    pub rise: Option<Rise>,
+}
+
 impl Data {
     /// The data of a spike or a drop.
-    pub fn change(
-        direction: Direction,
-        settings: &VisitorChange,
-        change: &Change,
-        sources: Vec<TopSource>,
-        pages: Vec<TopPage>,
-    ) -> Self {
+    pub fn change(direction: Direction, settings: &VisitorChange, change: &Change, came: WhoCame) -> Self {
         let data = ChangeData {
             current_visitors: change.current,
             previous_visitors: change.expected,
@@ -299,10 +355,13 @@ impl Data {
             baseline: settings.baseline,
             basis: change.basis,
             score: change.score.map(tenth),
+            spread: change.spread.map(tenth),
+            score_minutes: change.score.is_some().then_some(change.minutes),
             reason: change.reason(direction, settings.baseline),
             window_seconds: super::baseline::WINDOW.as_secs(),
-            top_sources: sources,
-            top_pages: pages,
+            top_sources: came.sources,
+            top_pages: came.pages,
+            rise: came.rise,
         };
         match direction {
             Direction::Rise => Self::VisitorSpike(data),
@@ -326,42 +385,42 @@ impl Data {
     }
 
     /// The data of completions.
-    pub fn completions(goal: &Goal, tally: &Tally) -> Self {
+    pub fn completions(goal: &Goal, counted: &Counted) -> Self {
         Self::GoalCompletion(GoalData {
             goal_id: goal.id,
             goal_name: goal.display_name.clone(),
             goal_type: goal.kind.goal_type(),
-            count: tally.count,
-            window_start: tally.first_at,
-            window_end: tally.last_at,
-            top_pages: tally.top_pages(),
-            top_sources: tally.top_sources(),
+            count: counted.count,
+            window_start: counted.first_at,
+            window_end: counted.last_at,
+            top_pages: counted.top_pages(),
+            top_sources: counted.top_sources(),
         })
     }
 
     /// The data of a custom event.
-    pub fn custom_event(settings: &CustomEvent, tally: &Tally) -> Self {
-        let times = match tally.count {
+    pub fn custom_event(settings: &CustomEvent, counted: &Counted) -> Self {
+        let times = match counted.count {
             1 => "once".to_owned(),
             count => format!("{count} times"),
         };
         let among = |name: &String| {
-            let values = tally.properties.get(name).into_iter().flatten();
+            let values = counted.properties.get(name).into_iter().flatten();
             let values = values.map(|(value, count)| PropertyValue { value: value.clone(), count: *count });
             let mut values: Vec<_> = values.collect();
             values.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.value.cmp(&b.value)));
-            values.truncate(Tally::VALUES_TOLD);
+            values.truncate(Counted::VALUES_TOLD);
             (name.clone(), values)
         };
         Self::CustomEvent(CustomEventData {
             event_name: settings.event_name.clone(),
-            count: tally.count,
-            window_start: tally.first_at,
-            window_end: tally.last_at,
+            count: counted.count,
+            window_start: counted.first_at,
+            window_end: counted.last_at,
             properties: settings.include_properties.iter().map(among).collect(),
             reason: format!("\"{}\" happened {times}.", settings.event_name),
-            top_pages: tally.top_pages(),
-            top_sources: tally.top_sources(),
+            top_pages: counted.top_pages(),
+            top_sources: counted.top_sources(),
         })
     }
 
@@ -519,8 +578,6 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Values of a property that a payload lists.
-    const VALUES_TOLD: usize = 10;
     /// Values of a property that are counted; what visitors make up beyond that is left out.
     const VALUES_COUNTED: usize = 1_000;
 
@@ -534,13 +591,86 @@ impl Tally {
         }
     }
 
+    /// What is told of it, with so many names of each kind at most. Who the visitors were is no part of it.
+    pub fn counted(&self, names: usize) -> Counted {
+        let values = |values: &BTreeMap<String, u64>| most(values.clone(), names.max(Counted::VALUES_TOLD));
+        Counted {
+            count: self.count,
+            first_at: self.first_at,
+            last_at: self.last_at,
+            pages: self.pages.top(names).into_iter().collect(),
+            sources: self.sources.top(names).into_iter().collect(),
+            properties: self.properties.iter().map(|(name, of)| (name.clone(), values(of))).collect(),
+        }
+    }
+}
+
+/// Completions, or occurrences, as they are told; and as they are kept until then.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Counted {
+    pub count: u64,
+    pub first_at: Timestamp,
+    pub last_at: Timestamp,
+    /// Visitors of each page. Of what was counted at several times they are added up.
+    pages: BTreeMap<String, u64>,
+    sources: BTreeMap<String, u64>,
+    properties: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+impl Counted {
+    /// Values of a property that a payload lists.
+    const VALUES_TOLD: usize = 10;
+    /// Names of each kind that are kept until they are told.
+    pub const KEPT: usize = 100;
+
+    /// All of them together; `None` when there are none.
+    pub fn together(parts: impl IntoIterator<Item = Self>) -> Option<Self> {
+        let add = |to: &mut BTreeMap<String, u64>, from: BTreeMap<String, u64>| {
+            for (name, count) in from {
+                *to.entry(name).or_default() += count;
+            }
+        };
+        let mut whole = parts.into_iter().reduce(|mut whole, part| {
+            whole.count += part.count;
+            whole.first_at = whole.first_at.min(part.first_at);
+            whole.last_at = whole.last_at.max(part.last_at);
+            add(&mut whole.pages, part.pages);
+            add(&mut whole.sources, part.sources);
+            for (name, values) in part.properties {
+                add(whole.properties.entry(name).or_default(), values);
+            }
+            whole
+        })?;
+        whole.pages = most(whole.pages, Self::KEPT);
+        whole.sources = most(whole.sources, Self::KEPT);
+        for values in whole.properties.values_mut() {
+            *values = most(std::mem::take(values), Self::KEPT);
+        }
+        Some(whole)
+    }
+
     fn top_pages(&self) -> Vec<TopPage> {
-        self.pages.top().into_iter().map(|(page, visitors)| TopPage { page, visitors }).collect()
+        top(&self.pages).map(|(page, visitors)| TopPage { page, visitors }).collect()
     }
 
     fn top_sources(&self) -> Vec<TopSource> {
-        self.sources.top().into_iter().map(|(source, visitors)| TopSource { source, visitors }).collect()
+        top(&self.sources).map(|(source, visitors)| TopSource { source, visitors }).collect()
     }
+}
+
+/// The names with the most, most first, then by name.
+fn ranked(names: BTreeMap<String, u64>) -> Vec<(String, u64)> {
+    let mut names: Vec<_> = names.into_iter().collect();
+    names.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    names
+}
+
+fn most(names: BTreeMap<String, u64>, limit: usize) -> BTreeMap<String, u64> {
+    if names.len() <= limit { names } else { ranked(names).into_iter().take(limit).collect() }
+}
+
+fn top(names: &BTreeMap<String, u64>) -> impl Iterator<Item = (String, u64)> {
+    ranked(names.clone()).into_iter().take(Ranking::LISTED)
 }
 
 /// How many distinct visitors each name had.
@@ -564,10 +694,10 @@ impl Ranking {
     }
 
     /// Most visitors first, then by name.
-    pub fn top(&self) -> Vec<(String, u64)> {
+    pub fn top(&self, limit: usize) -> Vec<(String, u64)> {
         let mut rows: Vec<_> = self.0.iter().map(|(name, visitors)| (name.clone(), visitors.len() as u64)).collect();
         rows.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-        rows.truncate(Self::LISTED);
+        rows.truncate(limit);
         rows
     }
 }
@@ -610,6 +740,61 @@ impl Event {
             payload: super::format::render(addressee.format, &envelope),
             expires_at: addressee.trigger.map(|(_, settings)| now + settings.max_age()),
             inserted_at: now,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn named(rows: &[(&str, u64)]) -> Vec<(String, u64)> {
+        rows.iter().map(|(name, visitors)| ((*name).to_owned(), *visitors)).collect()
+    }
+
+    #[test]
+    fn a_rise_is_shared_by_what_grew() {
+        let shares =
+            Share::of_rise(&named(&[("a", 10), ("b", 5), ("c", 9)]), &named(&[("a", 40), ("b", 15), ("c", 2)]));
+        let told: Vec<_> =
+            shares.iter().map(|one| (one.name.as_str(), one.visitors_before, one.share_percent)).collect();
+        assert_eq!(told, [("a", 10, 75), ("b", 5, 25)]);
+        assert_eq!(Share::of_rise(&named(&[("a", 3)]), &named(&[("a", 3)])), []);
+    }
+
+    #[test]
+    fn parts_of_a_batch_are_told_together() {
+        let part = |count, at, page: &str| Counted {
+            count,
+            first_at: Timestamp::from_secs(at),
+            last_at: Timestamp::from_secs(at + 5),
+            pages: [(page.to_owned(), count)].into(),
+            sources: BTreeMap::new(),
+            properties: [("plan".to_owned(), [("pro".to_owned(), count)].into())].into(),
+        };
+        let whole = Counted::together([part(2, 100, "/a"), part(3, 50, "/b"), part(4, 70, "/a")]).unwrap();
+        assert_eq!((whole.count, whole.first_at.secs(), whole.last_at.secs()), (9, 50, 105));
+        assert_eq!(whole.top_pages()[0], TopPage { page: "/a".to_owned(), visitors: 6 });
+        assert_eq!(whole.properties["plan"]["pro"], 9);
+        let text = serde_json::to_string(&whole).unwrap();
+        assert_eq!(serde_json::from_str::<Counted>(&text).unwrap(), whole);
+        assert_eq!(Counted::together([]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn shares_are_of_one_whole(
+            before in prop::collection::btree_map("[a-f]", 0u64..50, 0..6),
+            now in prop::collection::btree_map("[a-f]", 0u64..50, 0..6),
+        ) {
+            let rows = |map: &BTreeMap<String, u64>| map.clone().into_iter().collect::<Vec<_>>();
+            let shares = Share::of_rise(&rows(&before), &rows(&now));
+            prop_assert!(shares.len() <= Ranking::LISTED);
+            // Each is rounded.
+            prop_assert!(shares.iter().map(|one| one.share_percent).sum::<u64>() <= 102);
+            prop_assert!(shares.iter().all(|one| one.visitors > one.visitors_before));
         }
     }
 }

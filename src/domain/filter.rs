@@ -6,10 +6,10 @@ use super::goal::PathPattern;
 use super::hit::Hit;
 
 /// What Plausible calls a visit that came from nowhere.
-const DIRECT: &str = "Direct / None";
+pub const DIRECT: &str = "Direct / None";
 
 /// What a hit must be like; what is absent does not matter. Its JSON stands among a trigger's settings.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Filters {
     /// A path in which `*` stands for any characters, as in goals.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -25,18 +25,14 @@ pub struct Filters {
     pub hostname: Option<String>,
 }
 
-impl Filters {
-    /// The names of the settings.
-    pub const NAMES: [&str; 4] = ["page", "source", "country", "hostname"];
-}
-
 /// Filters made ready for looking at hits.
 #[derive(Debug)]
 pub struct Filter {
-    page: Option<PathPattern>,
-    source: Option<String>,
-    country: Option<String>,
-    hostname: Option<String>,
+    pub page: Option<PathPattern>,
+    /// Empty for visits without one.
+    pub source: Option<String>,
+    pub country: Option<String>,
+    pub hostname: Option<String>,
 }
 
 impl Filter {

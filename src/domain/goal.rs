@@ -355,6 +355,16 @@ impl PathPattern {
         Self { exact: path.to_owned(), like: like.flatten() }
     }
 
+    /// The path, when it is one alone.
+    pub fn exact(&self) -> Option<&str> {
+        self.like.is_none().then_some(self.exact.as_str())
+    }
+
+    /// Otherwise the expression that paths match, in which `.` stands for line ends too.
+    pub fn expression(&self) -> Option<String> {
+        self.like.as_ref().map(|like| format!("(?s){}", like.as_str()))
+    }
+
     pub fn fits(&self, path: &str) -> bool {
         self.like.as_ref().map_or(self.exact == path, |like| like.is_match(path))
     }

@@ -34,6 +34,8 @@ const MIN_SILENCE: Duration = Duration::from_secs(5 * 60);
 const MAX_SILENCE: Duration = Duration::from_secs(7 * 86_400);
 const MIN_TROUBLE: Duration = Duration::from_secs(60);
 const MAX_TROUBLE: Duration = Duration::from_secs(86_400);
+const BATCH_SPANS: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(86_400);
+const BATCH_COUNTS: std::ops::RangeInclusive<u64> = 2..=10_000;
 const MAX_MILESTONE: u64 = 1_000_000_000_000;
 /// Numbers a milestone's list may have.
 const MAX_MILESTONES: usize = 50;
@@ -96,6 +98,9 @@ pub struct VisitorChange {
     /// Whether its end is told too.
     #[serde(default)]
     pub notify_end: bool,
+    /// Whose visits count.
+    #[serde(flatten)]
+    pub filters: Filters,
     /// Evaluated and shown, but sends nothing.
     pub shadow: bool,
 }
@@ -112,12 +117,37 @@ pub enum Baseline {
     Fixed,
 }
 
+/// When what was counted is told, if not at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Batch {
+    /// When there are so many; a day after the first at the latest.
+    Count(u64),
+    /// So long after the first.
+    Every(#[serde(with = "span")] Duration),
+}
+
+impl Batch {
+    /// A batch by number is told so long after its first, however few there are.
+    const LONGEST: Duration = Duration::from_secs(86_400);
+
+    /// Whether `count`, the first of which was counted at `first_at`, are to be told now.
+    pub fn is_due(self, count: u64, first_at: Timestamp, now: Timestamp) -> bool {
+        match self {
+            Self::Count(enough) => count >= enough || now.since(first_at) >= Self::LONGEST,
+            Self::Every(span) => now.since(first_at) >= span,
+        }
+    }
+}
+
 /// Fires when a goal converts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GoalCompletion {
     /// The goal; every goal of the site when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub goal_id: Option<GoalId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<Batch>,
     #[serde(flatten)]
     pub filters: Filters,
     pub shadow: bool,
@@ -133,6 +163,8 @@ pub struct CustomEvent {
     /// Properties whose values are counted and told. Of others nothing leaves the house.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub include_properties: BTreeSet<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<Batch>,
     #[serde(flatten)]
     pub filters: Filters,
     pub shadow: bool,
@@ -242,6 +274,15 @@ impl Settings {
         }
     }
 
+    /// When what it counts is told, if not at once.
+    pub fn batch(&self) -> Option<Batch> {
+        match self {
+            Self::GoalCompletion(completion) => completion.batch,
+            Self::CustomEvent(event) => event.batch,
+            _ => None,
+        }
+    }
+
     /// The goal it is bound to, if it is.
     pub fn goal_id(&self) -> Option<GoalId> {
         match self {
@@ -283,6 +324,7 @@ impl Settings {
             Some("visitor_drop") => Self::VisitorDrop(fields.visitor_change(MAX_DROP_THRESHOLD)),
             Some("goal_completion") => Self::GoalCompletion(GoalCompletion {
                 goal_id: fields.goal_id(),
+                batch: fields.batch(),
                 filters: fields.filters(),
                 shadow: fields.flag("shadow"),
             }),
@@ -450,14 +492,6 @@ impl Fields<'_> {
     }
 
     fn visitor_change(&mut self, max_threshold: u64) -> VisitorChange {
-        for name in Filters::NAMES {
-            if self.get(name).is_some() {
-                self.invalid.add(
-                    name,
-                    "is for goal_completion and custom_event; spikes and drops are told of the site as a whole",
-                );
-            }
-        }
         VisitorChange {
             threshold: self.number("threshold", 1, max_threshold, DEFAULT_THRESHOLD),
             baseline: self.baseline(),
@@ -466,6 +500,7 @@ impl Fields<'_> {
             cooldown: self.span("cooldown", MAX_COOLDOWN, DEFAULT_COOLDOWN),
             min_duration: self.span("min_duration", MAX_MIN_DURATION, Duration::ZERO),
             notify_end: self.flag("notify_end"),
+            filters: self.filters(),
             shadow: self.flag("shadow"),
         }
     }
@@ -483,9 +518,22 @@ impl Fields<'_> {
             event_name,
             properties: properties.into_iter().collect(),
             include_properties: self.include_properties(),
+            batch: self.batch(),
             filters: self.filters(),
             shadow: self.flag("shadow"),
         }
+    }
+
+    fn batch(&mut self) -> Option<Batch> {
+        let batch = match self.get("batch")? {
+            Value::String(text) => parse_span(text).ok().filter(|span| BATCH_SPANS.contains(span)).map(Batch::Every),
+            Value::Number(count) => count.as_u64().filter(|count| BATCH_COUNTS.contains(count)).map(Batch::Count),
+            _ => None,
+        };
+        if batch.is_none() {
+            self.invalid.add("batch", "must be a span from 1m to 1d, or a whole number from 2 to 10000");
+        }
+        batch
     }
 
     fn include_properties(&mut self) -> BTreeSet<String> {
@@ -649,9 +697,14 @@ mod tests {
             (json!({"type": "goal_completion", "goal_id": "x"}), "goal_id"),
             (json!({"type": "goal_completion", "threshold": 5}), "threshold"),
             (json!({"type": "goal_completion", "page": ""}), "page"),
+            (json!({"type": "goal_completion", "batch": "30s"}), "batch"),
+            (json!({"type": "goal_completion", "batch": 1}), "batch"),
+            (json!({"type": "goal_completion", "batch": true}), "batch"),
+            (json!({"type": "visitor_spike", "batch": "1h"}), "batch"),
             (json!({"type": "goal_completion", "country": "Germany"}), "country"),
             (json!({"type": "goal_completion", "source": 5}), "source"),
-            (json!({"type": "visitor_spike", "page": "/"}), "page"),
+            (json!({"type": "visitor_spike", "page": ""}), "page"),
+            (json!({"type": "visitor_drop", "country": "DEU"}), "country"),
             (json!({"type": "goal_stalled"}), "goal_id"),
             (json!({"type": "goal_stalled", "goal_id": "1", "sensitivity": 3}), "sensitivity"),
             (json!({"type": "no_data", "after": "4m"}), "after"),
@@ -710,6 +763,8 @@ mod tests {
             json!({"type": "milestone", "metric": "conversions", "goal_id": "7", "period": "month", "list": [100, 500],
                    "shadow": true}),
             json!({"type": "no_data", "after": "1h", "notify_end": false, "shadow": false}),
+            json!({"type": "goal_completion", "batch": "15m", "shadow": false}),
+            json!({"type": "custom_event", "event_name": "Buy", "batch": 100, "shadow": false}),
             json!({"type": "error_condition", "condition": "data_stale", "after": "5m", "notify_end": true,
                    "shadow": false}),
         ] {

@@ -1,12 +1,13 @@
 //! What is watched, arranged for looking at hits: by site, then by goal.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 use tracing::error;
 
 use crate::domain::decide::{ChangeState, Direction};
-use crate::domain::filter::Filter;
+use crate::domain::filter::{Filter, Filters};
 use crate::domain::goal::{Goal, GoalIndex};
 use crate::domain::ids::{AccountId, GoalId, SiteId, TriggerId};
 use crate::domain::time::Timestamp;
@@ -30,6 +31,8 @@ pub struct WatchedSite {
     pub goals: HashMap<GoalId, Goal>,
     pub index: GoalIndex,
     pub changes: Vec<ChangeTrigger>,
+    /// Whose visitors those are about, each once, with what lets them through.
+    pub scopes: Vec<(Scope, Option<Filter>)>,
     pub completions: Vec<CompletionTrigger>,
     /// What no single hit shows.
     pub conditions: Vec<ConditionTrigger>,
@@ -40,6 +43,24 @@ pub struct WatchedSite {
 /// What completions are counted by: the trigger, and the goal unless it wants a custom event.
 pub type Counted = (TriggerId, Option<GoalId>);
 
+/// Whose visitors are counted: all of a site, or those whose visits a filter lets through.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Scope {
+    pub site_id: SiteId,
+    pub filters: Option<Arc<Filters>>,
+}
+
+impl Scope {
+    pub fn of_site(site_id: SiteId) -> Self {
+        Self { site_id, filters: None }
+    }
+
+    fn new(site_id: SiteId, filters: &Filters) -> Self {
+        let filters = (*filters != Filters::default()).then(|| Arc::new(filters.clone()));
+        Self { site_id, filters }
+    }
+}
+
 /// A spike or a drop.
 pub struct ChangeTrigger {
     pub trigger: Trigger,
@@ -47,6 +68,7 @@ pub struct ChangeTrigger {
     pub since: Timestamp,
     pub direction: Direction,
     pub settings: VisitorChange,
+    pub scope: Scope,
 }
 
 /// Counts what visitors do: completions of goals, or a custom event.
@@ -101,6 +123,7 @@ impl Catalog {
                     index: GoalIndex::new(&goals),
                     goals: goals.into_iter().map(|goal| (goal.id, goal)).collect(),
                     changes: Vec::new(),
+                    scopes: Vec::new(),
                     completions: Vec::new(),
                     conditions: Vec::new(),
                     by_event: HashMap::new(),
@@ -113,11 +136,11 @@ impl Catalog {
             match &trigger.settings {
                 Settings::VisitorSpike(settings) => {
                     let (direction, settings) = (Direction::Rise, settings.clone());
-                    site.changes.push(ChangeTrigger { trigger, format, since, direction, settings });
+                    site.add_change(trigger, format, since, direction, settings);
                 }
                 Settings::VisitorDrop(settings) => {
                     let (direction, settings) = (Direction::Fall, settings.clone());
-                    site.changes.push(ChangeTrigger { trigger, format, since, direction, settings });
+                    site.add_change(trigger, format, since, direction, settings);
                 }
                 Settings::GoalCompletion(completion) => {
                     let (wants, filter) = (Wants::Goals(completion.goal_id), Filter::new(&completion.filters));
@@ -141,9 +164,15 @@ impl Catalog {
         Self { version: watched.version, sites }
     }
 
-    /// Sites whose current visitors matter.
-    pub fn sites_with_changes(&self) -> HashSet<SiteId> {
-        self.sites.iter().filter(|(_, site)| !site.changes.is_empty()).map(|(id, _)| *id).collect()
+    /// Whose current visitors matter.
+    pub fn scopes(&self) -> HashSet<Scope> {
+        self.sites.values().flat_map(|site| &site.scopes).map(|(scope, _)| scope.clone()).collect()
+    }
+
+    /// What lets the visits of a scope through; `None` where all count.
+    pub fn filter_of(&self, scope: &Scope) -> Option<&Filter> {
+        let scopes = &self.sites.get(&scope.site_id)?.scopes;
+        scopes.iter().find(|(known, _)| known == scope)?.1.as_ref()
     }
 
     /// Every trigger that hits are looked at for.
@@ -168,8 +197,32 @@ impl WatchedSite {
         self.completions.iter().any(|completion| completion.filter.is_some())
     }
 
-    /// Whether what is usual for it has to be known.
-    pub fn needs_a_profile(&self) -> bool {
-        self.changes.iter().any(|change| change.settings.baseline == Baseline::Typical)
+    /// Of whom it has to be known what is usual.
+    pub fn to_be_profiled(&self) -> impl Iterator<Item = (&Scope, Option<&Filter>)> {
+        let is_typical = |change: &ChangeTrigger| change.settings.baseline == Baseline::Typical;
+        let scopes = self
+            .scopes
+            .iter()
+            .filter(move |(scope, _)| self.changes.iter().any(|change| is_typical(change) && change.scope == *scope));
+        scopes.map(|(scope, filter)| (scope, filter.as_ref()))
+    }
+
+    fn add_change(
+        &mut self,
+        trigger: Trigger,
+        format: Format,
+        since: Timestamp,
+        direction: Direction,
+        settings: VisitorChange,
+    ) {
+        let scope = Scope::new(trigger.site_id, &settings.filters);
+        let scope = match self.scopes.iter().find(|(known, _)| *known == scope) {
+            Some((known, _)) => known.clone(),
+            None => {
+                self.scopes.push((scope.clone(), Filter::new(&settings.filters)));
+                scope
+            }
+        };
+        self.changes.push(ChangeTrigger { trigger, format, since, direction, settings, scope });
     }
 }

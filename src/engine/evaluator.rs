@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::catalog::{Catalog, Counted, Memory};
+use super::catalog::{Catalog, Counted, Memory, Scope};
 use super::firing::{self, CountedName, Firing, Judged, Seen, Wanted};
 use super::leases::Leases;
 use super::profiles::Profiles;
@@ -54,13 +54,13 @@ pub struct Evaluator {
 struct Knowledge {
     catalog: Catalog,
     memories: HashMap<TriggerId, Memory>,
-    live: HashMap<SiteId, LiveWindow>,
+    live: HashMap<Scope, LiveWindow>,
     /// The last hit read.
     cursor: HitSeq,
     /// The watermark in the database: it moves from here and from nowhere else.
     saved: HitSeq,
-    /// Sites with new visits since their triggers were last looked at.
-    touched: HashSet<SiteId>,
+    /// With new visits since their triggers were last looked at.
+    touched: HashSet<Scope>,
     /// What was completed in this look, once for each event.
     fired: Vec<Counted>,
 }
@@ -185,7 +185,7 @@ impl Evaluator {
             let name = CountedName(counted.1);
             let moment = format!("{name}:{}:{}-{}", self.analytics.source(), found.first.0, found.last.0);
             let completions = (*counted, found.site_id, &found.tally);
-            step.fired.extend(self.firing.completion(&knowledge.catalog.sites, completions, moment, now));
+            self.firing.add_completions(&mut step, &knowledge.catalog.sites, completions, moment, now);
         }
         for (site_id, mut judged) in knowledge.judge(now, &self.leases, &self.firing.profiles) {
             let site = &knowledge.catalog.sites[&site_id];
@@ -226,8 +226,8 @@ impl Evaluator {
         knowledge.saved = HitSeq(self.store.operator_watermark(self.analytics.source(), newest.0).await?);
         // Beyond the newest hit means that an older copy of the file was put back.
         knowledge.cursor = knowledge.saved.min(newest);
-        let sites = knowledge.catalog.sites_with_changes();
-        self.fill(&mut knowledge, sites).await?;
+        let scopes = knowledge.catalog.scopes();
+        self.fill(&mut knowledge, scopes).await?;
         Ok(knowledge)
     }
 
@@ -238,10 +238,10 @@ impl Evaluator {
             *knowledge = self.learn().await?;
             return Ok(());
         }
-        let before = knowledge.catalog.sites_with_changes();
+        let before = knowledge.catalog.scopes();
         knowledge.catalog = Catalog::new(self.store.watched().await?);
-        let after = knowledge.catalog.sites_with_changes();
-        knowledge.live.retain(|site_id, _| after.contains(site_id));
+        let after = knowledge.catalog.scopes();
+        knowledge.live.retain(|scope, _| after.contains(scope));
         let triggers = knowledge.catalog.triggers();
         // A trigger that is not watched now may be again; its memory is in the database.
         if triggers.iter().any(|id| !knowledge.memories.contains_key(id)) {
@@ -251,21 +251,28 @@ impl Evaluator {
             }
         }
         knowledge.memories.retain(|id, _| triggers.contains(id));
-        self.fill(knowledge, after.difference(&before).copied().collect()).await
+        self.fill(knowledge, after.difference(&before).cloned().collect()).await
     }
 
-    /// Loads the last ten minutes of sites that were not watched before.
-    async fn fill(&self, knowledge: &mut Knowledge, sites: HashSet<SiteId>) -> Result<(), LookError> {
-        if sites.is_empty() {
-            return Ok(());
-        }
+    /// Loads the last ten minutes of those whose visitors were not watched before.
+    async fn fill(&self, knowledge: &mut Knowledge, scopes: HashSet<Scope>) -> Result<(), LookError> {
         let now = self.clock.now();
-        for (site_id, at, visitor) in self.analytics.visits_since(now - SPAN).await? {
-            if sites.contains(&site_id) {
-                knowledge.live.entry(site_id).or_default().add(at, visitor);
+        if scopes.iter().any(|scope| scope.filters.is_none()) {
+            for (site_id, at, visitor) in self.analytics.visits_since(now - SPAN).await? {
+                let scope = Scope::of_site(site_id);
+                if scopes.contains(&scope) {
+                    knowledge.live.entry(scope).or_default().add(at, visitor);
+                }
             }
         }
-        knowledge.touched.extend(sites);
+        for scope in &scopes {
+            let Some(filter) = knowledge.catalog.filter_of(scope) else { continue };
+            let until = now + Duration::from_secs(1);
+            for hit in self.analytics.visits_like(scope.site_id, filter, now - SPAN, until).await? {
+                knowledge.live.entry(scope.clone()).or_default().add(hit.at, hit.visitor);
+            }
+        }
+        knowledge.touched.extend(scopes);
         Ok(())
     }
 
@@ -317,9 +324,13 @@ impl Knowledge {
                 return (found, taken);
             }
             let Some(site) = self.catalog.sites.get(&hit.site_id) else { continue };
-            if hit.counts_as_visit() && !site.changes.is_empty() {
-                self.live.entry(hit.site_id).or_default().add(hit.at, hit.visitor);
-                self.touched.insert(hit.site_id);
+            if hit.counts_as_visit() {
+                for (scope, filter) in &site.scopes {
+                    if filter.as_ref().is_none_or(|filter| filter.lets_through(hit)) {
+                        self.live.entry(scope.clone()).or_default().add(hit.at, hit.visitor);
+                        self.touched.insert(scope.clone());
+                    }
+                }
             }
             for wanted in site.wanted(hit, |since| since, |_| true) {
                 found.entry(wanted.counted()).or_insert_with(|| Found::new(*seq, hit)).add(wanted, *seq, hit);
@@ -328,33 +339,35 @@ impl Knowledge {
         (found, hits.len())
     }
 
-    /// Looks at every spike and drop whose site changed, and at those that wait to be armed again. Only what changed is
+    /// Looks at every spike and drop whose visitors changed, and at those that wait to be armed again. Only what changed is
     /// answered.
     fn judge(&mut self, now: Timestamp, leases: &Leases, profiles: &Profiles) -> Vec<(SiteId, Judged)> {
         let mut changed = Vec::new();
         // Visitors leave without a hit, so every window moves with every look.
-        for (site_id, live) in &mut self.live {
+        for (scope, live) in &mut self.live {
             let before = live.current();
             live.advance(now);
             if live.current() != before {
-                self.touched.insert(*site_id);
+                self.touched.insert(scope.clone());
             }
         }
         self.live.retain(|_, live| !live.is_empty());
         let touched = std::mem::take(&mut self.touched);
-        for (site_id, site) in &self.catalog.sites {
-            let live = self.live.get(site_id);
-            // Somebody else may see its visitors; whoever works for it says when nobody does.
-            if site.changes.is_empty() || (live.is_none() && leases.lease(site.shard).is_none()) {
-                continue;
-            }
-            let seen = Seen {
-                current: live.map_or(0, LiveWindow::current),
-                previous: live.map_or(0, LiveWindow::previous),
-                open: live.map_or(0, LiveWindow::open),
-                is_news: touched.contains(site_id),
+        for (site_id, site) in self.catalog.sites.iter().filter(|(_, site)| !site.changes.is_empty()) {
+            let seen = |scope: &Scope| {
+                let live = self.live.get(scope);
+                // Somebody else may see its visitors; whoever works for it says when nobody does.
+                if live.is_none() && leases.lease(site.shard).is_none() {
+                    return None;
+                }
+                Some(Seen {
+                    current: live.map_or(0, LiveWindow::current),
+                    previous: live.map_or(0, LiveWindow::previous),
+                    open: live.map_or(0, LiveWindow::open),
+                    is_news: touched.contains(scope),
+                })
             };
-            let judged = profiles.with(*site_id, |profile| site.judge(&seen, profile, &self.memories, now));
+            let judged = site.judge(seen, profiles, &self.memories, now);
             changed.extend(judged.into_iter().map(|judged| (*site_id, judged)));
         }
         changed

@@ -2,25 +2,33 @@
 //! ([`super::evaluator`]) and the one that asks for them ([`super::poller`]).
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use metrics::counter;
 use tokio::sync::mpsc;
 use tracing::info;
 
-use super::catalog::{ChangeTrigger, CompletionTrigger, Counted, Memory, Wants, WatchedSite};
+use super::catalog::{ChangeTrigger, CompletionTrigger, Counted, Memory, Scope, Wants, WatchedSite};
 use super::profiles::Profiles;
 use crate::analytics::{Analytics, AnalyticsError, Dimension};
 use crate::chance::Chance;
 use crate::domain::baseline::{Profile, WINDOW, window_start};
 use crate::domain::decide::{ChangeState, Direction, Observation, Verdict, decide};
-use crate::domain::event::{Addressee, Data, Event, Ranking, Tally, TopPage, TopSource};
+use crate::domain::event::{self, Addressee, Data, Event, Ranking, Rise, Share, Tally, TopPage, TopSource, WhoCame};
+use crate::domain::filter::{DIRECT, Filter};
 use crate::domain::hit::Hit;
 use crate::domain::ids::{EventId, GoalId, SiteId, TriggerId};
 use crate::domain::time::Timestamp;
 use crate::domain::trigger::Baseline;
+use crate::store::gathered::Gathered;
 use crate::store::outbox::{Fired, StateChange, Step};
 use crate::store::queue::{Due, Lane};
+
+/// A rise is held against the same five minutes so long before.
+const COMPARED_WITH: Duration = Duration::from_secs(3_600);
+/// Names that are compared at most.
+const NAMES_COMPARED: usize = 100;
 
 /// What events are made with, and where they go.
 #[derive(Clone)]
@@ -78,19 +86,43 @@ impl std::fmt::Display for CountedName {
 }
 
 impl Firing {
-    /// The event of completions; `moment` names the rows they were counted in. `None` when nobody wants it any more.
+    /// Adds completions to a step: their event, or a part of the batch it will tell of; `moment` names the rows they were
+    /// counted in.
+    pub fn add_completions(
+        &self,
+        step: &mut Step,
+        sites: &HashMap<SiteId, WatchedSite>,
+        (counted, site_id, tally): Completions<'_>,
+        moment: String,
+        now: Timestamp,
+    ) {
+        let Some(site) = sites.get(&site_id) else { return };
+        let (trigger_id, goal_id) = counted;
+        let trigger = site.completions.iter().find(|completion| completion.trigger.id == trigger_id);
+        if trigger.is_none_or(|watched| watched.trigger.settings.batch().is_none()) {
+            let tally = tally.counted(Ranking::LISTED);
+            step.fired.extend(self.completion(site, counted, site_id, &tally, moment, now));
+            return;
+        }
+        let part = serde_json::to_string(&tally.counted(event::Counted::KEPT)).expect("names and numbers serialise");
+        let count = i64::try_from(tally.count).unwrap_or(i64::MAX);
+        step.gathered.push(Gathered { trigger_id, goal_id, moment, count, part });
+    }
+
+    /// The event of completions. `None` when nobody wants it any more.
     pub fn completion(
         &self,
-        sites: &HashMap<SiteId, WatchedSite>,
-        ((trigger_id, goal_id), site_id, tally): Completions<'_>,
+        site: &WatchedSite,
+        (trigger_id, goal_id): Counted,
+        site_id: SiteId,
+        counted: &event::Counted,
         moment: String,
         now: Timestamp,
     ) -> Option<Fired> {
-        let site = sites.get(&site_id)?;
         let watched = site.completions.iter().find(|completion| completion.trigger.id == trigger_id)?;
         let data = match (&watched.wants, goal_id) {
-            (Wants::Goals(_), Some(goal_id)) => Data::completions(site.goals.get(&goal_id)?, tally),
-            (Wants::Event(settings), None) => Data::custom_event(settings, tally),
+            (Wants::Goals(_), Some(goal_id)) => Data::completions(site.goals.get(&goal_id)?, counted),
+            (Wants::Event(settings), None) => Data::custom_event(settings, counted),
             // What was counted for it is not what it counts now.
             _ => return None,
         };
@@ -139,8 +171,9 @@ impl Firing {
                 if let Some(incident) = &mut judged.memory.state.incident {
                     incident.event_id = Some(id);
                 }
-                let (sources, pages) = self.who_came(site_id, now).await?;
-                let data = Data::change(watched.direction, &watched.settings, change, sources, pages);
+                let filter = site.filter_of(&watched.scope);
+                let came = self.who_came(site_id, filter, watched.direction, now).await?;
+                let data = Data::change(watched.direction, &watched.settings, change, came);
                 (data, format!("rise:{}", judged.memory.fired))
             }
             Verdict::End(ended) => (Data::ended(watched.direction, ended), format!("end:{}", judged.memory.fired)),
@@ -163,19 +196,43 @@ impl Firing {
         Ok(())
     }
 
+    /// Who is there now, and for a rise what grew since an hour before.
     async fn who_came(
         &self,
         site_id: SiteId,
+        filter: Option<&Filter>,
+        direction: Direction,
         now: Timestamp,
-    ) -> Result<(Vec<TopSource>, Vec<TopPage>), AnalyticsError> {
+    ) -> Result<WhoCame, AnalyticsError> {
         let from = now.floor_to_second() - WINDOW;
-        let until = now + std::time::Duration::from_micros(1);
-        let sources = self.analytics.top(site_id, from, until, Dimension::Source, Ranking::LISTED).await?;
-        let pages = self.analytics.top(site_id, from, until, Dimension::Page, Ranking::LISTED).await?;
-        Ok((
-            sources.into_iter().map(|(source, visitors)| TopSource { source, visitors }).collect(),
-            pages.into_iter().map(|(page, visitors)| TopPage { page, visitors }).collect(),
-        ))
+        let until = now + Duration::from_micros(1);
+        let names = async |dimension, from, until| {
+            self.analytics.top(site_id, filter, from, until, dimension, NAMES_COMPARED).await
+        };
+        let sources = names(Dimension::Source, from, until).await?;
+        let pages = names(Dimension::Page, from, until).await?;
+        let rise = match direction {
+            Direction::Fall => None,
+            Direction::Rise => {
+                let (since, to) = (from - COMPARED_WITH, from - COMPARED_WITH + WINDOW);
+                let countries = named_only(names(Dimension::Country, from, until).await?);
+                let before = named_only(names(Dimension::Country, since, to).await?);
+                Some(Rise {
+                    rise_by_source: Share::of_rise(
+                        &with_direct(names(Dimension::Source, since, to).await?),
+                        &with_direct(sources.clone()),
+                    ),
+                    rise_by_page: Share::of_rise(&names(Dimension::Page, since, to).await?, &pages),
+                    rise_by_country: Share::of_rise(&before, &countries),
+                })
+            }
+        };
+        let listed = |names| named_only(names).into_iter().take(Ranking::LISTED);
+        Ok(WhoCame {
+            sources: listed(sources).map(|(source, visitors)| TopSource { source, visitors }).collect(),
+            pages: listed(pages).map(|(page, visitors)| TopPage { page, visitors }).collect(),
+            rise,
+        })
     }
 
     /// Passes on what was recorded and is `owed` now.
@@ -227,23 +284,29 @@ impl Judged {
 }
 
 impl WatchedSite {
-    /// What each spike and drop makes of what is seen. Only what changed is answered.
+    /// What lets the visits of one of its scopes through; `None` where all count.
+    fn filter_of(&self, scope: &Scope) -> Option<&Filter> {
+        self.scopes.iter().find(|(known, _)| known == scope)?.1.as_ref()
+    }
+
+    /// What each spike and drop makes of what is `seen` of its visitors, where anything is. Only what changed is answered.
     pub fn judge(
         &self,
-        seen: &Seen,
-        profile: Option<&Profile>,
+        seen: impl Fn(&Scope) -> Option<Seen>,
+        profiles: &Profiles,
         memories: &HashMap<TriggerId, Memory>,
         now: Timestamp,
     ) -> Vec<Judged> {
         let mut changed = Vec::new();
         for (position, watched) in self.changes.iter().enumerate() {
+            let Some(seen) = seen(&watched.scope) else { continue };
             let before = memories.get(&watched.trigger.id).copied().unwrap_or_default();
-            let outcome = match (watched.settings.baseline, profile) {
-                (Baseline::Typical, None) => None,
-                (Baseline::Typical, Some(profile)) => {
-                    Some(watched.judge_windows(profile, before.state, seen, &self.zone, now))
-                }
-                _ => watched.judge_now(before.state, seen, now),
+            let outcome = match watched.settings.baseline {
+                Baseline::Typical => profiles.with(&watched.scope, |profile| {
+                    let profile = profile?;
+                    Some(watched.judge_windows(profile, before.state, &seen, &self.zone, now))
+                }),
+                _ => watched.judge_now(before.state, &seen, now),
             };
             let Some((verdict, state)) = outcome else { continue };
             let fired = before.fired + i64::from(verdict != Verdict::Quiet);
@@ -367,6 +430,17 @@ impl ChangeTrigger {
             _ => (Verdict::Quiet, state),
         }
     }
+}
+
+/// Without what has no name.
+fn named_only(names: Vec<(String, u64)>) -> Vec<(String, u64)> {
+    names.into_iter().filter(|(name, _)| !name.is_empty()).collect()
+}
+
+/// Visits without a source under the name they are shown with.
+fn with_direct(names: Vec<(String, u64)>) -> Vec<(String, u64)> {
+    let name = |name: String| if name.is_empty() { DIRECT.to_owned() } else { name };
+    names.into_iter().map(|(source, visitors)| (name(source), visitors)).collect()
 }
 
 /// A tally of nothing yet, to begin with a hit.

@@ -75,6 +75,7 @@ impl Janitor {
         self.store.operator_prune_invitations(now).await?;
         self.remove(stop, Removes::Noted(now - self.audit_retention)).await?;
         self.store.operator_prune_resends(before).await?;
+        self.store.operator_prune_gathered().await?;
         // What is usual and back-tests need their history, whatever the retention of deliveries.
         self.analytics.prune(now - self.retention.max(KEPT + LOOK_EVERY)).await?;
         Ok(())

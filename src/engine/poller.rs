@@ -7,8 +7,9 @@
 //! falls: a replica that lags shows less for a while and harms nothing. The counts commit with the events, under the leases
 //! of the shards, so a crash repeats what was not committed and nothing else.
 //!
-//! One step, top to bottom, is [`Poller::step`]: three statements at most, whatever the number of sites and triggers. What
-//! ClickHouse does not answer is not known; it is never taken for zero, and is made up for later ([`CATCH_UP`]).
+//! One step, top to bottom, is [`Poller::step`]: three statements at most, whatever the number of sites and triggers, and one
+//! more for every fifty filters of spikes and drops. What ClickHouse does not answer is not known; it is never taken for
+//! zero, and is made up for later ([`CATCH_UP`]).
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hasher as _;
@@ -20,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::catalog::{Catalog, CompletionTrigger, Counted, Memory, WatchedSite};
+use super::catalog::{Catalog, CompletionTrigger, Counted, Memory, Scope, WatchedSite};
 use super::firing::{self, CountedName, Firing, Seen};
 use super::late::Late;
 use super::leases::Leases;
@@ -77,7 +78,7 @@ struct Knowledge {
     views: HashMap<i32, View>,
     /// By second, what all its rows were made of that were read for these views and this catalog.
     digests: HashMap<i64, Digest>,
-    visitors: HashMap<SiteId, Visitors>,
+    visitors: HashMap<Scope, Visitors>,
     swept_at: Timestamp,
     saved_at: Timestamp,
 }
@@ -228,7 +229,7 @@ impl Poller {
             let name = CountedName(counted.1);
             let moment = format!("{name}:{}-{:016x}", found.tally.first_at.secs(), found.name);
             let completions = (*counted, found.site_id, &found.tally);
-            step.fired.extend(self.firing.completion(&known.catalog.sites, completions, moment, now));
+            self.firing.add_completions(&mut step, &known.catalog.sites, completions, moment, now);
         }
         let memories = self.judge(known, &visitors, &mut step, now).await?;
         let looked = self.clock.monotonic().saturating_sub(started);
@@ -255,15 +256,25 @@ impl Poller {
         known: &Knowledge,
         now: Timestamp,
         sweeps: bool,
-    ) -> Result<(News, HashMap<SiteId, Visitors>, Vec<Gap>), AnalyticsError> {
+    ) -> Result<(News, HashMap<Scope, Visitors>, Vec<Gap>), AnalyticsError> {
         let here = || known.catalog.sites.iter().filter(|(_, site)| known.views.contains_key(&site.shard));
-        let with_changes: Vec<_> = here().filter(|(_, site)| !site.changes.is_empty()).map(|(id, _)| *id).collect();
+        let scopes = || here().flat_map(|(_, site)| &site.scopes);
+        let with_changes: Vec<_> =
+            scopes().filter(|(scope, _)| scope.filters.is_none()).map(|(scope, _)| scope.site_id).collect();
+        let filtered: Vec<_> = scopes().filter_map(|(scope, filter)| Some((scope, filter.as_ref()?))).collect();
         let with_goals: Vec<_> = here().filter(|(_, site)| !site.completions.is_empty()).map(|(id, _)| *id).collect();
         let visitors = async {
-            if with_changes.is_empty() {
-                return Ok(HashMap::new());
+            let mut visitors = HashMap::new();
+            if !with_changes.is_empty() {
+                let of_sites = self.clickhouse.visitors(Sites(&with_changes), now).await?;
+                visitors.extend(of_sites.into_iter().map(|(site_id, seen)| (Scope::of_site(site_id), seen)));
             }
-            self.clickhouse.visitors(Sites(&with_changes), now).await
+            if !filtered.is_empty() {
+                let asked: Vec<_> = filtered.iter().map(|(scope, filter)| (scope.site_id, *filter)).collect();
+                let seen = self.clickhouse.visitors_like(&asked, now).await?;
+                visitors.extend(filtered.iter().map(|(scope, _)| (*scope).clone()).zip(seen));
+            }
+            Ok(visitors)
         };
         let oldest = known.views.values().map(|view| view.looked_until).min().unwrap_or(now);
         let overlap = if sweeps { SWEEP } else { OVERLAP };
@@ -280,7 +291,7 @@ impl Poller {
             let moved = there.into_iter().filter(|(second, digest)| known.digests.get(second) != Some(digest));
             let moved: Vec<_> = moved.map(|(second, _)| second).collect();
             news.digests = self.clickhouse.hits(of, &moved, |hit| news.take_in(known, hit)).await?;
-            Ok(())
+            Ok::<_, AnalyticsError>(())
         };
         let (visitors, ()) = tokio::try_join!(visitors, hits)?;
         let watched: std::collections::HashSet<_> = here().map(|(_, site)| site.shard).collect();
@@ -303,18 +314,19 @@ impl Poller {
     async fn judge(
         &self,
         known: &Knowledge,
-        visitors: &HashMap<SiteId, Visitors>,
+        visitors: &HashMap<Scope, Visitors>,
         step: &mut Step,
         now: Timestamp,
     ) -> Result<Vec<(TriggerId, Memory)>, AnalyticsError> {
         let mut memories = Vec::new();
         let here = known.catalog.sites.iter().filter(|(_, site)| known.views.contains_key(&site.shard));
         for (site_id, site) in here.filter(|(_, site)| !site.changes.is_empty()) {
-            let seen = visitors.get(site_id).copied().unwrap_or_default();
-            let is_news = known.visitors.get(site_id).copied().unwrap_or_default() != seen;
-            let seen = Seen { current: seen.current, previous: seen.previous, open: seen.open, is_news };
-            let judged =
-                self.firing.profiles.with(*site_id, |profile| site.judge(&seen, profile, &known.memories, now));
+            let seen = |scope: &Scope| {
+                let seen = visitors.get(scope).copied().unwrap_or_default();
+                let is_news = known.visitors.get(scope).copied().unwrap_or_default() != seen;
+                Some(Seen { current: seen.current, previous: seen.previous, open: seen.open, is_news })
+            };
+            let judged = site.judge(seen, &self.firing.profiles, &known.memories, now);
             for mut judged in judged {
                 let trigger_id = site.changes[judged.position].trigger.id;
                 let before = known.memories.get(&trigger_id).copied().unwrap_or_default();

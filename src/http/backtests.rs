@@ -14,6 +14,7 @@ use super::error::{Problem, Result};
 use super::sites::find;
 use crate::domain::backtest::{self, Firing, Point, Suggestion};
 use crate::domain::baseline::{Basis, HISTORY, WINDOW, window_start};
+use crate::domain::filter::Filter;
 use crate::domain::invalid::Invalid;
 use crate::domain::time::Timestamp;
 use crate::domain::trigger::Settings;
@@ -38,6 +39,10 @@ pub struct BacktestBody {
     cooldown: Option<String>,
     min_duration: Option<String>,
     notify_end: Option<bool>,
+    page: Option<String>,
+    source: Option<String>,
+    country: Option<String>,
+    hostname: Option<String>,
     shadow: Option<bool>,
     /// The last so many days before `to`; 30 when neither this nor `from` is given.
     #[schema(minimum = 1, maximum = 366)]
@@ -96,7 +101,12 @@ pub async fn backtest(
     };
     let first = api.analytics.first_hit_at(site.id).await?;
     let since = first.map_or(to, |first| window_start(first).max(from - HISTORY));
-    let windows = if since < to { api.analytics.window_counts(site.id, since, to, WINDOW).await? } else { Vec::new() };
+    let filter = Filter::new(&change.filters);
+    let windows = if since < to {
+        api.analytics.window_counts_of(site.id, filter.as_ref(), since, to, WINDOW).await?
+    } else {
+        Vec::new()
+    };
     let zone = TimeZone::get(&site.timezone).unwrap_or(TimeZone::UTC);
     let done = backtest::run(direction, change, windows, &zone, from);
     Ok(Json(BacktestAnswer {

@@ -59,11 +59,16 @@ pub fn schema(event_type: &str) -> Option<Value> {
                 "threshold": count("The trigger's threshold in percent"),
                 "baseline": { "enum": ["typical", "previous", "fixed"] },
                 "basis": { "description": "What a typical baseline rests on" },
-                "score": { "type": "number", "description": "Standard deviations beyond what is expected" },
+                "score": number("Standard deviations beyond what is expected"),
+                "spread": number("One standard deviation of what is expected in a window"),
+                "score_minutes": count("The span in which it is most unusual, and whose score that is"),
                 "reason": reason(),
                 "window_seconds": count("Length of the window"),
                 "top_sources": ranking("source"),
                 "top_pages": ranking("page"),
+                "rise_by_source": shares("Of a spike: the sources that grew most since an hour before"),
+                "rise_by_page": shares("Of a spike: the pages that grew most since an hour before"),
+                "rise_by_country": shares("Of a spike: the countries that grew most; known of Plausible's traffic only"),
             }),
             &[
                 "current_visitors",
@@ -298,6 +303,19 @@ fn joined(mut fields: Value, more: &Value) -> Value {
 
 fn moment() -> Value {
     json!({ "type": "string", "format": "date-time" })
+}
+
+fn shares(description: &str) -> Value {
+    let row = object(
+        json!({
+            "name": { "type": "string" },
+            "visitors": count("Distinct visitors of the last five minutes"),
+            "visitors_before": count("Of the same five minutes an hour before"),
+            "share_percent": count("Of everything of its kind that grew, rounded"),
+        }),
+        &["name", "visitors", "visitors_before", "share_percent"],
+    );
+    json!({ "type": "array", "maxItems": 3, "items": row, "description": description })
 }
 
 fn ranking(name: &str) -> Value {

@@ -15,13 +15,17 @@ use super::body::JsonObject;
 use super::error::{ApiError, Problem, Result};
 use super::webhooks::find_webhook;
 use crate::domain::access::{Actor, Role};
+use crate::domain::filter::Filters;
 use crate::domain::ids::{GoalId, SiteId, TriggerId};
 use crate::domain::invalid::Invalid;
 use crate::domain::time::Timestamp;
-use crate::domain::trigger::{Settings, Trigger};
+use crate::domain::trigger::{Baseline, Settings, Trigger};
 use crate::domain::webhook::Webhook;
 use crate::store::StoreError;
 use crate::store::triggers::MOST_TRIGGERS;
+
+/// Different filters for which it is learned what is usual, for each site.
+const MOST_FILTERS: usize = 20;
 
 /// A trigger as the API shows it: its settings stand beside id and type.
 #[derive(Serialize, ToSchema)]
@@ -100,17 +104,20 @@ pub struct TriggerBody {
     properties: Option<std::collections::BTreeMap<String, String>>,
     /// Custom events: properties whose values are counted and told; none when absent, ten at most.
     include_properties: Option<Vec<String>>,
-    /// Completions and custom events: only on this path, in which `*` stands for any characters.
+    /// Completions and custom events: told together, so long after the first (`15m`; from `1m` to `1d`) or so many (`100`; from 2
+    /// to 10,000, a day after the first at the latest); each look's at once when absent.
+    #[schema(value_type = Option<Object>, example = "15m")]
+    batch: Option<String>,
+    /// Completions, custom events, spikes and drops: only on this path, in which `*` stands for any characters.
     #[schema(example = "/blog/*")]
     page: Option<String>,
-    /// Completions and custom events: only of visits from this source, exactly as it is shown; `Direct / None` for those
-    /// without one.
+    /// The same four: only of visits from this source, exactly as it is shown; `Direct / None` for those without one.
     #[schema(example = "Hacker News")]
     source: Option<String>,
-    /// Completions and custom events: only from this country, by its two letters. Only Plausible's traffic says so.
+    /// The same four: only from this country, by its two letters. Only Plausible's traffic says so.
     #[schema(example = "DE")]
     country: Option<String>,
-    /// Completions and custom events: only on this host, without `www.`.
+    /// The same four: only on this host, without `www.`.
     hostname: Option<String>,
     /// Evaluated and recorded, but not sent.
     shadow: Option<bool>,
@@ -149,6 +156,7 @@ pub async fn create_trigger(
     let settings = Settings::parse(&body)?;
     let goals = goals_of(&api, &actor, webhook.site_id).await?;
     refuse_unknown_goal(&settings, &goals)?;
+    refuse_too_many_filters(&api, &actor, webhook.site_id, [&settings]).await?;
     let trigger = trigger_of(&api, &webhook, (None, settings), api.clock.now());
     if !api.store.create_trigger(&api.change(&actor), &trigger).await.map_err(exists)? {
         return Err(ApiError::limit_reached(format!("A webhook may have at most {MOST_TRIGGERS} triggers.")));
@@ -181,6 +189,7 @@ pub async fn update_trigger(
         .ok_or_else(ApiError::not_found)?;
     let settings = trigger.settings.patched(&body)?;
     refuse_unknown_goal(&settings, &goals_of(&api, &actor, webhook.site_id).await?)?;
+    refuse_too_many_filters(&api, &actor, webhook.site_id, [&settings]).await?;
     if settings == trigger.settings {
         return Ok(Json(TriggerAnswer { trigger: trigger.into() }));
     }
@@ -283,6 +292,33 @@ fn check_goal(settings: &Settings, goals: &HashSet<GoalId>) -> Result<(), Invali
         Some(id) if !goals.contains(&id) => Err(Invalid::one("goal_id", "must be the id of a goal of this site")),
         _ => Ok(()),
     }
+}
+
+/// What is usual is learned for every filter by itself, so there is an end to them.
+pub async fn refuse_too_many_filters(
+    api: &Api,
+    actor: &Actor,
+    site_id: SiteId,
+    wanted: impl IntoIterator<Item = &Settings>,
+) -> Result<()> {
+    let learned = |settings: &Settings| {
+        let (_, change) = settings.visitor_change()?;
+        let is_learned = change.baseline == Baseline::Typical && change.filters != Filters::default();
+        is_learned.then(|| change.filters.clone())
+    };
+    let wanted: HashSet<Filters> = wanted.into_iter().filter_map(learned).collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let present = api.store.triggers_of_site(actor.account_id, site_id).await?;
+    let present: HashSet<Filters> = present.iter().filter_map(|trigger| learned(&trigger.settings)).collect();
+    if wanted.is_subset(&present) || wanted.union(&present).count() <= MOST_FILTERS {
+        return Ok(());
+    }
+    Err(ApiError::limit_reached(format!(
+        "A site may have at most {MOST_FILTERS} different filters on spikes and drops against what is typical. With the \
+         baseline previous or fixed there is no limit."
+    )))
 }
 
 fn refuse_unknown_goal(settings: &Settings, goals: &HashSet<GoalId>) -> Result<()> {

@@ -15,7 +15,7 @@ use super::auth::Asking;
 use super::body::{Fields, JsonObject};
 use super::error::{ApiError, Problem, Result};
 use super::sites::find;
-use super::triggers::{TriggerBody, TriggerView, exists, goals_of, read_triggers, trigger_of};
+use super::triggers::{TriggerBody, TriggerView, exists, goals_of, read_triggers, refuse_too_many_filters, trigger_of};
 use crate::domain::access::{Actor, Role};
 use crate::domain::endpoint_url::{EndpointUrl, cut};
 use crate::domain::headers;
@@ -211,6 +211,8 @@ pub async fn create_webhook(
     });
     let triggers: Vec<_> =
         fields.finish(triggers)?.into_iter().map(|wanted| trigger_of(&api, &webhook, wanted, now)).collect();
+    let wanted = triggers.iter().map(|trigger| &trigger.settings);
+    refuse_too_many_filters(&api, &actor, site.id, wanted).await?;
     let limit = api.settings.max_webhooks_per_account;
     match api.store.create_webhook(&api.change(&actor), &webhook, &triggers, limit).await? {
         Created::LimitReached => {
@@ -286,6 +288,8 @@ pub async fn update_webhook(
     let triggers: Option<Vec<_>> = fields
         .finish(triggers)?
         .map(|wanted| wanted.into_iter().map(|wanted| trigger_of(&api, &webhook, wanted, now)).collect());
+    let wanted = triggers.iter().flatten().map(|trigger| &trigger.settings);
+    refuse_too_many_filters(&api, &actor, webhook.site_id, wanted).await?;
     // Whoever says that it is to be active wants a disabled one back.
     let enable = body.get("active") == Some(&Value::Bool(true));
     let change = api.change(&actor);

@@ -20,6 +20,7 @@ pub mod catalog;
 pub mod condition;
 pub mod deliveries;
 pub mod facts;
+pub mod gathered;
 pub mod goals;
 pub mod health;
 pub mod idempotency;

@@ -55,6 +55,7 @@ impl Store {
         for state in &step.states {
             tx.save_state(state, now).await?;
         }
+        tx.gather(&step.gathered, now).await?;
         tx.report(&looked.reported).await?;
         for gap in &looked.gaps {
             tx.note_gap(gap).await?;

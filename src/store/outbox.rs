@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::gathered::Gathered;
 use super::rows::{MOST_ROWS, Query, Rows};
 use super::{Backend, Result, Store, StoreError, Tx, on};
 use crate::domain::event::Event;
@@ -14,6 +15,8 @@ pub struct Step {
     pub fired: Vec<Fired>,
     /// States that changed without an event.
     pub states: Vec<StateChange>,
+    /// What triggers with a batch counted.
+    pub gathered: Vec<Gathered>,
     /// How far hits were looked at for it.
     pub watermark: Option<Watermark>,
 }
@@ -53,7 +56,7 @@ pub struct Watermark {
 
 impl Step {
     pub fn is_empty(&self) -> bool {
-        self.fired.is_empty() && self.states.is_empty() && self.watermark.is_none()
+        self.fired.is_empty() && self.states.is_empty() && self.gathered.is_empty() && self.watermark.is_none()
     }
 }
 
@@ -73,6 +76,7 @@ impl Store {
         for state in &step.states {
             tx.save_state(state, now).await?;
         }
+        tx.gather(&step.gathered, now).await?;
         crate::failpoint::hit("evaluator.before_commit");
         tx.commit().await?;
         crate::failpoint::hit("evaluator.after_commit");

@@ -92,9 +92,9 @@ async fn visitors_are_counted_once_and_engagement_is_no_visit() {
         .await
         .unwrap();
     let until = START + Duration::from_secs(60);
-    let pages = analytics.top(SITE, START, until, Dimension::Page, 3).await.unwrap();
+    let pages = analytics.top(SITE, None, START, until, Dimension::Page, 3).await.unwrap();
     assert_eq!(pages, [("/a".to_owned(), 2), ("/b".to_owned(), 1)]);
-    let sources = analytics.top(SITE, START, until, Dimension::Source, 1).await.unwrap();
+    let sources = analytics.top(SITE, None, START, until, Dimension::Source, 1).await.unwrap();
     assert_eq!(sources, [("Hacker News".to_owned(), 3)]);
     assert_eq!(analytics.visits_since(START).await.unwrap().len(), 5);
     assert_eq!(analytics.first_hit_at(SITE).await.unwrap(), Some(START));

@@ -185,7 +185,7 @@ async fn statements_are_bounded_and_known_by_name() {
         store.visitors(Sites(&sites), start()).await.unwrap();
         store.digests(pageviews(&sites), start()).await.unwrap();
         store.hits(pageviews(&sites), &[start().secs()], |_| {}).await.unwrap();
-        store.top(SiteId(1), start(), start(), Dimension::Page, 3).await.unwrap();
+        store.top(SiteId(1), None, start(), start(), Dimension::Page, 3).await.unwrap();
         store.first_hit_at(SiteId(1)).await.unwrap();
         store.rows_by_minute(start(), start() + MINUTE).await.unwrap();
         let queries = database.queries().await;

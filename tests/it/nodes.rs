@@ -236,6 +236,48 @@ async fn roles_can_be_split() {
     .await;
 }
 
+/// Each node counts what it took in itself; whoever tells tells it all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_two_nodes_gather_is_told_once() {
+    crate::support::within(Duration::from_secs(120), async {
+        let cluster = Cluster::new().await;
+        let endpoint = Endpoint::http([Behaviour::status(200)]).await;
+        let (first, _first_home) = cluster.node("api,ingest,engine").await;
+        let (second, _second_home) = cluster.node("api,ingest,engine").await;
+        cluster.wait_for_shards(&[128, 128]).await;
+        cluster.ask(&first, Method::POST, "/api/sites", json!({"domain": SITE})).await.expect(201);
+        let goal = json!({"event_name": "Signup"});
+        cluster.ask(&first, Method::POST, &format!("/api/sites/{SITE}/goals"), goal).await.expect(201);
+        let triggers = json!([{"type": "goal_completion", "batch": 40}]);
+        let body = json!({"url": endpoint.url(), "name": "Nodes", "triggers": triggers});
+        cluster.ask(&first, Method::POST, &format!("/api/sites/{SITE}/webhooks"), body).await.expect(201);
+        // The other node looks whether the configuration changed every few seconds, and says so with its first answer.
+        let convert = async |node: &Served, visitor: u32| {
+            let hit = json!({"n": "Signup", "u": format!("https://{SITE}/"), "d": SITE});
+            loop {
+                let request = cluster.http.post(format!("{}/api/event", node.url)).json(&hit);
+                let request = request.header("x-forwarded-for", format!("203.0.113.{visitor}"));
+                let answer = Answer::of(request.header("user-agent", crate::support::app::BROWSER)).await;
+                assert_eq!(answer.status, 202);
+                if !answer.headers.contains_key("x-plausible-dropped") {
+                    break;
+                }
+            }
+        };
+        for round in 1..=2 {
+            for visitor in 0..20 {
+                tokio::join!(convert(&first, visitor), convert(&second, 100 + visitor));
+            }
+            endpoint.wait_for(round).await;
+        }
+        assert!(first.stop().await.success());
+        assert!(second.stop().await.success());
+        let counts: Vec<_> = endpoint.arrived().iter().map(|arrived| arrived.json()["data"]["count"].clone()).collect();
+        assert_eq!(counts, [40, 40]);
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_share_what_is_in_clickhouse_and_report_it_once() {
     crate::support::in_time(async {

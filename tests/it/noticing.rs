@@ -16,9 +16,10 @@ use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
-use crate::support::app::{SITE, TestApp, text};
-use crate::support::on_both;
-use crate::support::zoo::{Behaviour, Endpoint};
+use crate::support::app::{SITE, Setup, TestApp, text};
+use crate::support::clickhouse::{ClickHouse, Row};
+use crate::support::zoo::{Arrived, Behaviour, Endpoint};
+use crate::support::{Database, on_both, within};
 
 const DAY: usize = 288;
 /// A Monday.
@@ -279,92 +280,191 @@ fn visit(site_id: SiteId, at: Timestamp, visitor: u64) -> Hit {
     }
 }
 
-/// Start of the window of each event of a type that arrived.
-fn windows_of(endpoint: &Endpoint, event_type: &str) -> Vec<Timestamp> {
-    let arrived = endpoint.arrived();
-    let of_type =
-        arrived.iter().map(crate::support::zoo::Arrived::json).filter(|event| event["event_type"] == event_type);
-    of_type
-        .map(|event| {
-            let at: Timestamp = text(&event["timestamp"]).parse().unwrap();
-            Timestamp::from_secs(at.secs() - at.secs().rem_euclid(300))
-        })
-        .collect()
+/// The kinds of triggers that are compared, each with its settings.
+const COMPARED: [(&str, &str); 3] = [
+    ("visitor_spike", r#"{"type": "visitor_spike", "notify_end": true}"#),
+    ("visitor_drop", r#"{"type": "visitor_drop", "notify_end": true, "sensitivity": "high"}"#),
+    ("visitor_spike", r#"{"type": "visitor_spike", "notify_end": true, "page": "/blog.posts/*", "min_visitors": 5}"#),
+];
+const HALF_WINDOW: Duration = Duration::from_secs(150);
+
+/// A day of traffic, as chance has it.
+struct Scenario {
+    windows: u32,
+    rate: f64,
+    /// Windows, by how much there is more of.
+    surges: Vec<(std::ops::Range<u32>, f64)>,
+    /// The same, on the pages of the blog alone.
+    blog: Vec<(std::ops::Range<u32>, f64)>,
+    outage: std::ops::Range<u32>,
+    restarts: Vec<u32>,
 }
 
-on_both! {
-    async fn live_says_what_the_back_test_says(database: Database) {
+impl Scenario {
+    fn of(dice: &mut ChaCha8Rng) -> Self {
+        let mut window = |from: u32, most: u32| {
+            let start = dice.random_range(from..from + 25);
+            start..start + dice.random_range(1..most + 1)
+        };
+        let (first, second, third) = (window(5, 4), window(105, 3), window(60, 3));
+        let outage_start = 38;
+        let outage = outage_start..outage_start + dice.random_range(8..13u32);
+        let surges = vec![(first.clone(), dice.random_range(5.0..8.0)), (second, dice.random_range(5.0..8.0))];
+        let blog = vec![(third, dice.random_range(6.0..9.0))];
+        // One in the middle of a surge, one in the outage, others anywhere.
+        let restarts =
+            vec![first.start, outage.start + 5, dice.random_range(60..130u32), dice.random_range(60..130u32)];
+        Self { windows: 140, rate: dice.random_range(12.0..25.0), surges, blog, outage, restarts }
+    }
+
+    /// Visitors of the blog and of the rest that are to be expected in a window.
+    fn rates(&self, window: u32) -> (f64, f64) {
+        if self.outage.contains(&window) {
+            return (0.0, 0.0);
+        }
+        let times = |surges: &[(std::ops::Range<u32>, f64)]| {
+            surges.iter().find(|(surge, _)| surge.contains(&window)).map_or(1.0, |(_, times)| *times)
+        };
+        let rate = self.rate * times(&self.surges);
+        (rate * 0.3 * times(&self.blog), rate * 0.7)
+    }
+}
+
+/// Where the traffic goes.
+enum Feed<'a> {
+    Ours,
+    ClickHouse(&'a ClickHouse),
+}
+
+impl Feed<'_> {
+    async fn write(&self, app: &TestApp, visits: Vec<Hit>, is_history: bool) {
+        match self {
+            Self::Ours if is_history => app.analytics.import(visits).await.unwrap(),
+            Self::Ours => app.analytics.record(visits).await.unwrap(),
+            Self::ClickHouse(clickhouse) if !visits.is_empty() => {
+                let row = |hit: &Hit| Row {
+                    site: hit.site_id.0,
+                    at: hit.at,
+                    visitor: hit.visitor,
+                    path: if hit.page.pathname == "/" { "/" } else { "/blog.posts/one" },
+                    ..Row::default()
+                };
+                clickhouse.insert(&visits.iter().map(row).collect::<Vec<_>>()).await;
+            }
+            Self::ClickHouse(_) => {}
+        }
+    }
+
+    fn setup(&self) -> Setup {
+        match self {
+            Self::Ours => Setup::default(),
+            Self::ClickHouse(clickhouse) => {
+                Setup { settings: vec![("analytics_url", clickhouse.url())], ..Setup::default() }
+            }
+        }
+    }
+}
+
+/// Visits of a span that chance has, none of them by anybody who was there before.
+fn visits(
+    site_id: SiteId,
+    at: impl Fn(&mut ChaCha8Rng) -> Timestamp,
+    (blog, rest): (f64, f64),
+    visitor: &mut u64,
+    dice: &mut ChaCha8Rng,
+) -> Vec<Hit> {
+    let mut all = Vec::new();
+    for (path, rate) in [("/blog.posts/one", blog), ("/", rest)] {
+        for _ in 0..poisson(dice, rate) {
+            *visitor += 1;
+            let mut hit = visit(site_id, at(dice), *visitor);
+            path.clone_into(&mut hit.page.pathname);
+            all.push(hit);
+        }
+    }
+    all
+}
+
+/// Whatever a day brings, and whatever restarts lie in it: what fired live is what the back-test says, and ends as often.
+async fn live_and_the_back_test_agree(database: Database, feed: Feed<'_>, seed: u64) {
+    let mut app = TestApp::start_with(database, feed.setup()).await;
+    let site = app.site().await;
+    let site_id = SiteId(text(&site["id"]).parse().unwrap());
+    let mut dice = ChaCha8Rng::seed_from_u64(seed);
+    let scenario = Scenario::of(&mut dice);
+    let began = app.now();
+    // Four days of history, then the triggers.
+    let mut visitor = 0;
+    let mut history = Vec::new();
+    for window in 1..=4 * 288 {
+        let start = began - Duration::from_secs(300) * window;
+        let at = |dice: &mut ChaCha8Rng| start + Duration::from_secs(dice.random_range(0..300));
+        let rates = (scenario.rate * 0.3, scenario.rate * 0.7);
+        history.extend(visits(site_id, at, rates, &mut visitor, &mut dice));
+    }
+    feed.write(&app, history, true).await;
+    let mut endpoints = Vec::new();
+    for (_, settings) in COMPARED {
         let endpoint = Endpoint::http([Behaviour::status(200)]).await;
-        let mut app = TestApp::start(database).await;
-        let site = app.site().await;
-        let site_id = SiteId(text(&site["id"]).parse().unwrap());
-        let mut dice = ChaCha8Rng::seed_from_u64(6);
-        let began = app.now();
-        // Three days of history, then the trigger.
-        let mut visitor = 0;
-        let mut history = Vec::new();
-        for window in 1..=3 * 288 {
-            for _ in 0..poisson(&mut dice, 15.0) {
-                visitor += 1;
-                let within = Duration::from_secs(dice.random_range(0..300));
-                history.push(visit(site_id, began - Duration::from_secs(300) * window + within, visitor));
-            }
-        }
-        app.analytics.import(history).await.unwrap();
-        let triggers = json!([
-            {"type": "visitor_spike", "notify_end": true},
-            {"type": "visitor_drop", "notify_end": true, "sensitivity": "high"},
-        ]);
-        app.webhook(&endpoint.url(), triggers).await;
-        app.drain().await;
-        // A day of traffic with surges and an outage, and restarts in the middle of them.
-        for window in 0..200u32 {
-            let rate = match window {
-                20..24 | 60 | 61 | 150..153 => 90.0,
-                100..112 => 0.0,
-                _ => 15.0,
-            };
-            let start = began + Duration::from_secs(300) * window;
-            for _ in 0..2 {
-                let visits = (0..poisson(&mut dice, rate / 2.0)).map(|_| {
-                    visitor += 1;
-                    visit(site_id, app.now() + Duration::from_secs(1), visitor)
-                });
-                let visits: Vec<_> = visits.collect();
-                app.analytics.record(visits).await.unwrap();
-                app.advance(Duration::from_secs(2));
-                app.drain().await;
-                app.advance(Duration::from_secs(148));
-            }
-            assert_eq!(app.now(), start + Duration::from_secs(300));
+        let settings: serde_json::Value = serde_json::from_str(settings).unwrap();
+        app.webhook(&endpoint.url(), json!([settings])).await;
+        endpoints.push(endpoint);
+    }
+    app.drain().await;
+    for window in 0..scenario.windows {
+        let (blog, rest) = scenario.rates(window);
+        for _ in 0..2 {
+            let at = app.now() + Duration::from_secs(1);
+            let new = visits(site_id, |_| at, (blog / 2.0, rest / 2.0), &mut visitor, &mut dice);
+            feed.write(&app, new, false).await;
+            app.advance(Duration::from_secs(2));
             app.drain().await;
-            if window == 21 || window == 60 || window == 105 || window == 130 {
-                let clock = app.clock.clone();
-                let key = app.key.clone();
-                let database = app.stop().await;
-                app = TestApp::start_at(database, crate::support::app::Setup::default(), clock).await;
-                app.key = key;
-                app.drain().await;
-            }
+            app.advance(HALF_WINDOW - Duration::from_secs(2));
         }
-        for (kind, sensitivity) in [("visitor_spike", "normal"), ("visitor_drop", "high")] {
-            let body = json!({
-                "type": kind, "sensitivity": sensitivity, "notify_end": true, "from": began.to_string(),
-            });
-            let answer = app.post(&format!("/api/sites/{SITE}/triggers/backtest"), body).await.expect(200);
-            let firings = answer["firings"].as_array().unwrap();
-            let moments = |name: &str| firings.iter().filter_map(|firing| firing[name].as_str()?.parse().ok()).collect();
-            let expected: Vec<Timestamp> = moments("timestamp");
-            let live = windows_of(&endpoint, kind);
-            // A drop is told when its window has closed, at the beginning of the next.
-            let shift = |window: &Timestamp| if kind == "visitor_drop" { *window - Duration::from_secs(300) } else { *window };
-            let live: Vec<_> = live.iter().map(shift).collect();
-            assert_eq!(live, expected, "{kind}");
-            assert!(!live.is_empty(), "{kind} saw nothing");
-            let ended: Vec<Timestamp> = moments("ended_at");
-            assert_eq!(windows_of(&endpoint, &format!("{kind}_ended")).len(), ended.len(), "{kind}");
+        assert_eq!(app.now(), began + Duration::from_secs(300) * (window + 1));
+        app.drain().await;
+        if scenario.restarts.contains(&window) {
+            let (clock, key) = (app.clock.clone(), app.key.clone());
+            app = TestApp::start_at(app.stop().await, feed.setup(), clock).await;
+            app.key = key;
+            app.drain().await;
         }
-        let arrived: Vec<_> = endpoint.arrived().iter().map(crate::support::zoo::Arrived::json).collect();
+    }
+    // What closed last is learned a while after.
+    app.advance(Duration::from_secs(20));
+    app.drain().await;
+    let mut all = Vec::new();
+    for ((kind, settings), endpoint) in COMPARED.iter().zip(&endpoints) {
+        let mut body: serde_json::Value = serde_json::from_str(settings).unwrap();
+        body["from"] = json!(began.to_string());
+        let answer = app.post(&format!("/api/sites/{SITE}/triggers/backtest"), body).await.expect(200);
+        let firings = answer["firings"].as_array().unwrap();
+        let moments = |name: &str| firings.iter().filter_map(|firing| firing[name].as_str()?.parse().ok()).collect();
+        let expected: Vec<Timestamp> = moments("timestamp");
+        let arrived: Vec<_> = endpoint.arrived().iter().map(Arrived::json).collect();
+        let of_type = |event_type: &str| -> Vec<Timestamp> {
+            let of_type = arrived.iter().filter(|event| event["event_type"] == event_type);
+            of_type.map(|event| text(&event["timestamp"]).parse().unwrap()).collect()
+        };
+        let live = of_type(kind);
+        assert_eq!(
+            live.len(),
+            expected.len(),
+            "seed {seed}, {settings}: {live:?} live and {expected:?} in the back-test"
+        );
+        for (live, window) in live.iter().zip(&expected) {
+            // A rise is told while its window is open, where that can be seen; a drop when it has closed, and what rows
+            // that land late show a while later.
+            let (from, until) = match (&feed, *kind) {
+                (Feed::Ours, "visitor_spike") => (0, 300),
+                (Feed::Ours, _) => (300, 301),
+                (Feed::ClickHouse(_), _) => (0, 600),
+            };
+            let after = live.since(*window).as_secs();
+            assert!(live >= window && (from..until).contains(&after), "seed {seed}, {settings}: {live} for {window}");
+        }
+        let ended: Vec<Timestamp> = moments("ended_at");
+        assert_eq!(of_type(&format!("{kind}_ended")).len(), ended.len(), "seed {seed}, {settings}");
         let ids: Vec<_> = arrived.iter().map(|event| text(&event["event_id"]).to_owned()).collect();
         for event in &arrived {
             let kind = text(&event["event_type"]);
@@ -376,7 +476,33 @@ on_both! {
                 assert!(data["duration_seconds"].as_u64().unwrap() > 0, "{data}");
             }
         }
-        app.stop().await;
+        all.push(live.len());
+    }
+    assert!(all.iter().all(|fired| *fired > 0), "seed {seed}: {all:?}");
+    app.stop().await;
+}
+
+/// Each look of the poller asks a real ClickHouse, so a day takes a while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn live_says_what_the_back_test_says_in_clickhouse() {
+    within(Duration::from_secs(400), async {
+        let clickhouse = ClickHouse::empty().await;
+        Box::pin(live_and_the_back_test_agree(Database::sqlite(), Feed::ClickHouse(&clickhouse), 9)).await;
+    })
+    .await;
+}
+
+on_both! {
+    async fn live_says_what_the_back_test_says(database: Database) {
+        live_and_the_back_test_agree(database, Feed::Ours, 6).await;
+    }
+
+    async fn live_says_what_the_back_test_says_on_another_day(database: Database) {
+        live_and_the_back_test_agree(database, Feed::Ours, 7).await;
+    }
+
+    async fn live_says_what_the_back_test_says_on_a_third_day(database: Database) {
+        live_and_the_back_test_agree(database, Feed::Ours, 8).await;
     }
 
     async fn a_back_test_answers_for_the_sites_own_history(database: Database) {

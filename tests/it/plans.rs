@@ -9,10 +9,12 @@ use sqlx::{Connection as _, PgConnection, Row as _, SqliteConnection};
 use crate::support::Database;
 
 /// Tables that do not grow with use, and rows that come from the statement itself.
-const SMALL: [&str; 22] = [
+const SMALL: [&str; 23] = [
     "(subquery-1)",
     "facts",
     "gaps",
+    // Folded every few seconds.
+    "gathered",
     "lease",
     "listened",
     "moved",
@@ -58,6 +60,8 @@ const MEANT: &[&str] = &[
      ORDER BY id",
     // An account goes once, with what is left of it.
     "DELETE FROM accounts",
+    // Batches of triggers that are gone, once a minute.
+    "DELETE FROM gathered WHERE NOT EXISTS",
     // The queue's depth: the longer it takes, the less often it is asked for.
     "SELECT count(*) AS deliveries, min(due_at) AS oldest_due_at FROM queue",
     // Its first row; the rest goes by keys.

@@ -241,6 +241,19 @@ async fn conditions(app: &TestApp, goal: &serde_json::Value) {
     let webhook = app.webhook(&endpoint.url(), triggers).await;
     app.visit(77, "/").await;
     app.drain().await;
+    let gathers = json!([
+        {"type": "goal_completion", "batch": 2}, {"type": "goal_completion", "batch": 2, "shadow": true},
+        {"type": "visitor_spike", "page": "/a*"}, {"type": "visitor_spike", "page": "/a", "baseline": "fixed", "min_visitors": 1},
+    ]);
+    let gathering = app.webhook(&endpoint.url(), gathers).await;
+    for visitor in 78..81 {
+        app.convert(visitor, "Signup").await;
+        app.visit(visitor, "/a").await;
+        app.drain().await;
+    }
+    assert_eq!(app.store.operator_batches().await.unwrap().len(), 2);
+    app.delete(&format!("/api/sites/{SITE}/webhooks/{}", text(&gathering["id"]))).await.expect(204);
+    assert_eq!(app.store.operator_prune_gathered().await.unwrap(), 2);
     app.analytics.quarters_of_all(app.now() - Duration::from_secs(86_400), app.now()).await.unwrap();
     app.delete(&format!("/api/sites/{SITE}/webhooks/{}", text(&webhook["id"]))).await.expect(204);
 }

@@ -134,6 +134,235 @@ on_both! {
         app.stop().await;
     }
 
+    async fn what_is_gathered_is_told_together_and_once(database: Database) {
+        let (by_time, by_count) = (always().await, always().await);
+        let app = TestApp::start(database).await;
+        app.site().await;
+        app.goal(json!({"event_name": "Signup"})).await;
+        let trigger = json!({"type": "custom_event", "event_name": "Download", "batch": "15m", "include_properties": ["plan"]});
+        let webhook = app.webhook(&by_time.url(), json!([trigger])).await;
+        let counted = app.webhook(&by_count.url(), json!([{"type": "goal_completion", "batch": 3}])).await;
+        let page = format!("https://{SITE}/files");
+        app.track(1, download(&page, "pro")).await;
+        app.track(2, download(&page, "free")).await;
+        app.convert(1, "Signup").await;
+        app.convert(2, "Signup").await;
+        app.drain().await;
+        app.advance(300 * SECOND);
+        app.convert(3, "Signup").await;
+        app.drain().await;
+        assert_eq!(data(&by_time), [Value::Null; 0]);
+        assert_eq!(data(&by_count).len(), 1);
+        assert_eq!(data(&by_count)[0]["count"], 3);
+        let key = app.key.clone();
+        let mut app = restarted(app, Setup::default).await;
+        app.key = key;
+        app.track(3, download(&page, "pro")).await;
+        app.drain().await;
+        assert_eq!(data(&by_time), [Value::Null; 0]);
+        app.advance(600 * SECOND);
+        for _ in 0..2 {
+            app.drain().await;
+            let [told] = &data(&by_time)[..] else { panic!("{:?}", data(&by_time)) };
+            assert_eq!((&told["count"], &told["window_start"]), (&json!(3), &json!(crate::support::app::START)));
+            let plans = json!([{"value": "pro", "count": 2}, {"value": "free", "count": 1}]);
+            assert_eq!(told["properties"]["plan"], plans);
+            assert_eq!(told["top_pages"], json!([{"page": "/files", "visitors": 3}]));
+        }
+        // What waits when its trigger stops gathering is told then.
+        app.track(4, download(&page, "pro")).await;
+        app.drain().await;
+        assert_eq!(total(&by_time), 3);
+        let path = format!("/api/sites/{SITE}/webhooks/{}", text(&webhook["id"]));
+        let trigger = format!("{path}/triggers/{}", text(&webhook["triggers"][0]["id"]));
+        app.patch(&trigger, json!({"batch": null})).await.expect(200);
+        app.drain().await;
+        assert_eq!(total(&by_time), 4);
+        app.track(5, download(&page, "pro")).await;
+        app.drain().await;
+        assert_eq!(total(&by_time), 5);
+
+        // Many looks make many parts, and few of a number are told after a day; a pause keeps them.
+        for visitor in 0..60 {
+            app.advance(SECOND);
+            app.convert(visitor, if visitor == 7 { "Signup" } else { "Other" }).await;
+        }
+        app.drain().await;
+        let path = format!("/api/sites/{SITE}/webhooks/{}", text(&counted["id"]));
+        app.patch(&path, json!({"active": false})).await.expect(200);
+        app.advance(86_400 * SECOND);
+        app.drain().await;
+        assert_eq!(total(&by_count), 3);
+        app.patch(&path, json!({"active": true})).await.expect(200);
+        app.drain().await;
+        assert_eq!(total(&by_count), 4);
+        app.stop().await;
+    }
+
+    async fn a_batch_of_many_looks_is_folded_and_loses_nothing(database: Database) {
+        let endpoint = always().await;
+        let app = TestApp::start(database).await;
+        app.site().await;
+        app.goal(json!({"event_name": "Signup"})).await;
+        app.webhook(&endpoint.url(), json!([{"type": "goal_completion", "batch": 120}])).await;
+        for visitor in 0..119 {
+            app.convert(visitor, "Signup").await;
+            app.drain().await;
+        }
+        let [batch] = app.store.operator_batches().await.unwrap()[..] else { panic!("one batch waits") };
+        assert!(batch.count == 119 && batch.parts < 60, "{batch:?}");
+        assert_eq!(total(&endpoint), 0);
+        app.convert(119, "Signup").await;
+        app.drain().await;
+        assert_eq!(data(&endpoint).len(), 1);
+        assert_eq!(total(&endpoint), 120);
+        assert_eq!(app.store.operator_batches().await.unwrap(), []);
+        app.stop().await;
+    }
+
+    async fn in_clickhouse_batches_are_the_same(database: Database) {
+        let clickhouse = ClickHouse::empty().await;
+        let setup = || Setup { settings: vec![("analytics_url", clickhouse.url())], ..Setup::default() };
+        let endpoint = always().await;
+        let app = TestApp::start_with(database, setup()).await;
+        let site: i64 = text(&app.site().await["id"]).parse().unwrap();
+        let trigger = json!({"type": "custom_event", "event_name": "Download", "batch": 4});
+        app.webhook(&endpoint.url(), json!([trigger])).await;
+        app.drain().await;
+        let mut app = app;
+        for visitor in 1..=4 {
+            assert_eq!(total(&endpoint), 0);
+            clickhouse.insert(&[Row { site, name: "Download", visitor, at: app.now(), ..Row::default() }]).await;
+            app.advance(5 * SECOND);
+            app.drain().await;
+            if visitor == 2 {
+                app = restarted(app, setup).await;
+            }
+        }
+        app.advance(5 * SECOND);
+        app.drain().await;
+        assert_eq!((data(&endpoint).len(), total(&endpoint)), (1, 4));
+        app.stop().await;
+    }
+
+    async fn a_spike_behind_a_filter_counts_only_what_is_like_it(database: Database) {
+        let app = TestApp::start(database).await;
+        app.site().await;
+        let endpoints = [always().await, always().await, always().await];
+        let spike = |filter: Value| {
+            let mut trigger = json!({"type": "visitor_spike", "baseline": "fixed", "min_visitors": 3});
+            trigger.as_object_mut().unwrap().extend(filter.as_object().unwrap().clone());
+            trigger
+        };
+        let filters = [json!({"page": "/blog/*"}), json!({"source": "Hacker News", "hostname": "example.com"}), json!({})];
+        for (endpoint, filter) in endpoints.iter().zip(filters) {
+            app.webhook(&endpoint.url(), json!([spike(filter)])).await;
+        }
+        let visit = async |app: &TestApp, visitor, path: &str, referrer: &str| {
+            let url = format!("https://{SITE}{path}");
+            app.track(visitor, json!({"n": "pageview", "u": url, "d": SITE, "r": referrer})).await;
+        };
+        const HACKER_NEWS: &str = "https://news.ycombinator.com/";
+        // An hour before.
+        visit(&app, 100, "/", "").await;
+        app.drain().await;
+        app.advance(Duration::from_secs(3_660));
+        visit(&app, 1, "/", HACKER_NEWS).await;
+        visit(&app, 1, "/blog/a", HACKER_NEWS).await;
+        visit(&app, 2, "/blog/b", "").await;
+        app.drain().await;
+        let fired = |endpoints: &[Endpoint; 3]| endpoints.each_ref().map(|endpoint| endpoint.arrived().len());
+        assert_eq!(fired(&endpoints), [0, 0, 0]);
+        // What was seen before a restart still counts.
+        let key = app.key.clone();
+        let mut app = restarted(app, Setup::default).await;
+        app.key = key;
+        visit(&app, 3, "/about", HACKER_NEWS).await;
+        app.drain().await;
+        assert_eq!(fired(&endpoints), [0, 0, 1]);
+        visit(&app, 4, "/blog/a", HACKER_NEWS).await;
+        app.drain().await;
+        assert_eq!(fired(&endpoints), [1, 1, 1]);
+        let told = |endpoint: &Endpoint| {
+            let data = data(endpoint)[0].clone();
+            let pages: Vec<_> = data["top_pages"].as_array().unwrap().iter().map(|page| text(&page["page"]).to_owned()).collect();
+            (data["current_visitors"].as_u64().unwrap(), pages)
+        };
+        assert_eq!(told(&endpoints[0]), (3, vec!["/blog/a".to_owned(), "/blog/b".to_owned()]));
+        let of_source = told(&endpoints[1]);
+        assert_eq!((of_source.0, of_source.1.len()), (3, 3));
+        // Where the rise of the whole site comes from: two of Hacker News against none an hour before.
+        let data = data(&endpoints[2])[0].clone();
+        let hacker_news = json!({"name": "Hacker News", "visitors": 2, "visitors_before": 0, "share_percent": 100});
+        assert_eq!(data["rise_by_source"], json!([hacker_news]));
+        assert_eq!(data["rise_by_page"][0]["name"], "/about");
+        assert_eq!(data["rise_by_country"], json!([]));
+        for endpoint in &endpoints {
+            let payload = endpoint.arrived()[0].json();
+            let schema = pulsehook::http::schemas::schema("visitor_spike").unwrap();
+            assert!(jsonschema::is_valid(&schema, &payload), "{payload}");
+        }
+        app.stop().await;
+    }
+
+    async fn what_is_usual_is_learned_for_so_many_filters(database: Database) {
+        let app = TestApp::start(database).await;
+        app.site().await;
+        let spike = |path: usize| json!({"type": "visitor_spike", "page": format!("/{path}")});
+        let webhook = app.webhook("https://93.184.216.34/", (0..20).map(spike).collect()).await;
+        let path = format!("/api/sites/{SITE}/webhooks/{}/triggers", text(&webhook["id"]));
+        let refused = app.post(&path, spike(20)).await;
+        assert!(text(&refused.expect(422)["detail"]).contains("20 different filters"), "{}", refused.text());
+        let known = json!({"type": "visitor_drop", "page": "/7"});
+        app.post(&path, known).await.expect(201);
+        let sliding = json!({"type": "visitor_spike", "page": "/new", "baseline": "previous"});
+        app.post(&path, sliding).await.expect(201);
+        app.stop().await;
+    }
+
+    async fn in_clickhouse_filters_are_the_same(database: Database) {
+        let clickhouse = ClickHouse::empty().await;
+        let setup = || Setup { settings: vec![("analytics_url", clickhouse.url())], ..Setup::default() };
+        let app = TestApp::start_with(database, setup()).await;
+        let site: i64 = text(&app.site().await["id"]).parse().unwrap();
+        let filters = [
+            json!({"page": "/blog.posts/*"}), json!({"page": "/a"}), json!({"source": "Direct / None"}),
+            json!({"country": "DE", "hostname": "shop.example.com"}),
+        ];
+        let mut endpoints = Vec::new();
+        for filter in &filters {
+            let mut trigger = json!({"type": "visitor_spike", "baseline": "fixed", "min_visitors": 2});
+            trigger.as_object_mut().unwrap().extend(filter.as_object().unwrap().clone());
+            let endpoint = always().await;
+            app.webhook(&endpoint.url(), json!([trigger])).await;
+            endpoints.push(endpoint);
+        }
+        app.drain().await;
+        let row = |visitor, path, source, country, hostname| Row { site, at: app.now(), visitor, path, source, country, hostname, ..Row::default() };
+        clickhouse.insert(&[
+            row(1, "/blog.posts/x", "Google", "DE", "shop.example.com"),
+            row(2, "/blogXposts/x", "Google", "DE", "example.com"),
+            row(3, "/a", "Google", "FR", "shop.example.com"),
+            row(4, "/b", "", "FR", "example.com"),
+        ]).await;
+        let look = async || {
+            app.advance(5 * SECOND);
+            app.drain().await;
+            endpoints.iter().map(|endpoint| endpoint.arrived().len()).collect::<Vec<_>>()
+        };
+        assert_eq!(look().await, [0, 0, 0, 0]);
+        clickhouse.insert(&[row(5, "/blog.posts/y", "Google", "", ""), row(6, "/a", "Google", "", "")]).await;
+        assert_eq!(look().await, [1, 1, 0, 0]);
+        clickhouse.insert(&[row(7, "/c", "", "", ""), row(8, "/c", "Google", "DE", "shop.example.com")]).await;
+        assert_eq!(look().await, [1, 1, 1, 1]);
+        let told = data(&endpoints[3])[0].clone();
+        assert_eq!((&told["current_visitors"], &told["top_sources"][0]["visitors"]), (&json!(2), &json!(2)));
+        let germany = json!({"name": "DE", "visitors": 2, "visitors_before": 0, "share_percent": 100});
+        assert_eq!(told["rise_by_country"], json!([germany]));
+        assert_eq!(data(&endpoints[0])[0]["top_pages"][0]["page"], "/blog.posts/x");
+        app.stop().await;
+    }
+
     async fn in_clickhouse_the_same_is_counted_once(database: Database) {
         let clickhouse = ClickHouse::empty().await;
         let setup = || Setup { settings: vec![("analytics_url", clickhouse.url())], ..Setup::default() };

@@ -10,6 +10,7 @@ use super::ClickHouse;
 use super::errors::explain;
 use crate::analytics::{Alike, Dimension, Freshness, Result, Totals, blank};
 use crate::domain::baseline::{WINDOW, WindowCount, window_start};
+use crate::domain::filter::Filter;
 use crate::domain::habit::{QUARTER, Quarters};
 use crate::domain::hit::{ENGAGEMENT, Hit};
 use crate::domain::ids::SiteId;
@@ -113,7 +114,7 @@ struct WindowRow {
 
 #[derive(Row, Deserialize)]
 struct NamedRow {
-    name: String,
+    called: String,
     visitors: u64,
 }
 
@@ -132,6 +133,53 @@ impl Asked<'_> {
         let query = with_sites(query, self.sites);
         if self.names_are_few() { query.param("names", self.names) } else { query }
     }
+}
+
+#[derive(Row, Deserialize)]
+struct ScopedRow {
+    scope: u32,
+    current: u64,
+    previous: u64,
+    open: u64,
+}
+
+/// Two bytes, zero where the country is not known.
+const COUNTRY: &str = "toValidUTF8(replaceAll(toString(country_code), '\\0', ''))";
+/// Filters of one statement.
+const SCOPES_AT_ONCE: usize = 50;
+
+/// What a filter lets through, with parameters whose names end in `tag`.
+fn condition(filter: &Filter, tag: &str) -> String {
+    let mut conditions = Vec::new();
+    if let Some(page) = &filter.page {
+        conditions.push(match page.expression() {
+            Some(_) => format!("match(events_v2.pathname, {{page{tag}:String}})"),
+            None => format!("events_v2.pathname = {{page{tag}:String}}"),
+        });
+    }
+    if filter.source.is_some() {
+        conditions.push(format!("referrer_source = {{source{tag}:String}}"));
+    }
+    if filter.country.is_some() {
+        conditions.push(format!("{COUNTRY} = {{country{tag}:String}}"));
+    }
+    if filter.hostname.is_some() {
+        conditions.push(format!("events_v2.hostname = {{hostname{tag}:String}}"));
+    }
+    if conditions.is_empty() { "true".to_owned() } else { conditions.join(" AND ") }
+}
+
+/// Binds those parameters.
+fn with_filter(query: clickhouse::query::Query, filter: &Filter, tag: &str) -> clickhouse::query::Query {
+    let page = filter.page.as_ref().map(|page| page.expression().or_else(|| page.exact().map(str::to_owned)));
+    let values = [
+        ("page", page.flatten()),
+        ("source", filter.source.clone()),
+        ("country", filter.country.clone()),
+        ("hostname", filter.hostname.clone()),
+    ];
+    let given = values.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    given.fold(query, |query, (name, value)| query.param(&format!("{name}{tag}"), value))
 }
 
 impl Sites<'_> {
@@ -202,6 +250,56 @@ impl ClickHouse {
         Ok(rows.iter().map(|row| (site(row.site_id), visitors(row))).collect())
     }
 
+    /// The same of the visits that filters let through, in the order they are asked for. One statement for many.
+    ///
+    /// # Errors
+    /// There was no answer.
+    pub async fn visitors_like(&self, scopes: &[(SiteId, &Filter)], now: Timestamp) -> Result<Vec<Visitors>> {
+        let mut all = Vec::with_capacity(scopes.len());
+        for scopes in scopes.chunks(SCOPES_AT_ONCE) {
+            let number = |(at, (site_id, filter)): (usize, &(SiteId, &Filter))| {
+                format!(
+                    "if(site_id = {} AND {}, {}, 0)",
+                    site_id.0.cast_unsigned(),
+                    condition(filter, &at.to_string()),
+                    at + 1
+                )
+            };
+            let numbers: Vec<_> = scopes.iter().enumerate().map(number).collect();
+            let sql = format!(
+                "SELECT toUInt32(arrayJoin(arrayFilter(scope -> scope > 0, [{}]))) AS scope,
+                    uniqExactIf(user_id, timestamp >= {{middle:DateTime('UTC')}}) AS current,
+                    uniqExactIf(user_id, timestamp < {{middle:DateTime('UTC')}}) AS previous,
+                    uniqExactIf(user_id, timestamp >= {{opened:DateTime('UTC')}}) AS open
+                FROM events_v2
+                WHERE timestamp >= {{from:DateTime('UTC')}} AND name != 'engagement'
+                    AND site_id IN {{sites:Array(UInt64)}}
+                GROUP BY scope",
+                numbers.join(", ")
+            );
+            let sites: BTreeSet<_> = scopes.iter().map(|(site_id, _)| site_id.0.cast_unsigned()).collect();
+            let query = self
+                .query(&sql, "scopes")
+                .param("from", seconds(now - 2 * WINDOW))
+                .param("middle", seconds(now - WINDOW))
+                .param("opened", seconds(window_start(now)))
+                .param("sites", sites.into_iter().collect::<Vec<_>>());
+            let filters = scopes.iter().enumerate();
+            let query = filters.fold(query, |query, (at, (_, filter))| with_filter(query, filter, &at.to_string()));
+            let rows: Vec<ScopedRow> = self.timed(async { query.fetch_all().await.map_err(explain) }).await?;
+            let begin = all.len();
+            all.resize(begin + scopes.len(), Visitors::default());
+            for row in rows {
+                let Some(seen) = usize::try_from(row.scope).ok().and_then(|scope| all.get_mut(begin + scope - 1))
+                else {
+                    continue;
+                };
+                *seen = Visitors { current: count(row.current), previous: count(row.previous), open: count(row.open) };
+            }
+        }
+        Ok(all)
+    }
+
     /// What is there of every second since `since` that has hits which are asked for.
     ///
     /// # Errors
@@ -234,12 +332,9 @@ impl ClickHouse {
         let mut shown: HashMap<i64, Digest> = HashMap::new();
         let (Some(first), Some(last)) = (of_seconds.iter().min(), of_seconds.iter().max()) else { return Ok(shown) };
         let scroll_depth = if self.shape.has_scroll_depth { "scroll_depth" } else { "toUInt8(255)" };
-        // Two bytes, zero where the country is not known.
-        let place = if of.with_place {
-            "toValidUTF8(toString(events_v2.hostname)) AS hostname,
-                toValidUTF8(replaceAll(toString(country_code), '\\0', '')) AS country"
-        } else {
-            "'' AS hostname, '' AS country"
+        let place = match of.with_place {
+            true => format!("toValidUTF8(toString(events_v2.hostname)) AS hostname, {COUNTRY} AS country"),
+            false => "'' AS hostname, '' AS country".to_owned(),
         };
         let sql = format!(
             "SELECT toUnixTimestamp(timestamp) AS at, site_id, toValidUTF8(events_v2.name) AS name, user_id, session_id,
@@ -300,32 +395,36 @@ impl ClickHouse {
     pub async fn top(
         &self,
         site_id: SiteId,
+        filter: Option<&Filter>,
         from: Timestamp,
         until: Timestamp,
         dimension: Dimension,
         limit: usize,
     ) -> Result<Vec<(String, u64)>> {
         let column = match dimension {
-            Dimension::Source => "referrer_source",
-            Dimension::Page => "pathname",
+            Dimension::Source => "toValidUTF8(referrer_source)",
+            Dimension::Page => "toValidUTF8(events_v2.pathname)",
+            Dimension::Country => COUNTRY,
         };
         let sql = format!(
-            "SELECT toValidUTF8({column}) AS name, uniqExact(user_id) AS visitors
+            "SELECT {column} AS called, uniqExact(user_id) AS visitors
             FROM events_v2
             WHERE site_id = {{site:UInt64}} AND timestamp >= {{from:DateTime('UTC')}}
-                AND timestamp <= {{until:DateTime('UTC')}} AND events_v2.name != 'engagement' AND {column} != ''
-            GROUP BY {column}
-            ORDER BY visitors DESC, {column}
-            LIMIT {{limit:UInt64}}"
+                AND timestamp <= {{until:DateTime('UTC')}} AND events_v2.name != 'engagement' {}
+            GROUP BY called
+            ORDER BY visitors DESC, called
+            LIMIT {{limit:UInt64}}",
+            filter.map_or_else(String::new, |filter| format!("AND {}", condition(filter, "")))
         );
-        let query = self
-            .query(&sql, "top")
+        let query = self.query(&sql, "top");
+        let query = filter.into_iter().fold(query, |query, filter| with_filter(query, filter, ""));
+        let query = query
             .param("site", site_id.0.cast_unsigned())
             .param("from", seconds(from))
             .param("until", seconds(until))
             .param("limit", limit);
         let rows: Vec<NamedRow> = self.timed(async { query.fetch_all().await.map_err(explain) }).await?;
-        Ok(rows.into_iter().map(|row| (row.name, row.visitors)).collect())
+        Ok(rows.into_iter().map(|row| (row.called, row.visitors)).collect())
     }
 
     /// Shows `each` the windows of each site from `from` (aligned) until `until`, beginning with its first visitor, windows
@@ -511,6 +610,39 @@ impl ClickHouse {
         let query = query.param("from", seconds(from)).param("until", seconds(until));
         let (visitors, pageviews): (u64, u64) = self.timed(async { query.fetch_one().await.map_err(explain) }).await?;
         Ok(Totals { visitors, pageviews })
+    }
+
+    /// The same of the visits a filter lets through.
+    pub async fn window_counts_of(
+        &self,
+        site_id: SiteId,
+        filter: &Filter,
+        from: Timestamp,
+        until: Timestamp,
+        width: Duration,
+    ) -> Result<Vec<WindowCount>> {
+        let sql = format!(
+            "SELECT toUInt32(intDiv(toUnixTimestamp(timestamp), {{width:UInt32}})) AS slot, uniqExact(user_id) AS visitors
+            FROM events_v2
+            WHERE site_id = {{site:UInt64}} AND timestamp >= {{from:DateTime('UTC')}}
+                AND timestamp < {{until:DateTime('UTC')}} AND name != 'engagement' AND {}
+            GROUP BY slot",
+            condition(filter, "")
+        );
+        let width = i64::try_from(width.as_secs()).unwrap_or(i64::MAX).max(1);
+        let query = self.query(&sql, "history").param("site", site_id.0.cast_unsigned()).param("width", width);
+        let query = query.param("from", seconds(from)).param("until", seconds(until));
+        let query = with_filter(query, filter, "");
+        let rows: Vec<(u32, u64)> = self.timed(async { query.fetch_all().await.map_err(explain) }).await?;
+        let counted: HashMap<i64, u32> =
+            rows.into_iter().map(|(slot, visitors)| (slot.into(), count(visitors))).collect();
+        let slots = from.secs().div_euclid(width)..until.secs().div_euclid(width);
+        Ok(slots
+            .map(|slot| WindowCount {
+                start: Timestamp::from_secs(slot * width),
+                visitors: counted.get(&slot).copied().unwrap_or(0),
+            })
+            .collect())
     }
 
     /// The server's clock.

@@ -162,6 +162,7 @@ impl Scale {
     /// Answers the number of the first site; the others follow it.
     async fn write_customers(&self, world: &World, home: &Home, sink: &Sink) -> anyhow::Result<i64> {
         let settings = Settings::GoalCompletion(GoalCompletion {
+            batch: None,
             goal_id: Some(GoalId(PLACE)),
             filters: Filters::default(),
             shadow: false,

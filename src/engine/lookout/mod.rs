@@ -1,12 +1,12 @@
 //! Sees what no single hit shows: a site that sends nothing, a goal that is not completed any more, a count that passes a
-//! round number, and that nothing can be seen at all.
+//! round number, and that nothing can be seen at all. It also tells the batches that are due.
 //!
 //! One look, top to bottom, is [`Lookout::look`]: it gathers what there is to see ([`sight`]), asks of each trigger whether
 //! its trouble is there, gone or unknown ([`condition`](crate::domain::condition)), and commits what begins and ends with what
 //! the triggers remember of it. What the analytics store does not answer is unknown, and unknown begins and ends nothing
 //! but the trouble that it does not answer. Of two nodes that look, the one whose commit comes second is refused.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -14,18 +14,19 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use self::sight::{Open, Sight};
-use super::catalog::{Catalog, ConditionTrigger, WatchedSite};
+use super::catalog::{Catalog, CompletionTrigger, ConditionTrigger, WatchedSite};
 use super::firing::Firing;
 use super::leases::Leases;
 use crate::analytics::Analytics;
 use crate::clock::Clock;
 use crate::domain::condition::{Edge, Remembered, Sign, Trouble, edge, milestone};
 use crate::domain::decide::Incident;
-use crate::domain::event::{Addressee, Data, Event};
+use crate::domain::event::{Addressee, Counted, Data, Event};
 use crate::domain::goal::Goal;
 use crate::domain::ids::{EventId, SiteId, TriggerId};
 use crate::domain::time::Timestamp;
 use crate::domain::trigger::{ErrorCondition, Milestone, Settings};
+use crate::store::gathered::Fate;
 use crate::store::outbox::{Fired, StateChange, Step};
 use crate::store::{Store, StoreError};
 use crate::wake::{Answer, ToLookout};
@@ -33,6 +34,8 @@ use crate::wake::{Answer, ToLookout};
 mod sight;
 
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// A batch of so many parts is folded into one.
+const FOLDED: i64 = 50;
 /// The part of its time that looking may take, as a divisor.
 const BUDGET: u32 = 4;
 
@@ -105,6 +108,7 @@ impl Lookout {
         if self.store.catalog_version().await? != known.catalog.version || known.catalog.version == 0 {
             self.read(known).await?;
         }
+        self.settle_batches(known, now).await?;
         let here: Vec<_> =
             known.catalog.sites.iter().filter(|(_, site)| self.is_ours(site)).map(|(id, site)| (*id, site)).collect();
         if here.is_empty() {
@@ -139,6 +143,39 @@ impl Lookout {
         Ok(())
     }
 
+    /// Tells the batches that are due, and folds those of many parts.
+    async fn settle_batches(&self, known: &Known, now: Timestamp) -> Result<(), StoreError> {
+        for batch in self.store.operator_batches().await? {
+            let of_trigger = |site: &WatchedSite| {
+                let watched = site.completions.iter().find(|watched| watched.trigger.id == batch.trigger_id)?;
+                Some(watched.trigger.settings.batch())
+            };
+            let found = known.catalog.sites.iter().find_map(|(id, site)| Some((*id, site, of_trigger(site)?)));
+            // One whose trigger rests waits with it.
+            let Some((site_id, site, settings)) = found.filter(|(_, site, _)| self.is_ours(site)) else { continue };
+            let count = u64::try_from(batch.count).unwrap_or(0);
+            let is_due = settings.is_none_or(|settings| settings.is_due(count, batch.first_at, now));
+            if !is_due && batch.parts < FOLDED {
+                continue;
+            }
+            let fate = |parts: &[(String, String)]| {
+                let read = parts.iter().filter_map(|(_, part)| serde_json::from_str::<Counted>(part).ok());
+                let Some(counted) = Counted::together(read) else { return Fate::Dropped };
+                if !is_due {
+                    return Fate::Folded(serde_json::to_string(&counted).expect("names and numbers serialise"));
+                }
+                let moment = format!("batch:{}", parts[0].0);
+                let about = (batch.trigger_id, batch.goal_id());
+                let fired = self.firing.completion(site, about, site_id, &counted, moment, now);
+                fired.map_or(Fate::Dropped, |fired| Fate::Told(Box::new(fired)))
+            };
+            if let Some((fired, owed)) = self.store.settle_batch(&batch, fate, now).await? {
+                self.firing.announce(vec![fired], owed).await;
+            }
+        }
+        Ok(())
+    }
+
     fn is_ours(&self, site: &WatchedSite) -> bool {
         !self.shares_work || self.leases.lease(site.shard).is_some()
     }
@@ -146,8 +183,13 @@ impl Lookout {
     /// Reads what is watched, and what is remembered of it.
     async fn read(&self, known: &mut Known) -> Result<(), StoreError> {
         let mut catalog = Catalog::new(self.store.watched().await?);
-        catalog.sites.retain(|_, site| !site.conditions.is_empty());
-        let triggers: std::collections::HashSet<_> =
+        let batches: HashSet<_> = self.store.operator_batches().await?.iter().map(|batch| batch.trigger_id).collect();
+        // What waits is told also when its trigger tells at once by now.
+        let gathers = |watched: &CompletionTrigger| {
+            watched.trigger.settings.batch().is_some() || batches.contains(&watched.trigger.id)
+        };
+        catalog.sites.retain(|_, site| !site.conditions.is_empty() || site.completions.iter().any(gathers));
+        let triggers: HashSet<_> =
             catalog.sites.values().flat_map(|site| &site.conditions).map(|watched| watched.trigger.id).collect();
         known.kept.clear();
         if !triggers.is_empty() {

@@ -922,6 +922,7 @@ export interface components {
         BacktestBody: {
             baseline?: string | null;
             cooldown?: string | null;
+            country?: string | null;
             /**
              * Format: int32
              * @description The last so many days before `to`; 30 when neither this nor `from` is given.
@@ -929,12 +930,15 @@ export interface components {
             days?: number | null;
             /** Format: date-time */
             from?: string | null;
+            hostname?: string | null;
             min_duration?: string | null;
             /** Format: int32 */
             min_visitors?: number | null;
             notify_end?: boolean | null;
+            page?: string | null;
             sensitivity?: string | null;
             shadow?: boolean | null;
+            source?: string | null;
             /** Format: int32 */
             threshold?: number | null;
             /**
@@ -1410,6 +1414,11 @@ export interface components {
             after?: string | null;
             /** @description Spikes and drops: `typical` (when absent), `previous` or `fixed`. */
             baseline?: string | null;
+            /**
+             * @description Completions and custom events: told together, so long after the first (`15m`; from `1m` to `1d`) or so many (`100`; from 2
+             *     to 10,000, a day after the first at the latest); each look's at once when absent.
+             */
+            batch?: Record<string, never> | null;
             /** @description What breaks on our side: `analytics_unreachable` or `data_stale`; either when absent. */
             condition?: string | null;
             /**
@@ -1418,7 +1427,7 @@ export interface components {
              */
             cooldown?: string | null;
             /**
-             * @description Completions and custom events: only from this country, by its two letters. Only Plausible's traffic says so.
+             * @description The same four: only from this country, by its two letters. Only Plausible's traffic says so.
              * @example DE
              */
             country?: string | null;
@@ -1429,7 +1438,7 @@ export interface components {
             event_name?: string | null;
             /** @description Completions and milestones of conversions: the goal; every goal when absent. Goals that stall: required. */
             goal_id?: string | null;
-            /** @description Completions and custom events: only on this host, without `www.`. */
+            /** @description The same four: only on this host, without `www.`. */
             hostname?: string | null;
             /** @description Custom events: properties whose values are counted and told; none when absent, ten at most. */
             include_properties?: string[] | null;
@@ -1453,7 +1462,7 @@ export interface components {
              */
             notify_end?: boolean | null;
             /**
-             * @description Completions and custom events: only on this path, in which `*` stands for any characters.
+             * @description Completions, custom events, spikes and drops: only on this path, in which `*` stands for any characters.
              * @example /blog/*
              */
             page?: string | null;
@@ -1471,8 +1480,7 @@ export interface components {
             /** @description Evaluated and recorded, but not sent. */
             shadow?: boolean | null;
             /**
-             * @description Completions and custom events: only of visits from this source, exactly as it is shown; `Direct / None` for those
-             *     without one.
+             * @description The same four: only of visits from this source, exactly as it is shown; `Direct / None` for those without one.
              * @example Hacker News
              */
             source?: string | null;
@@ -1512,6 +1520,11 @@ export interface components {
             after?: string | null;
             /** @description Spikes and drops: `typical` (when absent), `previous` or `fixed`. */
             baseline?: string | null;
+            /**
+             * @description Completions and custom events: told together, so long after the first (`15m`; from `1m` to `1d`) or so many (`100`; from 2
+             *     to 10,000, a day after the first at the latest); each look's at once when absent.
+             */
+            batch?: Record<string, never> | null;
             /** @description What breaks on our side: `analytics_unreachable` or `data_stale`; either when absent. */
             condition?: string | null;
             /**
@@ -1520,7 +1533,7 @@ export interface components {
              */
             cooldown?: string | null;
             /**
-             * @description Completions and custom events: only from this country, by its two letters. Only Plausible's traffic says so.
+             * @description The same four: only from this country, by its two letters. Only Plausible's traffic says so.
              * @example DE
              */
             country?: string | null;
@@ -1531,7 +1544,7 @@ export interface components {
             event_name?: string | null;
             /** @description Completions and milestones of conversions: the goal; every goal when absent. Goals that stall: required. */
             goal_id?: string | null;
-            /** @description Completions and custom events: only on this host, without `www.`. */
+            /** @description The same four: only on this host, without `www.`. */
             hostname?: string | null;
             /** @description Custom events: properties whose values are counted and told; none when absent, ten at most. */
             include_properties?: string[] | null;
@@ -1555,7 +1568,7 @@ export interface components {
              */
             notify_end?: boolean | null;
             /**
-             * @description Completions and custom events: only on this path, in which `*` stands for any characters.
+             * @description Completions, custom events, spikes and drops: only on this path, in which `*` stands for any characters.
              * @example /blog/*
              */
             page?: string | null;
@@ -1573,8 +1586,7 @@ export interface components {
             /** @description Evaluated and recorded, but not sent. */
             shadow?: boolean | null;
             /**
-             * @description Completions and custom events: only of visits from this source, exactly as it is shown; `Direct / None` for those
-             *     without one.
+             * @description The same four: only of visits from this source, exactly as it is shown; `Direct / None` for those without one.
              * @example Hacker News
              */
             source?: string | null;

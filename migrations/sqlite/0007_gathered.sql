@@ -1,0 +1,14 @@
+-- What triggers with a batch have counted and not told yet: a row for every look that counted something, or many of them folded
+-- into one. They go with the event that tells them, in one transaction. No reference to the trigger, which would lock it with
+-- every look; rows of triggers that are gone are removed by the janitor.
+CREATE TABLE gathered (
+    trigger_id  BLOB   NOT NULL,
+    -- Zero for a custom event.
+    goal_id     INTEGER NOT NULL,
+    -- Names the rows that were counted.
+    moment      TEXT   NOT NULL,
+    count       INTEGER NOT NULL,
+    part        TEXT   NOT NULL,
+    inserted_at INTEGER NOT NULL,
+    PRIMARY KEY (trigger_id, goal_id, moment)
+) STRICT, WITHOUT ROWID;
