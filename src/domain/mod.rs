@@ -19,6 +19,7 @@ pub mod habit;
 pub mod headers;
 pub mod hit;
 pub mod ids;
+pub mod inbox;
 pub mod invalid;
 pub mod key;
 pub mod life;

@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use super::backlog::{Backlog, Found};
+use super::inbox::Inbox;
 use super::leases::Leases;
 use super::meters::Meters;
 use super::sender::Sender;
@@ -50,6 +51,7 @@ pub struct Dispatcher {
     pub store: Store,
     pub leases: Leases,
     pub sender: Arc<Sender>,
+    pub inbox: Arc<Inbox>,
     pub targets: Targets,
     /// To other nodes: something waits in the queue of this shard.
     pub notify: mpsc::Sender<i32>,
@@ -290,7 +292,8 @@ impl Dispatcher {
 
     fn start(&self, under: &Under, due: Due, lease: Lease, target: Arc<Target>) {
         self.leases.work(due.shard);
-        let (sender, clock, finish) = (Arc::clone(&self.sender), self.clock.clone(), under.finish.clone());
+        let (sender, inbox) = (Arc::clone(&self.sender), Arc::clone(&self.inbox));
+        let (clock, finish) = (self.clock.clone(), under.finish.clone());
         under.tasks.spawn(async move {
             let now = clock.now();
             let attempted = match due.expires_at {
@@ -299,7 +302,11 @@ impl Dispatcher {
                 Some(expires_at) if expires_at <= now => Some(Attempted::expired(now)),
                 _ => {
                     crate::failpoint::hit("dispatcher.before_send");
-                    let attempted = sender.attempt(&target.outgoing(&due, now), now).await;
+                    let outgoing = target.outgoing(&due, now);
+                    let attempted = match target.inbox() {
+                        Some(owner) => inbox.attempt(owner, &outgoing, now).await,
+                        None => sender.attempt(&outgoing, now).await,
+                    };
                     crate::failpoint::hit("dispatcher.after_send");
                     Some(attempted)
                 }

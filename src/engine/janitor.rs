@@ -9,6 +9,7 @@ use tracing::{debug, warn};
 use crate::analytics::Analytics;
 use crate::clock::Clock;
 use crate::domain::backtest::KEPT;
+use crate::domain::inbox;
 use crate::domain::time::Timestamp;
 use crate::store::Store;
 
@@ -71,6 +72,7 @@ impl Janitor {
         self.remove(stop, Removes::Deleted).await?;
         self.store.operator_forget_nodes(NODES).await?;
         self.store.operator_prune_idempotency_keys(now - IDEMPOTENCY).await?;
+        self.store.operator_prune_inbox(now - inbox::KEPT_FOR).await?;
         self.store.operator_prune_sessions(now).await?;
         self.store.operator_prune_invitations(now).await?;
         self.remove(stop, Removes::Noted(now - self.audit_retention)).await?;

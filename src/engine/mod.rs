@@ -35,6 +35,7 @@ pub mod dispatcher;
 pub mod egress;
 pub mod evaluator;
 mod firing;
+pub mod inbox;
 pub mod janitor;
 pub mod keeper;
 mod late;
@@ -208,6 +209,11 @@ impl Engine {
             store: self.store.clone(),
             leases: held.clone(),
             sender: Arc::clone(&self.sender),
+            inbox: Arc::new(inbox::Inbox {
+                store: self.store.clone(),
+                clock: self.clock.clone(),
+                chance: self.chance.clone(),
+            }),
             targets,
             notify: running.wake.notify.clone(),
             clock: self.clock.clone(),

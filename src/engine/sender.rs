@@ -144,20 +144,7 @@ impl Sender {
         let mut request = Request::new(Full::new(outgoing.body.clone()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri;
-        *request.headers_mut() = outgoing.address.headers.clone();
-        let head = request.headers_mut();
-        let id = outgoing.event_id.to_string();
-        let secs = now.secs();
-        head.insert(CONTENT_TYPE, HeaderValue::from_static(outgoing.content_type));
-        set(head, WEBHOOK_TIMESTAMP, secs.to_string())?;
-        set(head, EVENT_TYPE, outgoing.event_type.to_owned())?;
-        if let Some(current) = outgoing.secret {
-            let secrets = std::iter::once(current).chain(outgoing.previous_secret);
-            set(head, WEBHOOK_SIGNATURE, standard_header(secrets, &id, secs, outgoing.body))?;
-            set(head, BODY_SIGNATURE, current.sign_body(outgoing.body))?;
-        }
-        set(head, EVENT_ID, id.clone())?;
-        set(head, WEBHOOK_ID, id)?;
+        *request.headers_mut() = head_of(outgoing, now)?;
         Ok(request)
     }
 
@@ -204,6 +191,27 @@ impl Sender {
         let _ = self.clock.within(BODY_BUDGET, reading).await;
         kept
     }
+}
+
+/// What the request carries, signed at `now`.
+///
+/// # Errors
+/// A value that is no text, which is ours to mend.
+pub fn head_of(outgoing: &Outgoing<'_>, now: Timestamp) -> Result<HeaderMap, Outcome> {
+    let mut head = outgoing.address.headers.clone();
+    let id = outgoing.event_id.to_string();
+    let secs = now.secs();
+    head.insert(CONTENT_TYPE, HeaderValue::from_static(outgoing.content_type));
+    set(&mut head, WEBHOOK_TIMESTAMP, secs.to_string())?;
+    set(&mut head, EVENT_TYPE, outgoing.event_type.to_owned())?;
+    if let Some(current) = outgoing.secret {
+        let secrets = std::iter::once(current).chain(outgoing.previous_secret);
+        set(&mut head, WEBHOOK_SIGNATURE, standard_header(secrets, &id, secs, outgoing.body))?;
+        set(&mut head, BODY_SIGNATURE, current.sign_body(outgoing.body))?;
+    }
+    set(&mut head, EVENT_ID, id.clone())?;
+    set(&mut head, WEBHOOK_ID, id)?;
+    Ok(head)
 }
 
 /// Says when more than [`MOST_ANNOUNCEMENTS`] came.

@@ -12,11 +12,13 @@ use std::time::Duration;
 use foldhash::{HashMap, HashSet};
 use tracing::error;
 
+use super::inbox::Owner;
 use super::sender::{Address, Outgoing};
 use crate::clock::Clock;
 use crate::domain::address::AddressPolicy;
 use crate::domain::endpoint_url::EndpointUrl;
 use crate::domain::ids::{AccountId, WebhookId};
+use crate::domain::inbox::{INBOX, RATE};
 use crate::domain::pace::{Limits, Pace, Repute};
 use crate::domain::retry::RetrySchedule;
 use crate::domain::signature::SigningSecret;
@@ -40,6 +42,8 @@ pub struct Target {
     pub host: Arc<str>,
     version: i64,
     rate_limit: Option<u32>,
+    /// Whose inbox takes it, where there is no endpoint.
+    inbox: Option<Owner>,
     address: Address,
     secret: Option<SigningSecret>,
     previous_secret: Option<SigningSecret>,
@@ -167,8 +171,18 @@ impl Targets {
             }
         };
         let address = webhook.address(&self.keyring)?;
+        let inbox = (address == INBOX).then_some(Owner { account_id: webhook.account_id, webhook_id: webhook.id });
+        // Nothing is ever dialled for the inbox: to whoever would, its address is refused like any other that is none.
         let url = EndpointUrl::parse(&address, &self.policy).map_err(|problem| problem.to_string());
-        let host = url.as_ref().map_or_else(|_| webhook.url.clone(), EndpointUrl::authority);
+        let host = match (&url, inbox) {
+            (_, Some(owner)) => format!("{INBOX}{}", owner.webhook_id),
+            (Ok(url), None) => url.authority(),
+            (Err(_), None) => webhook.url.clone(),
+        };
+        let rate_limit = match inbox {
+            Some(_) => Some(webhook.rate_limit.map_or(RATE, |rate| rate.min(RATE))),
+            None => webhook.rate_limit,
+        };
         Ok(Target {
             account_id: webhook.account_id,
             schedule: match &webhook.retry_schedule {
@@ -177,7 +191,8 @@ impl Targets {
             },
             host: host.into(),
             version: webhook.version,
-            rate_limit: webhook.rate_limit,
+            rate_limit,
+            inbox,
             address: Address::new(url, &headers),
             secret: secret(&webhook.secret, "secret")?,
             previous_secret: secret(&webhook.previous_secret, "previous_secret")?,
@@ -215,6 +230,11 @@ impl Target {
             health.failed_at = Some(now);
             Life::Failing
         }
+    }
+
+    /// Whose inbox is to take it, if that is where it goes.
+    pub fn inbox(&self) -> Option<Owner> {
+        self.inbox
     }
 
     /// The request for a delivery, to be signed at `now`.

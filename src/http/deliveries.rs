@@ -16,7 +16,7 @@ use super::sites::find;
 use super::webhooks::find_webhook;
 use crate::domain::access::Role;
 use crate::domain::event::{Addressee, Data, Event};
-use crate::domain::ids::EventId;
+use crate::domain::ids::{EventId, WebhookId};
 use crate::domain::invalid::Invalid;
 use crate::domain::webhook::{Status, Webhook};
 use crate::store::deliveries::{Attempt, Delivery, Filter};
@@ -104,12 +104,44 @@ pub struct Pagination {
     next_cursor: Option<String>,
 }
 
+#[derive(Serialize, ToSchema)]
+pub struct SiteDeliveriesAnswer {
+    deliveries: Vec<DeliveryView>,
+    pagination: SitePagination,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct SitePagination {
+    limit: u32,
+    total_count: i64,
+    /// For the next page: `cursor=` it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
+}
+
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ListQuery {
     /// From 1.
     #[param(value_type = Option<u32>, minimum = 1)]
     page: Option<String>,
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 100)]
+    limit: Option<String>,
+    status: Option<String>,
+    trigger_type: Option<String>,
+    /// Earliest moment, RFC 3339.
+    from: Option<String>,
+    /// Latest moment, RFC 3339.
+    to: Option<String>,
+    /// Where the page before ended.
+    cursor: Option<String>,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct SiteListQuery {
+    /// Only of this webhook.
+    webhook_id: Option<String>,
     #[param(value_type = Option<u32>, minimum = 1, maximum = 100)]
     limit: Option<String>,
     status: Option<String>,
@@ -189,6 +221,40 @@ pub async fn list_deliveries(
             total_count,
             next_cursor,
         },
+    }))
+}
+
+/// Deliveries of every webhook of a site, newest first
+#[utoipa::path(get, path = "/api/sites/{site}/deliveries", tag = "deliveries",
+    security(("key" = []), ("session" = [])),
+    params(("site" = String, Path, description = "Id or domain"), SiteListQuery),
+    responses((status = 200, body = SiteDeliveriesAnswer), (status = 401, body = Problem), (status = 403, body = Problem),
+        (status = 404, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
+pub async fn list_site_deliveries(
+    State(api): State<Api>,
+    asking: Asking,
+    Path(site): Path<String>,
+    Query(query): Query<SiteListQuery>,
+) -> Result<Json<SiteDeliveriesAnswer>> {
+    let account_id = asking.0.account_id;
+    let site = find(&api, &asking.0, &site).await?;
+    let SiteListQuery { webhook_id, limit, status, trigger_type, from, to, cursor } = query;
+    let query = ListQuery { page: None, limit, status, trigger_type, from, to, cursor };
+    let (filter, _, limit) = read_query(&query)?;
+    let webhooks = api.store.webhooks_of_site(account_id, site.id).await?;
+    let wanted =
+        |id: WebhookId| webhook_id.as_ref().filter(|text| !text.is_empty()).is_none_or(|text| *text == id.to_string());
+    let ids: Vec<_> = webhooks.iter().map(|webhook| webhook.id).filter(|id| wanted(*id)).collect();
+    let deliveries = api.store.deliveries_of(account_id, &ids, &filter, i64::from(limit)).await?;
+    let mut total_count = 0;
+    for id in &ids {
+        total_count += api.store.count_deliveries(account_id, *id, &filter).await?;
+    }
+    let full = deliveries.len() == usize::try_from(limit).unwrap_or(usize::MAX);
+    let next_cursor = deliveries.last().filter(|_| full).map(|last| last.id.to_string());
+    Ok(Json(SiteDeliveriesAnswer {
+        deliveries: deliveries.into_iter().map(DeliveryView::from).collect(),
+        pagination: SitePagination { limit, total_count, next_cursor },
     }))
 }
 

@@ -48,10 +48,12 @@ pub mod event;
 pub mod goals;
 pub mod health;
 pub mod idempotency;
+pub mod inbox;
 pub mod invitations;
 pub mod keys;
 mod listener;
 pub mod members;
+pub mod operation;
 pub mod origin;
 pub mod pages;
 pub mod resends;
@@ -282,6 +284,7 @@ fn routes() -> OpenApiRouter<Api> {
             webhooks::delete_webhook
         ))
         .routes(routes!(webhooks::rotate_secret))
+        .routes(routes!(inbox::show_inbox))
         .routes(routes!(url_check::check_url))
         .routes(routes!(triggers::create_trigger))
         .routes(routes!(triggers::update_trigger, triggers::delete_trigger))
@@ -291,6 +294,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(resends::list_resends))
         .routes(routes!(resends::show_resend, resends::update_resend))
         .routes(routes!(deliveries::list_deliveries))
+        .routes(routes!(deliveries::list_site_deliveries))
         .routes(routes!(deliveries::show_delivery))
         .routes(routes!(deliveries::resend_delivery))
         .routes(routes!(stream::watch_site))
@@ -316,6 +320,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
         .routes(routes!(health::metrics))
+        .routes(routes!(operation::show_operation))
         .routes(routes!(schemas::list_schemas))
         .routes(routes!(schemas::show_schema))
 }

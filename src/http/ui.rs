@@ -28,9 +28,10 @@ use super::pages::escape;
 pub struct Built;
 
 /// What the page draws. Everything else stays unknown, so that a wrong address of the API is told as one.
-const PAGES: [&str; 10] = [
+const PAGES: [&str; 11] = [
     "/",
     "/setup",
+    "/start",
     "/sign-in",
     "/sites",
     "/sites/{*rest}",

@@ -20,6 +20,7 @@ use crate::domain::access::{Actor, Role};
 use crate::domain::endpoint_url::{EndpointUrl, cut};
 use crate::domain::headers;
 use crate::domain::ids::WebhookId;
+use crate::domain::inbox::INBOX;
 use crate::domain::retry::RetrySchedule;
 use crate::domain::signature::SigningSecret;
 use crate::domain::time::parse_span;
@@ -97,6 +98,7 @@ pub struct WebhookView {
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes what is read field by field")]
 pub struct WebhookBody {
+    /// An address with `https://`; or `inbox:`, whose deliveries are only shown here (`GET …/inbox`).
     #[schema(example = "https://hooks.example.com/pulsehook", max_length = 2048)]
     url: String,
     #[schema(example = "Chat room", min_length = 1, max_length = 255)]
@@ -388,13 +390,15 @@ pub async fn find_webhook(api: &Api, actor: &Actor, site: &str, id: &str) -> Res
 
 /// Reads what an owner may set into `webhook`. Answers a secret that is to be shown.
 fn apply(api: &Api, webhook: &mut Webhook, fields: &mut Fields<'_>) -> Result<Option<SigningSecret>> {
-    if let Some(text) = fields.text("url") {
-        match EndpointUrl::parse(text, &api.policy) {
+    match fields.text("url") {
+        None => {}
+        Some(INBOX) => (webhook.url, webhook.sealed_url) = (INBOX.to_owned(), None),
+        Some(text) => match EndpointUrl::parse(text, &api.policy) {
             // As it was it stays: sealed anew it would be taken for another.
             Ok(url) if webhook.address(&api.keyring).is_ok_and(|address| address == url.as_str()) => {}
             Ok(url) => webhook.set_address(url.as_str(), &api.keyring, api.chance.bytes()),
             Err(problem) => fields.invalid.add("url", problem.to_string()),
-        }
+        },
     }
     if let Some(text) = fields.text("name") {
         let name = text.trim();

@@ -135,6 +135,23 @@ impl Store {
             .await)?)
     }
 
+    /// The newest of several webhooks, newest first: as many of each as might be among them, then those that are.
+    pub async fn deliveries_of(
+        &self,
+        account_id: AccountId,
+        webhook_ids: &[WebhookId],
+        filter: &Filter,
+        limit: i64,
+    ) -> Result<Vec<Delivery>> {
+        let mut found = Vec::new();
+        for webhook_id in webhook_ids {
+            found.extend(self.deliveries(account_id, *webhook_id, filter, limit, 0).await?);
+        }
+        found.sort_by(|one, other| other.id.cmp(&one.id));
+        found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(found)
+    }
+
     pub async fn count_deliveries(&self, account_id: AccountId, webhook_id: WebhookId, filter: &Filter) -> Result<i64> {
         const SQL: &str = delivery_sql!(
             "SELECT count(*)",

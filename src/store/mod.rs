@@ -24,6 +24,7 @@ pub mod gathered;
 pub mod goals;
 pub mod health;
 pub mod idempotency;
+pub mod inbox;
 pub mod invitations;
 pub mod keys;
 pub mod mirror;

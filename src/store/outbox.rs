@@ -60,6 +60,8 @@ impl Step {
     }
 }
 
+const WATERMARK: &str = "SELECT seq FROM watermarks WHERE source = $1";
+
 impl Store {
     /// Commits events, queue rows, trigger states and the watermark together. Answers which events are owed now: those
     /// whose trigger was edited, deleted or paused meanwhile are not, and those of shadow triggers never are.
@@ -93,9 +95,13 @@ impl Store {
     /// have wanted what came before.
     pub async fn operator_watermark(&self, source: &str, newest: i64) -> Result<i64> {
         const INSERT: &str = "INSERT INTO watermarks (source, seq) VALUES ($1, $2) ON CONFLICT (source) DO NOTHING";
-        const SELECT: &str = "SELECT seq FROM watermarks WHERE source = $1";
         on!(self.writer(), pool => sqlx::query(INSERT).bind(source).bind(newest).execute(pool).await.map(drop))?;
-        Ok(on!(self.writer(), pool => sqlx::query_scalar(SELECT).bind(source).fetch_one(pool).await)?)
+        Ok(on!(self.writer(), pool => sqlx::query_scalar(WATERMARK).bind(source).fetch_one(pool).await)?)
+    }
+
+    /// The same of a source that may be unknown yet.
+    pub async fn operator_watermark_of(&self, source: &str) -> Result<Option<i64>> {
+        Ok(on!(self.reader(), pool => sqlx::query_scalar(WATERMARK).bind(source).fetch_optional(pool).await)?)
     }
 }
 

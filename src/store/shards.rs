@@ -37,7 +37,47 @@ pub struct Node {
     pub roles: String,
 }
 
+/// A process as the others see it.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Seen {
+    pub id: NodeId,
+    pub version: String,
+    /// Separated by commas.
+    pub roles: String,
+    /// On the database's clock, as leases are.
+    pub started_at: Timestamp,
+    /// Microseconds since it said that it lives.
+    pub unseen_micros: i64,
+    /// Shards it works for.
+    pub shards: i64,
+    /// Up to when the least looked at of them was looked at, where traffic is asked for; `None` elsewhere.
+    pub looked_until: Option<Timestamp>,
+}
+
 impl Store {
+    /// Every process that was seen lately, the oldest first.
+    pub async fn operator_nodes(&self, now: Timestamp) -> Result<Vec<Seen>> {
+        const SQLITE: &str = "
+            SELECT nodes.id, nodes.version, nodes.roles, nodes.started_at, $1 - nodes.seen_at AS unseen_micros,
+                count(shards.shard) AS shards, min(shards.looked_until) AS looked_until
+            FROM nodes
+            LEFT JOIN shards ON shards.node_id = nodes.id
+            GROUP BY nodes.id, nodes.version, nodes.roles, nodes.started_at, nodes.seen_at
+            ORDER BY nodes.started_at, nodes.id";
+        const POSTGRES: &str = "
+            SELECT nodes.id, nodes.version, nodes.roles, nodes.started_at, clock.now - nodes.seen_at AS unseen_micros,
+                count(shards.shard) AS shards, min(shards.looked_until) AS looked_until
+            FROM nodes
+            CROSS JOIN (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now) AS clock
+            LEFT JOIN shards ON shards.node_id = nodes.id AND shards.lease_until >= clock.now
+            GROUP BY nodes.id, nodes.version, nodes.roles, nodes.started_at, nodes.seen_at, clock.now
+            ORDER BY nodes.started_at, nodes.id";
+        Ok(match self.reader() {
+            Backend::Sqlite(pool) => sqlx::query_as(SQLITE).bind(now).fetch_all(pool).await?,
+            Backend::Postgres(pool) => sqlx::query_as(POSTGRES).fetch_all(pool).await?,
+        })
+    }
+
     /// Says that a process lives, and answers how many live that send. On PostgreSQL by the database's clock; on SQLite
     /// there is only one.
     pub async fn announce(&self, node: &Node, ttl: Duration, now: Timestamp) -> Result<usize> {

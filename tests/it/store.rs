@@ -198,6 +198,13 @@ async fn use_everything(database: Database) -> Database {
     app.get(&resend).await.expect(200);
     app.get(&format!("{path}/resends")).await.expect(200);
     app.drain().await;
+    app.patch(&path, json!({"url": "inbox:"})).await.expect(200);
+    app.post(&format!("{path}/test"), json!({})).await.expect(202);
+    app.drain().await;
+    app.get(&format!("{path}/inbox")).await.expect(200);
+    assert!(app.store.operator_prune_inbox(app.now() + Duration::from_secs(60)).await.unwrap() > 0);
+    app.get(&format!("/api/sites/{SITE}/deliveries")).await.expect(200);
+    app.get("/api/operation").await.expect(200);
     app.get("/api/members").await.expect(200);
     app.get("/api/audit").await.expect(200);
     let key = app.post("/api/keys", json!({"name": "x", "role": "viewer"})).await.expect(201);

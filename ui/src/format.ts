@@ -1,4 +1,7 @@
 // Numbers, moments and spans for people. The locale is the browser's, the time zone is always said.
+import { INBOX } from "./api/client";
+import { text } from "./text";
+
 const locale = undefined;
 const numbers = new Intl.NumberFormat(locale);
 const relative = new Intl.RelativeTimeFormat(locale, { numeric: "auto", style: "short" });
@@ -46,6 +49,7 @@ export const wait = (text: string) =>
 
 /** The host in full, the path short, the query never. */
 export function shortUrl(url: string): { host: string; path: string } {
+  if (url === INBOX) return { host: text.inbox.title, path: "" };
   try {
     const { host, pathname, search } = new URL(url);
     return { host, path: (pathname === "/" ? "" : pathname) + (search ? "?…" : "") };

@@ -13,7 +13,7 @@ const AGAIN = 30_000;
 /** Milliseconds after which what moved is looked up a second time: what follows from an attempt is written after it. */
 const AFTERWARDS = 1_000;
 /** The first part of the keys of what a stream tells of; the second is the site. */
-const TOLD = ["webhooks", "webhook", "pulse", "fresh", "delivery"];
+const TOLD = ["webhooks", "webhook", "pulse", "fresh", "delivery", "inbox"];
 
 /** The site whose stream is open in this tab. */
 let streamed: string | null = null;

@@ -12,6 +12,7 @@ import { SignIn } from "./pages/sign-in";
 import { Invitation } from "./pages/invitation";
 import { SignUp } from "./pages/sign-up";
 import { SiteFrame } from "./pages/site-frame";
+import { STEPS, type StartSearch, type Step } from "./steps";
 
 const optional = (value: unknown) => (typeof value === "string" && value !== "" ? value : undefined);
 
@@ -54,6 +55,20 @@ const shell = createRoute({
 const overview = createRoute({ getParentRoute: () => shell, path: "/", component: lazyRouteComponent(() => import("./pages/overview"), "Overview") });
 const sites = createRoute({ getParentRoute: () => shell, path: "/sites", component: lazyRouteComponent(() => import("./pages/sites"), "Sites") });
 const newSite = createRoute({ getParentRoute: () => shell, path: "/sites/new", component: lazyRouteComponent(() => import("./pages/sites"), "NewSite") });
+
+const start = createRoute({
+  getParentRoute: () => shell,
+  path: "/start",
+  component: lazyRouteComponent(() => import("./pages/start"), "Start"),
+  validateSearch: (search): StartSearch => {
+    const found: StartSearch = {};
+    const { site, webhook, step } = search;
+    if (optional(site)) found.site = String(site);
+    if (optional(webhook)) found.webhook = String(webhook);
+    if (STEPS.includes(step as Step)) found.step = step as Step;
+    return found;
+  },
+});
 
 const site = createRoute({ getParentRoute: () => shell, path: "/sites/$site", component: SiteFrame });
 const siteStart = createRoute({
@@ -103,6 +118,7 @@ const tree = root.addChildren([
     overview,
     sites,
     newSite,
+    start,
     site.addChildren([siteStart, webhooks, goals, install, settings, newWebhook, webhook, editWebhook, newTrigger, editTrigger, delivery]),
     keys,
     members,

@@ -1,7 +1,8 @@
 // What an owner does, in a real browser against the real binary.
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
-import { EMAIL, PASSWORD, importHistory, openBrowser, openPage, settle, setUp, signIn, startEndpoint, startReceiver, startServer, startStage, test } from "./support.mjs";
+import { Webhook } from "standardwebhooks";
+import { EMAIL, PASSWORD, importHistory, openBrowser, openPage, pageView, settle, setUp, signIn, startEndpoint, startReceiver, startServer, startStage, test, violations } from "./support.mjs";
 
 let browser;
 before(async () => { browser = await openBrowser(); });
@@ -23,16 +24,12 @@ describe("an owner", () => {
       await page.getByRole("button", { name: "Create account" }).click();
       await page.getByText(/^phk_/).waitFor();
       assert.equal(new URL(page.url()).search, "", "the used link stays in no history");
-      await page.getByRole("link", { name: "Add your first site" }).click();
+      await page.goto(`${server.base}/sites/new`);
 
       await page.getByLabel("Domain").fill("https://www.example.com/");
       await page.getByRole("button", { name: "Add site" }).click();
       await page.getByText("Waiting for the first event").waitFor();
-      await fetch(`${server.own}/api/event`, {
-        method: "POST",
-        headers: { "user-agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", "x-forwarded-for": "203.0.113.7" },
-        body: JSON.stringify({ name: "pageview", url: "https://example.com/", domain: "example.com" }),
-      });
+      await pageView(server);
       await page.getByText("Events arrive.").waitFor();
 
       await page.getByRole("link", { name: "Add a webhook" }).click();
@@ -71,6 +68,101 @@ describe("an owner", () => {
       await page.getByRole("button", { name: "Resend", exact: true }).click();
       await page.getByRole("dialog").getByRole("button", { name: "Resend" }).click();
       await page.getByText("Attempt 2 answered 200").waitFor();
+      assert.deepEqual(page.complaints, []);
+    } finally {
+      await page.context().close();
+      await server.stop();
+      await receiver.stop();
+    }
+  });
+
+  it("sees a signed delivery in the built-in inbox without an endpoint, from the one-time link on, in one flow", async (context) => {
+    const server = await startServer({ strict: true });
+    const page = await openPage(browser, server);
+    let clicks = 0;
+    const click = async (what) => {
+      await what.click();
+      clicks += 1;
+    };
+    const button = (name) => page.getByRole("button", { name });
+    try {
+      await page.goto(server.link);
+      await page.getByLabel("Account name").fill("Analytical Engines");
+      await page.getByLabel("E-mail address").fill(EMAIL);
+      await page.getByLabel("Password").fill(PASSWORD);
+      await click(button("Create account"));
+      await click(page.getByRole("link", { name: "Go on to the first delivery" }));
+      await page.getByLabel("Domain").fill("example.com");
+      await click(button("Add site"));
+      await page.getByText("Waiting for the first event").waitFor();
+      await pageView(server);
+      await page.getByText("Events arrive.").waitFor();
+      await click(button("Go on"));
+      assert.equal(await page.getByRole("radio", { name: /built-in inbox/ }).isChecked(), true);
+      await click(button("Go on"));
+      await page.getByLabel("Tell me when").selectOption("visitor_drop");
+      await click(button("Create webhook"));
+      await page.getByText("Nothing arrived yet").waitFor();
+      const secret = await page.getByText(/^whsec_/).textContent();
+      const began = Date.now();
+      await click(button("Send test"));
+      await page.getByText("Signature verified", { exact: true }).waitFor();
+      const took = Date.now() - began;
+      context.diagnostic(`in the inbox ${took} ms after the click, ${clicks} clicks from the link on`);
+      await page.getByText("It works").waitFor();
+      assert.ok(clicks <= 12, `${clicks} clicks`);
+
+      // What is shown is what was signed: whoever copies it can verify it himself.
+      const headers = await page.getByRole("group", { name: "Headers" }).textContent();
+      const header = (name) => new RegExp(`^${name}: (.*)$`, "m").exec(headers)[1];
+      await page.context().grantPermissions(["clipboard-read", "clipboard-write"]);
+      await page.getByRole("button", { name: "Copy as it came" }).click();
+      const body = await page.evaluate(() => navigator.clipboard.readText());
+      const names = ["webhook-id", "webhook-timestamp", "webhook-signature"];
+      new Webhook(secret).verify(body, Object.fromEntries(names.map((name) => [name, header(name)])));
+      assert.throws(() => new Webhook(secret).verify(`${body} `, Object.fromEntries(names.map((name) => [name, header(name)]))));
+
+      // Reloaded it goes on where it was, without the secret.
+      await page.reload();
+      await page.getByText("Signature verified", { exact: true }).waitFor();
+      assert.equal(await page.getByText(/^whsec_/).count(), 0);
+      await page.getByRole("button", { name: "Send test" }).click();
+      await page.getByRole("link", { name: "Open the webhook" }).click();
+      await page.getByRole("heading", { level: 1, name: "Built-in inbox" }).waitFor();
+      await page.getByText("Signature verified", { exact: true }).nth(1).waitFor();
+      assert.deepEqual(await violations(page), []);
+      assert.deepEqual(page.complaints, []);
+    } finally {
+      await page.context().close();
+      await server.stop();
+    }
+  });
+
+  it("is led back to the address that is refused, and on to an endpoint of its own", async () => {
+    const receiver = await startReceiver();
+    const server = await startServer({ settings: ["--egress-ca", receiver.authority] });
+    const page = await openPage(browser, server);
+    try {
+      await setUp(server);
+      await signIn(page, server);
+      await page.getByRole("link", { name: "Start" }).click();
+      await page.getByLabel("Domain").fill("example.com");
+      await page.getByRole("button", { name: "Add site" }).click();
+      await page.getByRole("button", { name: "Go on without traffic" }).click();
+      await page.getByRole("radio", { name: /My endpoint/ }).check();
+      await page.getByLabel("Endpoint address").fill("https://10.0.0.1/hook");
+      await page.getByText("Webhooks may not reach this address.").waitFor();
+      await page.getByRole("button", { name: "Go on" }).click();
+      await page.getByRole("button", { name: "Create webhook" }).click();
+      await page.getByText(/Endpoint address is inside a private network/).waitFor();
+      await page.getByLabel("Endpoint address").fill(receiver.url);
+      await page.getByText("The address works.").waitFor();
+      await page.getByRole("button", { name: "Go on" }).click();
+      await page.getByRole("button", { name: "Create webhook" }).click();
+      await page.getByRole("button", { name: "Send test" }).click();
+      await page.getByText(/Delivered: the endpoint answered 200/).waitFor();
+      await page.getByText("It works").waitFor();
+      assert.deepEqual(await violations(page), []);
       assert.deepEqual(page.complaints, []);
     } finally {
       await page.context().close();

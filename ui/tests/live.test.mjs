@@ -1,7 +1,7 @@
 // What happens on a site is in its open pages at once, by a stream; and a little later where there is none.
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
-import { ended, openBrowser, openPage, settle, signIn, startStage, test } from "./support.mjs";
+import { ended, openBrowser, openPage, pageView, settle, signIn, startStage, test } from "./support.mjs";
 
 /** Milliseconds from an attempt to the page: the server looks every 800, and a machine that tests is slow. */
 const SOON = 1_500;
@@ -41,14 +41,26 @@ describe("an open site", () => {
     assert.equal(streams.length, 1, "one stream a tab, whatever page of the site");
   });
 
+  it("has a delivery in the built-in inbox within a second", async (context) => {
+    const { webhook } = await api("POST", `${home.at}/webhooks`, { name: "Inbox", url: "inbox:", generate_secret: true, triggers: [{ type: "goal_completion" }] });
+    await page.goto(`${server.base}/sites/example.com/webhooks/${webhook.id}`);
+    await page.getByText("Nothing arrived yet").waitFor();
+    await settle(page);
+    const delays = [];
+    for (let round = 1; round <= 5; round += 1) {
+      const began = Date.now();
+      await api("POST", `${home.at}/webhooks/${webhook.id}/test`);
+      await page.getByText("Signature verified", { exact: true }).nth(round - 1).waitFor();
+      delays.push(Date.now() - began);
+    }
+    context.diagnostic(`in the inbox after ${delays.join(", ")} ms`);
+    assert.ok(delays.toSorted((one, other) => one - other)[2] < 1_000, `${delays}`);
+  });
+
   it("shows current visitors as they come", async () => {
     await page.goto(server.base + path());
     for (const [count, said] of [[1, "1 current visitor"], [2, "2 current visitors"]]) {
-      await fetch(`${server.own}/api/event`, {
-        method: "POST",
-        headers: { "user-agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", "x-forwarded-for": `203.0.113.${count}` },
-        body: JSON.stringify({ name: "pageview", url: "https://example.com/", domain: "example.com" }),
-      });
+      await pageView(server, `203.0.113.${count}`);
       await page.getByText(said, { exact: true }).waitFor();
     }
     assert.deepEqual(page.complaints, []);

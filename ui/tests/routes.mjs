@@ -18,6 +18,14 @@ export async function furnished(count) {
     endpoint.status = 200;
     if (fourth) await api("PATCH", `${home.at}/webhooks/${fourth.id}`, { active: false });
     if (fifth) await test(api, home.at, fifth);
+    // The tenth is as many as there may be.
+    if (home.webhooks.length < 10) {
+      home.inbox = (await api("POST", `${home.at}/webhooks`, { name: "Inbox", url: "inbox:", generate_secret: true, triggers: [{ type: "goal_completion" }] })).webhook;
+    } else {
+      home.inbox = home.webhooks[9];
+      await api("PATCH", `${home.at}/webhooks/${home.inbox.id}`, { url: "inbox:" });
+    }
+    for (let round = 0; round < 2; round += 1) await test(api, home.at, home.inbox);
     const { deliveries } = await api("GET", `${home.at}/webhooks/${first.id}/deliveries`);
     home.delivered = deliveries.find(({ status }) => status === "success");
     await api("POST", "/api/sites", { domain: "a-second-site-with-quite-a-long-name.shop.example.org", timezone: "Asia/Kolkata" });
@@ -37,6 +45,10 @@ function routes(home) {
     overview: "/",
     sites: "/sites",
     "new-site": "/sites/new",
+    start: "/start",
+    "start-traffic": `/start?site=${home.site.domain}`,
+    "start-webhook": `/start?site=${home.site.domain}&step=webhook`,
+    "start-trigger": `/start?site=${home.site.domain}&step=trigger`,
     webhooks: `${site}/webhooks`,
     "new-webhook": `${site}/webhooks/new`,
     goals: `${site}/goals`,
@@ -51,6 +63,10 @@ function routes(home) {
     operation: "/operation",
     lost: "/sites/example.com/nothing/here",
   };
+  if (home.inbox) {
+    found.inbox = `${site}/webhooks/${home.inbox.id}`;
+    found["start-test"] = `/start?site=${home.site.domain}&step=test&webhook=${home.inbox.id}`;
+  }
   const [webhook] = home.webhooks;
   if (webhook) {
     const hook = `${site}/webhooks/${webhook.id}`;

@@ -76,12 +76,18 @@ async function freePort() {
   return port;
 }
 
-/** A server nobody has set up yet. `below`: the address at which others reach it, when that is not its own. */
-export async function startServer({ settings = [], below } = {}) {
+/** Endpoints of these tests are on this machine, without TLS. */
+const LETS_OUT = ["--egress-allow", "127.0.0.0/8", "--egress-allow-http", "true"];
+
+/**
+ * A server nobody has set up yet. `below`: the address at which others reach it, when that is not its own; `strict`: with the
+ * rules it has by itself, by which nothing gets to this machine.
+ */
+export async function startServer({ settings = [], below, strict } = {}) {
   if (!existsSync(binary)) throw new Error(`${binary} is not built: cargo build`);
   const folder = mkdtempSync(join(tmpdir(), "pulsehook-ui-"));
   const port = await freePort();
-  const args = ["serve", "--listen", `127.0.0.1:${port}`, "--data-dir", join(folder, "data"), "--egress-allow", "127.0.0.0/8", "--egress-allow-http", "true"];
+  const args = ["serve", "--listen", `127.0.0.1:${port}`, "--data-dir", join(folder, "data"), ...(strict ? [] : LETS_OUT)];
   const server = run(binary, [...args, ...settings, ...(below ? ["--base-url", below] : [])]);
   const [, link] = await server.line(/(http\S+\/setup\?token=\S+)/);
   await server.line(/listens on/);
@@ -92,6 +98,14 @@ export async function startServer({ settings = [], below } = {}) {
   const own = `http://127.0.0.1:${port}`;
   return { link, own, base: below ?? own, folder: join(folder, "data"), lines: server.lines, stop };
 }
+
+/** What a tracker says of a visitor at `address`. */
+export const pageView = (server, address = "203.0.113.7") =>
+  fetch(`${server.own}/api/event`, {
+    method: "POST",
+    headers: { "user-agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", "x-forwarded-for": address },
+    body: JSON.stringify({ name: "pageview", url: "https://example.com/", domain: "example.com" }),
+  });
 
 /** So many days of history, as an access log says them: more by day than by night, and a surge of half an hour yesterday. */
 export async function importHistory(server, domain, days = 10) {

@@ -40,7 +40,7 @@ fn whom(method: &str, path: &str) -> For {
         ("get", "/api/members") => WholeAccount(Role::Viewer),
         ("patch" | "delete", "/api/members/{id}") => WholeAccount(Role::Admin),
         (_, "/api/invitations" | "/api/invitations/{id}" | "/api/keys" | "/api/keys/{id}") => WholeAccount(Role::Admin),
-        ("get", "/api/audit") | ("patch", "/api/account") => WholeAccount(Role::Admin),
+        ("get", "/api/audit" | "/api/operation") | ("patch", "/api/account") => WholeAccount(Role::Admin),
         ("delete", "/api/account") => WholeAccount(Role::Owner),
         ("get", "/api/sites") => role(Role::Viewer),
         ("post", "/api/sites") => WholeAccount(Role::Editor),

@@ -17,7 +17,11 @@ export type Member = Schemas["Member"];
 export type Invitation = Schemas["Invitation"];
 export type Session = Schemas["Session"];
 export type Resend = Schemas["Resend"];
+export type InboxRequest = Schemas["InboxRequest"];
 export type CheckStep = Schemas["CheckStep"];
+
+/** What a webhook has in place of an address when the built-in inbox takes its deliveries. */
+export const INBOX = "inbox:";
 
 /** Where this installation lives, without a slash at the end. */
 export const home = new URL(".", document.baseURI).href.replace(/\/$/, "");

@@ -96,6 +96,13 @@ export const deliveryQuery = (site: string, id: string, delivery_id: string) =>
       (await answer(api.GET("/api/sites/{site}/webhooks/{id}/deliveries/{delivery_id}", { params: { path: { site, id, delivery_id } } }))).delivery,
   });
 
+/** What the built-in inbox took of a webhook. */
+export const inboxQuery = (site: string, id: string) =>
+  queryOptions({
+    queryKey: ["inbox", site, id],
+    queryFn: async () => (await answer(api.GET("/api/sites/{site}/webhooks/{id}/inbox", { params: { path: { site, id } } }))).requests,
+  });
+
 export const resendsQuery = (site: string, id: string) =>
   queryOptions({
     queryKey: ["resends", site, id],

@@ -242,6 +242,23 @@ export interface paths {
         patch: operations["update_member"];
         trace?: never;
     };
+    "/api/operation": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** How the installation is: nodes, queue, noticing, traffic */
+        get: operations["show_operation"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/schemas/": {
         parameters: {
             query?: never;
@@ -415,6 +432,23 @@ export interface paths {
         head?: never;
         /** Change a site */
         patch: operations["update_site"];
+        trace?: never;
+    };
+    "/api/sites/{site}/deliveries": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Deliveries of every webhook of a site, newest first */
+        get: operations["list_site_deliveries"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
         trace?: never;
     };
     "/api/sites/{site}/gaps": {
@@ -636,6 +670,27 @@ export interface paths {
         put?: never;
         /** Send a delivery once more, under the same event id */
         post: operations["resend_delivery"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/sites/{site}/webhooks/{id}/inbox": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What the inbox took of a webhook whose `url` is `inbox:`, newest first
+         * @description The inbox shows deliveries before there is an endpoint of one's own: nothing leaves the server. It keeps the last 50
+         *     requests of a webhook for a day, and takes ten a second.
+         */
+        get: operations["show_inbox"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -1025,6 +1080,19 @@ export interface components {
         DeliveryAnswer: {
             delivery: components["schemas"]["Delivery"];
         };
+        /** @description One of the two: our own file has an order, and what is asked of ClickHouse a time. */
+        EvaluationView: {
+            /**
+             * Format: int64
+             * @description Hits this node took in that were not looked at when it last noted how far it is, which it does every five seconds.
+             */
+            hits_behind?: number | null;
+            /**
+             * Format: date-time
+             * @description Up to when the traffic of every site was looked at; noted every 30 seconds.
+             */
+            looked_until?: string | null;
+        };
         /** @description What a tracker sends. Short and long names mean the same. */
         EventBody: {
             /**
@@ -1103,6 +1171,27 @@ export interface components {
         };
         GoalsAnswer: {
             goals: components["schemas"]["Goal"][];
+        };
+        Header: {
+            name: string;
+            value: string;
+        };
+        InboxAnswer: {
+            requests: components["schemas"]["InboxRequest"][];
+        };
+        /** @description A request as an endpoint would have got it. */
+        InboxRequest: {
+            /** @description The bytes that were signed, as text. */
+            body: string;
+            /** @description Of the delivery: the same on every retry and resend. */
+            event_id: string;
+            /** @description As they were sent. Values of custom headers are not shown. */
+            headers: components["schemas"]["Header"][];
+            id: string;
+            /** Format: date-time */
+            received_at: string;
+            /** @description Found out as a receiver would: `verified`, `unsigned` (the webhook has no secret) or `mismatch`. */
+            verdict: string;
         };
         Invitation: {
             email: string;
@@ -1193,6 +1282,32 @@ export interface components {
             name: string;
             role: string;
         };
+        Node: {
+            id: string;
+            /** @description `api`, `ingest` and `engine`, as far as it does them. */
+            roles: string[];
+            /**
+             * Format: int64
+             * @description Parts of the sites it works for, of `shards.total`.
+             */
+            shards: number;
+            /** Format: date-time */
+            started_at: string;
+            /**
+             * Format: int64
+             * @description Since it last said that it lives; it says so every five seconds.
+             */
+            unseen_seconds: number;
+            version: string;
+        };
+        OperationAnswer: {
+            evaluation: components["schemas"]["EvaluationView"];
+            /** @description Every process that was seen in the last day. */
+            nodes: components["schemas"]["Node"][];
+            queue: components["schemas"]["QueueView"];
+            shards: components["schemas"]["ShardsView"];
+            traffic: components["schemas"]["TrafficView"];
+        };
         Pagination: {
             /** Format: int32 */
             limit: number;
@@ -1226,6 +1341,18 @@ export interface components {
             title: string;
             /** @description Identifies the kind of problem: `urn:pulsehook:problem:` and the code. */
             type: string;
+        };
+        QueueView: {
+            /**
+             * Format: int64
+             * @description What is owed, retries that wait for their time included.
+             */
+            deliveries: number;
+            /**
+             * Format: date-time
+             * @description When the oldest of it is, or was, to be tried.
+             */
+            oldest_due_at?: string | null;
         };
         /** @description What is resent: every ended delivery that passes. */
         RangeBody: {
@@ -1335,6 +1462,15 @@ export interface components {
             /** @description From the link the server printed. */
             token: string;
         };
+        ShardsView: {
+            /**
+             * Format: int64
+             * @description Those somebody works for. What belongs to the others waits.
+             */
+            held: number;
+            /** Format: int32 */
+            total: number;
+        };
         SignInBody: {
             email: string;
             password: string;
@@ -1377,6 +1513,18 @@ export interface components {
              */
             timezone?: string | null;
         };
+        SiteDeliveriesAnswer: {
+            deliveries: components["schemas"]["Delivery"][];
+            pagination: components["schemas"]["SitePagination"];
+        };
+        SitePagination: {
+            /** Format: int32 */
+            limit: number;
+            /** @description For the next page: `cursor=` it. */
+            next_cursor?: string | null;
+            /** Format: int64 */
+            total_count: number;
+        };
         SitesAnswer: {
             sites: components["schemas"]["Site"][];
         };
@@ -1403,6 +1551,15 @@ export interface components {
              * @description When the first event of the site happened, as far back as they are kept; `null` before there is one.
              */
             first_event_at?: string | null;
+        };
+        TrafficView: {
+            /** Format: int64 */
+            hits_last_hour: number;
+            /**
+             * Format: date-time
+             * @description Of the newest hit of the last day, of any site.
+             */
+            newest_at?: string | null;
         };
         /** @description A trigger as the API shows it: its settings stand beside id and type. */
         Trigger: {
@@ -1684,7 +1841,10 @@ export interface components {
             /** @description At least 16 characters, or `whsec_` and base64. `null` removes it. */
             secret?: string | null;
             triggers?: components["schemas"]["TriggerBody"][] | null;
-            /** @example https://hooks.example.com/pulsehook */
+            /**
+             * @description An address with `https://`; or `inbox:`, whose deliveries are only shown here (`GET …/inbox`).
+             * @example https://hooks.example.com/pulsehook
+             */
             url: string;
         };
         WebhooksAnswer: {
@@ -2931,6 +3091,58 @@ export interface operations {
             };
         };
     };
+    show_operation: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OperationAnswer"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too many requests; `Retry-After` says when to come back */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     list_schemas: {
         parameters: {
             query?: never;
@@ -3868,6 +4080,97 @@ export interface operations {
                 };
             };
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too many requests; `Retry-After` says when to come back */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_site_deliveries: {
+        parameters: {
+            query?: {
+                /** @description Only of this webhook. */
+                webhook_id?: string;
+                limit?: number;
+                status?: string;
+                trigger_type?: string;
+                /** @description Earliest moment, RFC 3339. */
+                from?: string;
+                /** @description Latest moment, RFC 3339. */
+                to?: string;
+                /** @description Where the page before ended. */
+                cursor?: string;
+            };
+            header?: never;
+            path: {
+                /** @description Id or domain */
+                site: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SiteDeliveriesAnswer"];
+                };
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5304,6 +5607,78 @@ export interface operations {
                 };
             };
             422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too many requests; `Retry-After` says when to come back */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    show_inbox: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Id or domain */
+                site: string;
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["InboxAnswer"];
+                };
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -1,7 +1,7 @@
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useParams } from "@tanstack/react-router";
 import { useState } from "react";
-import { api, answer, type Attempt, type Delivery, type Webhook } from "../api/client";
+import { api, answer, INBOX, type Attempt, type Delivery, type Webhook } from "../api/client";
 import { deliveryQuery, webhookQuery } from "../api/queries";
 import { ago, clock, exact, pretty, shortUrl, span, zone } from "../format";
 import { useLive } from "../live";
@@ -146,7 +146,7 @@ function Request({ delivery, webhook }: { delivery: Delivery; webhook: Webhook |
     ...Object.entries(webhook?.headers ?? {}),
   ];
   return (
-    <Card title={words.request} lead={words.requestWhy} actions={webhook && <Copy label={words.curl} value={`curl -X POST '${webhook.url}' \\\n  -H 'content-type: application/json' \\\n  -H 'webhook-id: ${delivery.id}' \\\n  --data-raw ${quoted}`} />}>
+    <Card title={words.request} lead={words.requestWhy} actions={webhook && webhook.url !== INBOX && <Copy label={words.curl} value={`curl -X POST '${webhook.url}' \\\n  -H 'content-type: application/json' \\\n  -H 'webhook-id: ${delivery.id}' \\\n  --data-raw ${quoted}`} />}>
       {where && <Pairs rows={[["POST", <><span className="font-medium">{where.host}</span>{where.path}</>], [words.eventId, <span className="font-mono text-xs">{delivery.event_id}</span>]]} />}
       <div className="grid min-w-0 gap-3 px-5 pb-5">
         <Headers headers={headers} />

@@ -34,7 +34,7 @@ export function Overview() {
         {(list) =>
           list.length === 0 ? (
             <div className="card">
-              <Empty title={text.overview.emptyTitle} icon="globe" action={<ButtonLink to="/sites/new" look="main" icon="plus">{text.sites.add}</ButtonLink>}>{text.overview.empty}</Empty>
+              <Empty title={text.overview.emptyTitle} icon="globe" action={<ButtonLink to="/start" look="main">{text.overview.start}</ButtonLink>}>{text.overview.empty}</Empty>
             </div>
           ) : (
             <div className="grid gap-6">

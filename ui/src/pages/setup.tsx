@@ -29,7 +29,7 @@ export function SetUp() {
         <Head title={text.setup.doneTitle} lead={text.setup.doneLead} />
         <div className="grid gap-5">
           <Code label={text.keys.key}>{key}</Code>
-          <ButtonLink to="/sites/new" look="main">{text.setup.go}</ButtonLink>
+          <ButtonLink to="/start" look="main">{text.setup.go}</ButtonLink>
         </div>
       </PlainFrame>
     );

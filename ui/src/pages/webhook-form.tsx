@@ -1,13 +1,13 @@
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useNavigate, useParams } from "@tanstack/react-router";
 import { useState } from "react";
-import { api, answer, type TriggerBody, type Webhook, type WebhookBody } from "../api/client";
+import { api, answer, INBOX, type TriggerBody, type Webhook, type WebhookBody } from "../api/client";
 import { goalsQuery, webhookQuery } from "../api/queries";
 import { shortUrl } from "../format";
+import { Destination } from "../parts/destination";
 import { useForm } from "../parts/form";
 import { fresh, TriggerFields, trimmed } from "../parts/trigger-fields";
 import { Asked, Button, ButtonLink, Card, Head, ProblemNotice, SelectField, TextField } from "../parts/ui";
-import { UrlField } from "../parts/url-check";
 import { keepSecret } from "../secrets";
 import { triggerSentence } from "../sentences";
 import { text } from "../text";
@@ -92,7 +92,7 @@ function WebhookForm({ site, known }: { site: string; known?: Webhook }) {
       )}
       <Card>
         <div className="grid gap-5 p-5">
-          <UrlField site={site} url={url} errors={errors["url"]} format={format} secret={signing === "own" ? secret : undefined}
+          <Destination site={site} url={url} errors={errors["url"]} format={format} secret={signing === "own" ? secret : undefined}
             onChange={(next) => {
               setUrl(next);
               if (!named) setName(next ? shortUrl(next).host.slice(0, 255) : "");
@@ -164,7 +164,7 @@ function WebhookForm({ site, known }: { site: string; known?: Webhook }) {
         <section aria-label={words.summary} className="rounded-lg bg-tint px-5 py-4 text-sm">
           <ul className="grid gap-1">
             {triggers.map((trigger, index) => <li key={index}>{triggerSentence(trigger, goals.data)}</li>)}
-            <li className="font-medium [overflow-wrap:anywhere]">{words.summaryPost(host)}</li>
+            <li className="font-medium [overflow-wrap:anywhere]">{url === INBOX ? words.summaryInbox : words.summaryPost(host)}</li>
           </ul>
         </section>
       )}

@@ -1,15 +1,18 @@
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useNavigate, useParams } from "@tanstack/react-router";
-import { useEffect, useState } from "react";
-import { api, answer, type Trigger, type Webhook, type WebhookBody } from "../api/client";
-import { deliveryQuery, goalsQuery, pulseQuery, resendsQuery, webhookQuery } from "../api/queries";
-import { ago, exact, number, shortUrl, span, wait } from "../format";
+import { useState } from "react";
+import { api, answer, INBOX, type Trigger, type Webhook, type WebhookBody } from "../api/client";
+import { goalsQuery, pulseQuery, resendsQuery, webhookQuery } from "../api/queries";
+import { exact, number, shortUrl, wait } from "../format";
 import { healthOf } from "../health";
 import { useLive } from "../live";
 import { Deliveries } from "../parts/deliveries";
+import { Inbox } from "../parts/inbox";
+import { Secret } from "../parts/secret";
+import { Test } from "../parts/test";
 import { tell } from "../parts/toast";
-import { Asked, Badge, Button, ButtonLink, Card, Code, Confirm, Copy, Head, Moment, Notice, Pairs, ProblemNotice } from "../parts/ui";
-import { forgetSecret, keepSecret, secretOf } from "../secrets";
+import { Asked, Badge, Button, ButtonLink, Card, Confirm, Head, Moment, Notice, Pairs } from "../parts/ui";
+import { keepSecret } from "../secrets";
 import { triggerSentence } from "../sentences";
 import { text } from "../text";
 
@@ -19,7 +22,7 @@ export function WebhookPage() {
   const { site, webhook: id } = useParams({ from: "/shell/sites/$site/webhooks/$webhook" });
   const webhook = useQuery(webhookQuery(site, id));
   const pulse = useQuery(pulseQuery(site, id));
-  useLive(["webhook", site, id], ["pulse", site, id], ["fresh", site, id], ["resends", site, id]);
+  useLive(["webhook", site, id], ["pulse", site, id], ["fresh", site, id], ["resends", site, id], ["inbox", site, id]);
   return (
     <Asked query={webhook}>
       {(known) => {
@@ -37,7 +40,8 @@ export function WebhookPage() {
             </Head>
             <div className="grid gap-6">
               <Secret id={id} />
-              <Test site={site} webhook={known} />
+              <Test site={site} webhook={known.id} />
+              {known.url === INBOX && <Inbox site={site} webhook={known} />}
               <div className="grid items-start gap-6 lg:grid-cols-[3fr_2fr]">
                 <Triggers site={site} webhook={known} />
                 <Details webhook={known} />
@@ -96,87 +100,6 @@ function Actions({ site, webhook }: { site: string; webhook: Webhook }) {
   );
 }
 
-/** Shown once; leaving the page forgets it. */
-function Secret({ id }: { id: string }) {
-  const [shown, setShown] = useState(() => secretOf(id));
-  const told = secretOf(id);
-  if (told && told !== shown) setShown(told);
-  useEffect(() => {
-    // In a strict development build effects run twice; what is forgotten is only what is not shown.
-    return () => void setTimeout(() => document.querySelector(`[data-secret="${id}"]`) ?? forgetSecret(id));
-  }, [id]);
-  if (!shown) return null;
-  return (
-    <section data-secret={id} aria-label={words.secretTitle} className="card grid gap-4 border-good! p-5">
-      <Notice tone="good" role="status" title={words.secretTitle}>
-        <p>{words.secretWhy} {shown.until && words.rotated(exact(shown.until))}</p>
-      </Notice>
-      <Code label={words.secretTitle}>{shown.secret}</Code>
-      <div className="flex flex-wrap items-center gap-2">
-        <Copy value={`PULSEHOOK_WEBHOOK_SECRET=${shown.secret}`} label="PULSEHOOK_WEBHOOK_SECRET=…" />
-        <ButtonLink to="/help/signatures" small look="quiet" icon="shield">{words.secretHelp}</ButtonLink>
-      </div>
-    </section>
-  );
-}
-
-/** Sends a test and follows it. */
-function Test({ site, webhook }: { site: string; webhook: Webhook }) {
-  const client = useQueryClient();
-  const [id, setId] = useState<string | null>(null);
-  const [busy, setBusy] = useState(false);
-  const [problem, setProblem] = useState<unknown>(null);
-  const delivery = useQuery({
-    ...deliveryQuery(site, webhook.id, id ?? ""),
-    enabled: !!id,
-    refetchInterval: ({ state }) => (state.data && ["success", "failed", "cancelled"].includes(state.data.status) ? false : 400),
-  });
-  const send = async () => {
-    setBusy(true);
-    setProblem(null);
-    try {
-      const told = await answer(api.POST("/api/sites/{site}/webhooks/{id}/test", { params: { path: { site, id: webhook.id } } }));
-      setId(told.delivery.id);
-      await client.invalidateQueries({ queryKey: ["deliveries", site, webhook.id] });
-    } catch (error) {
-      setProblem(error);
-    } finally {
-      setBusy(false);
-    }
-  };
-  const known = id ? delivery.data : undefined;
-  const ended = known && ["success", "failed", "cancelled"].includes(known.status);
-  useEffect(() => {
-    if (ended) void client.invalidateQueries({ queryKey: ["deliveries", site, webhook.id] });
-  }, [ended, client, site, webhook.id]);
-  const last = known?.attempts?.at(-1);
-  return (
-    <Card className="px-5 py-4">
-      <div className="flex flex-wrap items-center gap-x-4 gap-y-3">
-        <Button look="main" icon="send" busy={busy} onClick={() => void send()}>{words.test}</Button>
-        <div aria-live="polite" className="min-w-0 flex-1 basis-72 text-sm empty:basis-0">
-          {id && !known && words.testing}
-          {known?.status === "success" && last && (
-            <p className="flex items-center gap-2 font-medium text-good"><Badge tone="good">{text.deliveries.statuses["success"]}</Badge> {words.tested(known.response_code ?? 0, span(last.duration_ms))}</p>
-          )}
-          {known && known.status !== "success" && (
-            <p>
-              {known.status === "failed" || known.status === "cancelled"
-                ? words.testFailed
-                : known.next_attempt_at && known.attempt > 0
-                  ? words.testWaiting(ago(known.next_attempt_at))
-                  : words.testing}{" "}
-              {known.error_message && <span className="font-medium text-bad">{known.error_message}</span>}
-            </p>
-          )}
-        </div>
-        {known && <Link to="/sites/$site/webhooks/$webhook/deliveries/$delivery" params={{ site, webhook: webhook.id, delivery: known.id }} className="link text-sm">{words.testDetail}</Link>}
-      </div>
-      {problem ? <div className="mt-3"><ProblemNotice problem={problem} /></div> : null}
-    </Card>
-  );
-}
-
 function Triggers({ site, webhook }: { site: string; webhook: Webhook }) {
   const client = useQueryClient();
   const goals = useQuery(goalsQuery(site));
@@ -219,7 +142,7 @@ function Details({ webhook }: { webhook: Webhook }) {
     <Card title={words.details}>
       <Pairs
         rows={[
-          [words.address, webhook.url],
+          [words.address, webhook.url === INBOX ? text.inbox.title : webhook.url],
           [words.format, words.formats[webhook.format] ?? webhook.format],
           [words.secret, <>{webhook.secret ? words.signed : words.unsigned}{webhook.previous_secret_valid_until && <span className="block text-muted">{words.previousSecret(exact(webhook.previous_secret_valid_until))}</span>}</>],
           ...(headers.length ? [[words.headers, headers.join(", ")] as [string, string]] : []),

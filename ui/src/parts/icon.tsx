@@ -22,6 +22,8 @@ const PATHS = {
   repeat: "M4 11a8 8 0 0 1 14-4l2 2M20 4v5h-5M20 13a8 8 0 0 1-14 4l-2-2M4 20v-5h5",
   menu: "M4 7h16M4 12h16M4 17h16",
   moon: "M20 14a8 8 0 1 1-10-10 7 7 0 0 0 10 10z",
+  inbox: "M3 13l3-8h12l3 8v6H3zM3 13h5l1.500 3h5l1.500-3h5",
+  search: "M11 18a7 7 0 1 0 0-14 7 7 0 0 0 0 14zM20 20l-4-4",
   back: "M15 5l-7 7 7 7",
 } as const;
 export type IconName = keyof typeof PATHS;
