@@ -16,6 +16,16 @@ import { STEPS, type StartSearch, type Step } from "./steps";
 
 const optional = (value: unknown) => (typeof value === "string" && value !== "" ? value : undefined);
 
+/** What of an address narrows a list of deliveries. */
+function filterOf(search: Record<string, unknown>, names: (keyof DeliveryFilter)[]): DeliveryFilter {
+  const filter: DeliveryFilter = {};
+  for (const name of names) {
+    const value = optional(search[name]);
+    if (value) filter[name] = value;
+  }
+  return filter;
+}
+
 const root = createRootRouteWithContext<{ client: QueryClient }>()({ component: Outlet, notFoundComponent: Lost });
 
 const setup = createRoute({
@@ -87,14 +97,13 @@ const webhook = createRoute({
   getParentRoute: () => site,
   path: "/webhooks/$webhook",
   component: lazyRouteComponent(() => import("./pages/webhook"), "WebhookPage"),
-  validateSearch: (search): DeliveryFilter => {
-    const filter: DeliveryFilter = {};
-    for (const name of ["status", "trigger_type", "from", "to"] as const) {
-      const value = optional(search[name]);
-      if (value) filter[name] = value;
-    }
-    return filter;
-  },
+  validateSearch: (search): DeliveryFilter => filterOf(search, ["status", "trigger_type", "from", "to"]),
+});
+const deliveries = createRoute({
+  getParentRoute: () => site,
+  path: "/deliveries",
+  component: lazyRouteComponent(() => import("./pages/deliveries"), "DeliveriesPage"),
+  validateSearch: (search): DeliveryFilter => filterOf(search, ["webhook_id", "status", "trigger_type", "from", "to"]),
 });
 const editWebhook = createRoute({ getParentRoute: () => site, path: "/webhooks/$webhook/edit", component: lazyRouteComponent(() => import("./pages/webhook-form"), "EditWebhook") });
 const newTrigger = createRoute({ getParentRoute: () => site, path: "/webhooks/$webhook/triggers/new", component: lazyRouteComponent(() => import("./pages/trigger"), "NewTrigger") });
@@ -119,7 +128,7 @@ const tree = root.addChildren([
     sites,
     newSite,
     start,
-    site.addChildren([siteStart, webhooks, goals, install, settings, newWebhook, webhook, editWebhook, newTrigger, editTrigger, delivery]),
+    site.addChildren([siteStart, webhooks, deliveries, goals, install, settings, newWebhook, webhook, editWebhook, newTrigger, editTrigger, delivery]),
     keys,
     members,
     audit,

@@ -308,6 +308,34 @@ describe("a webhook's page", () => {
     await page.getByText("2 in all").waitFor();
   });
 
+  it("has a sister for the whole site, whose filters are in the address too", async () => {
+    await test(api, home.at, home.webhooks[1]);
+    await page.goto(`${server.base}/sites/example.com/deliveries`);
+    await page.getByText("3 in all").waitFor();
+    const rows = page.getByRole("listitem").getByRole("link", { name: /attempt/ });
+    assert.equal(await rows.filter({ hasText: "Chat room" }).count(), 2);
+    assert.equal(await rows.filter({ hasText: "The channel in which marketing" }).count(), 1);
+    await page.getByRole("combobox", { name: "Webhook" }).selectOption(home.webhooks[1].id);
+    await page.waitForURL(/webhook_id=/);
+    await page.getByText("1 in all").waitFor();
+    await page.getByRole("combobox", { name: "Status" }).selectOption("failed");
+    await page.getByText("No delivery matches").waitFor();
+    await page.reload();
+    await page.getByText("No delivery matches").waitFor();
+    assert.equal(await page.getByRole("combobox", { name: "Webhook" }).inputValue(), home.webhooks[1].id);
+    await page.getByRole("button", { name: "Clear filters" }).click();
+    await page.getByText("3 in all").waitFor();
+    assert.equal(new URL(page.url()).search, "");
+    // What comes while it is open waits for a click here too.
+    await test(api, home.at, home.webhooks[1]);
+    await page.getByRole("button", { name: "Show 1 new" }).click();
+    await page.getByText("4 in all").waitFor();
+    await rows.first().click();
+    await page.getByRole("heading", { level: 1, name: "This is a test." }).waitFor();
+    await page.goBack();
+    await page.getByText("4 in all").waitFor();
+  });
+
   it("moves no row: what is new waits until somebody asks", async () => {
     await open();
     const rows = page.getByRole("listitem").getByRole("link", { name: /attempt/ });

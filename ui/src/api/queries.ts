@@ -3,13 +3,15 @@ import { infiniteQueryOptions, queryOptions } from "@tanstack/react-query";
 import { api, answer, home } from "./client";
 
 export interface DeliveryFilter {
+  /** In a site's list: only of this one. */
+  webhook_id?: string;
   status?: string;
   trigger_type?: string;
   from?: string;
   to?: string;
 }
 
-const PAGE = 50;
+const PAGE = 100;
 const DAY = 86_400_000;
 
 export const meQuery = queryOptions({
@@ -73,20 +75,25 @@ export const pulseQuery = (site: string, id: string) =>
     },
   });
 
-export const deliveriesQuery = (site: string, id: string, filter: DeliveryFilter) =>
+/** Of one webhook, or of all of the site's. */
+async function page(site: string, webhook: string | undefined, filter: DeliveryFilter, cursor?: string) {
+  const query = { ...filter, limit: PAGE, ...(cursor ? { cursor } : {}) };
+  return webhook ? list(site, webhook, query) : answer(api.GET("/api/sites/{site}/deliveries", { params: { path: { site }, query } }));
+}
+
+export const deliveriesQuery = (site: string, webhook: string | undefined, filter: DeliveryFilter) =>
   infiniteQueryOptions({
-    queryKey: ["deliveries", site, id, filter],
-    queryFn: ({ pageParam }) =>
-      list(site, id, { ...filter, limit: PAGE, ...(pageParam ? { cursor: pageParam } : {}) }),
+    queryKey: ["deliveries", site, webhook ?? "", filter],
+    queryFn: ({ pageParam }) => page(site, webhook, filter, pageParam),
     initialPageParam: "",
     getNextPageParam: (last) => last.pagination.next_cursor ?? undefined,
   });
 
 /** The newest page by itself: what came since the list was drawn is in it. */
-export const freshQuery = (site: string, id: string, filter: DeliveryFilter) =>
+export const freshQuery = (site: string, webhook: string | undefined, filter: DeliveryFilter) =>
   queryOptions({
-    queryKey: ["fresh", site, id, filter],
-    queryFn: () => list(site, id, { ...filter, limit: PAGE }),
+    queryKey: ["fresh", site, webhook ?? "", filter],
+    queryFn: () => page(site, webhook, filter),
   });
 
 export const deliveryQuery = (site: string, id: string, delivery_id: string) =>

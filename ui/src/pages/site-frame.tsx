@@ -17,6 +17,7 @@ export function SiteFrame() {
   const domain = sites.data?.find(({ id, domain }) => id === site || domain === site)?.domain ?? site;
   const parts = [
     ["/sites/$site/webhooks", text.nav.webhooks],
+    ["/sites/$site/deliveries", text.nav.deliveries],
     ["/sites/$site/goals", text.nav.goals],
     ["/sites/$site/install", text.nav.install],
     ["/sites/$site/settings", text.nav.settings],

@@ -1,5 +1,5 @@
 import { useQuery, useQueryClient } from "@tanstack/react-query";
-import { Link, useNavigate, useParams } from "@tanstack/react-router";
+import { Link, useNavigate, useParams, useSearch } from "@tanstack/react-router";
 import { useState } from "react";
 import { api, answer, INBOX, type Trigger, type Webhook, type WebhookBody } from "../api/client";
 import { goalsQuery, pulseQuery, resendsQuery, webhookQuery } from "../api/queries";
@@ -20,6 +20,8 @@ const words = text.webhooks;
 
 export function WebhookPage() {
   const { site, webhook: id } = useParams({ from: "/shell/sites/$site/webhooks/$webhook" });
+  const filter = useSearch({ from: "/shell/sites/$site/webhooks/$webhook" });
+  const navigate = useNavigate({ from: "/sites/$site/webhooks/$webhook" });
   const webhook = useQuery(webhookQuery(site, id));
   const pulse = useQuery(pulseQuery(site, id));
   useLive(["webhook", site, id], ["pulse", site, id], ["fresh", site, id], ["resends", site, id], ["inbox", site, id]);
@@ -47,7 +49,7 @@ export function WebhookPage() {
                 <Details webhook={known} />
               </div>
               <Resends site={site} id={id} />
-              <Deliveries site={site} webhook={id} />
+              <Deliveries site={site} webhook={id} filter={filter} onFilter={(search) => void navigate({ search, resetScroll: false, replace: true })} />
             </div>
           </>
         );

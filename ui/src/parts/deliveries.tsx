@@ -1,12 +1,13 @@
 import { useInfiniteQuery, useQuery, useQueryClient } from "@tanstack/react-query";
-import { useNavigate, useRouter, useSearch } from "@tanstack/react-router";
-import { memo, useEffect, useRef, useState, type MouseEvent } from "react";
-import { api, answer, home, type Delivery } from "../api/client";
+import { useRouter } from "@tanstack/react-router";
+import { memo, useCallback, useEffect, useMemo, useState, type MouseEvent } from "react";
+import { api, answer, home, type Delivery, type Webhook } from "../api/client";
 import { deliveriesQuery, freshQuery, type DeliveryFilter } from "../api/queries";
 import { ago, fromInput, number, toInput } from "../format";
 import type { Tone } from "../health";
 import { eventSentence } from "../sentences";
 import { text } from "../text";
+import { Rows } from "./rows";
 import { tell } from "./toast";
 import { Asked, Badge, Button, Card, Dialog, Empty, Moment, ProblemNotice, SelectField, TextField } from "./ui";
 
@@ -16,75 +17,82 @@ export const STATUS_TONES: Record<string, Tone> = {
 };
 const TYPES = Object.entries(text.triggers.names);
 
-/** A webhook's deliveries. The filters are in the address; nothing moves under the pointer: what is new waits for a click. */
-export function Deliveries({ site, webhook }: { site: string; webhook: string }) {
-  const filter = useSearch({ from: "/shell/sites/$site/webhooks/$webhook" });
+interface Props {
+  site: string;
+  /** Of which webhook; of all of the site's when absent. */
+  webhook?: string;
+  /** Those of the site, for a list of all. */
+  webhooks?: Webhook[] | undefined;
+  filter: DeliveryFilter;
+  onFilter: (filter: DeliveryFilter) => void;
+}
+
+/** The filters are in the address; nothing moves under the pointer: what is new waits for a click. */
+export function Deliveries({ site, webhook, webhooks, filter, onFilter }: Props) {
   const client = useQueryClient();
   const [range, setRange] = useState(false);
   // Asked anew only when somebody wants it: rows that are drawn keep their places.
   const list = useInfiniteQuery({ ...deliveriesQuery(site, webhook, filter), refetchOnWindowFocus: false, staleTime: Infinity, structuralSharing: false });
   const fresh = useQuery(freshQuery(site, webhook, filter));
-  const drawn = (list.data?.pages ?? []).flatMap((page) => page.deliveries);
-  const ids = new Set(drawn.map(({ id }) => id));
-  const newest = new Map((fresh.data?.deliveries ?? []).map((delivery) => [delivery.id, delivery]));
+  const drawn = useMemo(() => (list.data?.pages ?? []).flatMap((page) => page.deliveries), [list.data]);
+  const ids = useMemo(() => new Set(drawn.map(({ id }) => id)), [drawn]);
+  const newest = useMemo(() => new Map((fresh.data?.deliveries ?? []).map((delivery) => [delivery.id, delivery])), [fresh.data]);
+  const names = useMemo(() => webhooks && new Map(webhooks.map(({ id, name }) => [id, name])), [webhooks]);
   const waiting = list.data && !list.isFetching ? [...newest.keys()].filter((id) => !ids.has(id)).length : 0;
   const filtered = Object.values(filter).some(Boolean);
   const total = fresh.data?.pagination.total_count ?? list.data?.pages[0]?.pagination.total_count ?? 0;
+  const again = useCallback(() => void client.resetQueries({ queryKey: ["deliveries", site, webhook ?? ""] }), [client, site, webhook]);
 
   // Nothing is drawn yet, so nothing can move.
   const empty = !!list.data && drawn.length === 0;
   useEffect(() => {
-    if (empty && waiting > 0) void client.resetQueries({ queryKey: ["deliveries", site, webhook] });
-  }, [empty, waiting, client, site, webhook]);
+    if (empty && waiting > 0) again();
+  }, [empty, waiting, again]);
 
-  const end = useRef<HTMLDivElement>(null);
   const { hasNextPage, isFetchingNextPage, fetchNextPage } = list;
-  const rows = drawn.length;
-  useEffect(() => {
-    if (!end.current || !hasNextPage) return;
-    const watcher = new IntersectionObserver((seen) => {
-      // Of several the last one holds.
-      if (seen.at(-1)?.isIntersecting && !isFetchingNextPage) void fetchNextPage();
-    }, { rootMargin: "600px" });
-    watcher.observe(end.current);
-    return () => watcher.disconnect();
-    // A watcher speaks when something changes; who jumps to the end just as rows arrive changes nothing. A new one looks afresh.
-  }, [hasNextPage, isFetchingNextPage, fetchNextPage, rows]);
+  const more = useCallback(() => {
+    if (hasNextPage && !isFetchingNextPage) void fetchNextPage();
+  }, [hasNextPage, isFetchingNextPage, fetchNextPage]);
 
   return (
-    <Card title={words.title} actions={<Button small icon="repeat" onClick={() => setRange(true)}>{words.resendRange}</Button>}>
-      <Filters filter={filter} />
+    <Card {...(webhook ? { title: words.title, actions: <Button small icon="repeat" onClick={() => setRange(true)}>{words.resendRange}</Button> } : {})}>
+      <Filters filter={filter} webhooks={webhooks} onFilter={onFilter} />
       <div aria-live="polite" className="flex min-h-10 items-center gap-3 border-b border-line px-5 py-1.5 text-sm text-muted">
         <span className="tabular-nums">{words.count(number(total))}</span>
-        {waiting > 0 && !empty && <Button small look="main" onClick={() => void client.resetQueries({ queryKey: ["deliveries", site, webhook] })}>{words.fresh(waiting)}</Button>}
+        {waiting > 0 && !empty && <Button small look="main" onClick={again}>{words.fresh(waiting)}</Button>}
       </div>
       <Asked query={list}>
         {() =>
           drawn.length === 0 ? (
-            <Empty title={filtered ? words.noneTitle : words.emptyTitle} icon="send">{filtered ? words.none : words.empty}</Empty>
+            <Empty title={filtered ? words.noneTitle : words.emptyTitle} icon="send">{filtered ? words.none : webhook ? words.empty : words.emptySite}</Empty>
           ) : (
-            list.data!.pages.map((page, index) => (
-              <ul key={page.deliveries[0]?.id ?? index} className={`divide-y divide-line border-line not-first:border-t ${page.deliveries.length > 20 ? "page-lazy" : ""}`}>
-                {page.deliveries.map((delivery) => <Row key={delivery.id} site={site} delivery={newest.get(delivery.id) ?? delivery} />)}
-              </ul>
-            ))
+            <Rows label={words.title} items={drawn} keyOf={idOf} onNearEnd={more}>
+              {(listed) => {
+                const delivery = newest.get(listed.id) ?? listed;
+                return <Row site={site} delivery={delivery} name={names && (names.get(delivery.webhook_id) ?? words.deletedWebhook)} />;
+              }}
+            </Rows>
           )
         }
       </Asked>
       {hasNextPage && (
-        <div ref={end} className="border-t border-line p-4 text-center">
-          <Button busy={isFetchingNextPage} onClick={() => void fetchNextPage()}>{text.common.more}</Button>
+        <div className="border-t border-line p-4 text-center">
+          <Button busy={isFetchingNextPage} onClick={more}>{text.common.more}</Button>
         </div>
       )}
-      <Dialog open={range} title={words.rangeTitle} onClose={() => setRange(false)}>
-        <ResendRange site={site} webhook={webhook} filter={filter} onClose={() => setRange(false)} />
-      </Dialog>
+      {webhook && (
+        <Dialog open={range} title={words.rangeTitle} onClose={() => setRange(false)}>
+          <ResendRange site={site} webhook={webhook} filter={filter} onClose={() => setRange(false)} />
+        </Dialog>
+      )}
     </Card>
   );
 }
 
+const idOf = ({ id }: Delivery) => id;
+
 /** There may be thousands: drawn again only when something of it changed, and no `Link`, each of which follows the router. */
-const Row = memo(function Row({ site, delivery }: { site: string; delivery: Delivery }) {
+const Row = memo(function Row({ site, delivery, name }: { site: string; delivery: Delivery; name: string | undefined }) {
   const router = useRouter();
   const to = { to: "/sites/$site/webhooks/$webhook/deliveries/$delivery", params: { site, webhook: delivery.webhook_id, delivery: delivery.id } } as const;
   const open = (event: MouseEvent) => {
@@ -92,49 +100,46 @@ const Row = memo(function Row({ site, delivery }: { site: string; delivery: Deli
     event.preventDefault();
     void router.navigate(to);
   };
+  const type = text.triggers.names[delivery.event_type] ?? delivery.event_type;
+  const said = delivery.status === "success" ? type : (delivery.error_message ?? type);
   return (
-    <li>
-      <a
-        href={`${home}/sites/${encodeURIComponent(site)}/webhooks/${delivery.webhook_id}/deliveries/${delivery.id}`}
-        onClick={open}
-        className="grid gap-x-4 gap-y-1 px-5 py-3 text-sm -outline-offset-2! hover:bg-sunken sm:grid-cols-[8rem_minmax(0,1fr)_auto] sm:items-center"
-      >
-        <span><Badge tone={STATUS_TONES[delivery.status] ?? "plain"}>{words.statuses[delivery.status] ?? delivery.status}</Badge></span>
-        <span className="min-w-0">
-          <span className="block font-medium sm:truncate">{eventSentence(delivery)}</span>
-          <span className="block text-muted sm:truncate">
-            {delivery.status === "success" ? text.triggers.names[delivery.event_type] : (delivery.error_message ?? text.triggers.names[delivery.event_type] ?? delivery.event_type)}
-          </span>
+    <a
+      href={`${home}/sites/${encodeURIComponent(site)}/webhooks/${delivery.webhook_id}/deliveries/${delivery.id}`}
+      onClick={open}
+      className="grid h-full content-center gap-x-4 gap-y-1 px-5 text-sm -outline-offset-2! hover:bg-sunken sm:grid-cols-[8rem_minmax(0,1fr)_auto] sm:items-center"
+    >
+      <span className="max-sm:flex max-sm:items-center max-sm:justify-between">
+        <Badge tone={STATUS_TONES[delivery.status] ?? "plain"}>{words.statuses[delivery.status] ?? delivery.status}</Badge>
+        <span className="text-muted sm:hidden"><Moment at={delivery.inserted_at} /></span>
+      </span>
+      <span className="min-w-0">
+        <span className="block truncate font-medium">{eventSentence(delivery)}</span>
+        <span className="block truncate text-muted">{name ? `${name} · ${said}` : said}</span>
+      </span>
+      <span className="truncate text-muted tabular-nums sm:text-right">
+        <span className="max-sm:hidden sm:block"><Moment at={delivery.inserted_at} /></span>
+        <span className="sm:block">
+          {delivery.response_code ? `${delivery.response_code} · ` : ""}{words.attempts(delivery.attempt)}
+          {delivery.status === "retrying" && delivery.next_attempt_at && ` · ${words.next(ago(delivery.next_attempt_at))}`}
         </span>
-        <span className="text-muted tabular-nums sm:text-right">
-          <span className="sm:block"><Moment at={delivery.inserted_at} /></span>
-          <span className="sm:hidden"> · </span>
-          <span className="sm:block">
-            {delivery.response_code ? `${delivery.response_code} · ` : ""}{words.attempts(delivery.attempt)}
-            {delivery.status === "retrying" && delivery.next_attempt_at && ` · ${words.next(ago(delivery.next_attempt_at))}`}
-          </span>
-        </span>
-      </a>
-    </li>
+      </span>
+    </a>
   );
 });
 
-function Filters({ filter }: { filter: DeliveryFilter }) {
-  const navigate = useNavigate({ from: "/sites/$site/webhooks/$webhook" });
-  const set = (part: DeliveryFilter) =>
-    void navigate({
-      search: (before) => Object.fromEntries(Object.entries({ ...before, ...part }).filter(([, value]) => value)) as DeliveryFilter,
-      resetScroll: false,
-      replace: true,
-    });
+function Filters({ filter, webhooks, onFilter }: Pick<Props, "filter" | "webhooks" | "onFilter">) {
+  const set = (part: DeliveryFilter) => onFilter(Object.fromEntries(Object.entries({ ...filter, ...part }).filter(([, value]) => value)));
   const any = Object.values(filter).some(Boolean);
   return (
-    <form aria-label={words.filters} onSubmit={(event) => event.preventDefault()} className="grid grid-cols-1 items-end gap-3 border-b border-line px-5 py-4 min-[28rem]:grid-cols-2 lg:grid-cols-[repeat(4,minmax(0,1fr))_auto]">
+    <form aria-label={words.filters} onSubmit={(event) => event.preventDefault()} className="flex flex-wrap items-end gap-3 border-b border-line px-5 py-4 *:min-w-0 *:flex-1 *:basis-44">
+      {webhooks && (
+        <SelectField label={words.webhook} value={filter.webhook_id ?? ""} onChange={(event) => set({ webhook_id: event.target.value })} options={[["", words.anyWebhook], ...webhooks.map(({ id, name }): [string, string] => [id, name])]} />
+      )}
       <SelectField label={words.status} value={filter.status ?? ""} onChange={(event) => set({ status: event.target.value })} options={[["", words.anyStatus], ...Object.entries(words.statuses)]} />
       <SelectField label={words.trigger} value={filter.trigger_type ?? ""} onChange={(event) => set({ trigger_type: event.target.value })} options={[["", words.anyTrigger], ...TYPES]} />
       <TextField label={words.from} type="datetime-local" value={toInput(filter.from)} onChange={(event) => set({ from: fromInput(event.target.value) ?? "" })} />
       <TextField label={words.to} type="datetime-local" value={toInput(filter.to)} onChange={(event) => set({ to: fromInput(event.target.value) ?? "" })} />
-      {any && <Button look="quiet" onClick={() => set({ status: "", trigger_type: "", from: "", to: "" })}>{words.clear}</Button>}
+      {any && <Button look="quiet" className="flex-none! basis-auto!" onClick={() => onFilter({})}>{words.clear}</Button>}
     </form>
   );
 }
