@@ -367,6 +367,28 @@ describe("a webhook's page", () => {
     const wanted = (await proposal.textContent()).match(/: ([\d,]+) %/)[1].replaceAll(",", "");
     await proposal.click();
     assert.equal(await page.getByLabel("Percent above it").inputValue(), wanted);
+    await page.getByText(/At this sensitivity noise alone fires at most about 1 time in 10 days\./).waitFor();
+
+    // The line on the chart and the typed number are one: by keys, by typing, by pointer.
+    const typed = page.getByLabel("Percent above it");
+    const line = page.getByRole("slider", { name: "Threshold on the chart" });
+    await page.getByRole("button", { name: "Show as chart" }).click();
+    await typed.fill("60");
+    await line.waitFor();
+    assert.equal(await line.getAttribute("aria-valuenow"), "60");
+    await line.focus();
+    for (const key of ["ArrowUp", "PageUp", "ArrowDown", "ArrowDown"]) await page.keyboard.press(key);
+    assert.deepEqual([await typed.inputValue(), await line.getAttribute("aria-valuetext")], ["69", "+69 %"]);
+    const box = await line.boundingBox();
+    const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
+    await page.mouse.move(x, y);
+    await page.mouse.down();
+    await page.mouse.move(x, y - 20, { steps: 4 });
+    await page.mouse.up();
+    const dragged = Number(await typed.inputValue());
+    assert.ok(dragged > 69, `${dragged}`);
+    assert.equal(await line.getAttribute("aria-valuenow"), String(dragged));
+
     await page.getByLabel("Percent above it").fill("9000");
     await page.getByText("Would not have fired in the last 10 days.").waitFor();
 
@@ -383,6 +405,22 @@ describe("a webhook's page", () => {
     const made = webhook.triggers.find(({ type }) => type === "visitor_drop");
     assert.deepEqual([made.sensitivity, made.notify_end, /^(10m|600s)$/.test(made.min_duration)], ["low", true, true], JSON.stringify(made));
     assert.deepEqual(page.complaints, []);
+  });
+
+  it("shows around a delivery what happened on the site, and what was usual", async () => {
+    const spike = { type: "visitor_spike", baseline: "fixed", min_visitors: 2 };
+    const { trigger } = await api("POST", `${home.at}/webhooks/${hook.id}/triggers`, spike);
+    for (const number of [1, 2, 3]) await pageView(server, `198.51.100.${number}`);
+    await page.goto(`${server.base}/sites/example.com/webhooks/${hook.id}?trigger_type=visitor_spike`);
+    await page.getByRole("listitem").getByRole("link", { name: /current visitors/ }).first().click();
+    await page.getByRole("heading", { level: 2, name: "Around this moment" }).waitFor();
+    await page.getByText(/^When it fired: \d+ current visitors, /).waitFor();
+    await page.locator("figure canvas").waitFor();
+    await page.getByRole("button", { name: "Show as table" }).click();
+    await page.getByRole("columnheader", { name: "Usual from" }).waitFor();
+    await page.getByRole("cell", { name: /Fired/ }).waitFor();
+    assert.deepEqual(await violations(page), []);
+    await api("DELETE", `${home.at}/webhooks/${hook.id}/triggers/${trigger.id}`);
   });
 
   it("deletes only after a question", async () => {

@@ -44,3 +44,22 @@ export const backtestQuery = (site: string, trigger: TriggerBody) =>
     staleTime: 60_000,
     placeholderData: keepPreviousData,
   });
+
+/** Milliseconds shown before a moment, and after it. */
+const BEFORE = 12 * 3_600_000;
+const AFTER = 2 * 3_600_000;
+
+/** A site's visitors around a moment, and what was usual. What comes after it is still to come where it is new. */
+export const aroundQuery = (site: string, trigger: TriggerBody, moment: number) =>
+  queryOptions({
+    queryKey: ["around", site, trigger, moment],
+    queryFn: async ({ signal }) => {
+      const from = new Date(moment - BEFORE).toISOString();
+      // Left out it is the server's own present, whatever the clock here says.
+      const to = Date.now() < moment + AFTER ? {} : { to: new Date(moment + AFTER).toISOString() };
+      return (await answer(api.POST("/api/sites/{site}/triggers/backtest", { params: { path: { site } }, body: { ...trigger, from, ...to }, signal }))) as unknown as Backtest;
+    },
+    retry: false,
+    staleTime: 60_000,
+    refetchInterval: () => (Date.now() < moment + AFTER ? 60_000 : false),
+  });

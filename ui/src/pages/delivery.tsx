@@ -1,16 +1,19 @@
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useParams } from "@tanstack/react-router";
-import { useState } from "react";
-import { api, answer, INBOX, type Attempt, type Delivery, type Webhook } from "../api/client";
+import { lazy, Suspense, useMemo, useState } from "react";
+import { aroundQuery } from "../api/backtest";
+import { api, answer, INBOX, type Attempt, type Delivery, type TriggerBody, type Webhook } from "../api/client";
 import { deliveryQuery, webhookQuery } from "../api/queries";
 import { ago, clock, exact, pretty, shortUrl, span, zone } from "../format";
 import { useLive } from "../live";
 import { STATUS_TONES } from "../parts/deliveries";
 import { tell } from "../parts/toast";
-import { Asked, Badge, Button, Card, Code, Confirm, Copy, Head, Moment, Notice, Pairs } from "../parts/ui";
+import { isChange, trimmed } from "../parts/trigger-fields";
+import { Asked, Badge, Button, Card, Code, Confirm, Copy, Head, Loading, Moment, Notice, Pairs } from "../parts/ui";
 import { eventSentence } from "../sentences";
 import { text } from "../text";
 
+const Chart = lazy(async () => ({ default: (await import("../parts/chart")).Chart }));
 const words = text.deliveries;
 const ENDED = ["success", "failed", "cancelled"];
 
@@ -40,6 +43,7 @@ export function DeliveryPage() {
                 <Card title={words.timeline} lead={text.common.zone(zone)}><Timeline delivery={known} attempts={attempts} /></Card>
                 <Response attempt={last} />
               </div>
+              <Around site={site} delivery={known} webhook={webhook.data} />
               <Request delivery={known} webhook={webhook.data} />
             </div>
           </>
@@ -80,6 +84,36 @@ function Diagnosis({ delivery }: { delivery: Delivery }) {
   const said = [reason, delivery.error_message].filter(Boolean).join(" ");
   if (!said) return null;
   return <Notice tone={delivery.status === "failed" ? "bad" : delivery.status === "cancelled" ? "plain" : "warn"} title={words.diagnosis}><p>{said}</p></Notice>;
+}
+
+/** The site's visitors before and after, as they are known today, and what was usual. */
+function Around({ site, delivery, webhook }: { site: string; delivery: Delivery; webhook: Webhook | undefined }) {
+  const type = delivery.event_type.replace(/_ended$/, "");
+  const moment = Date.parse(delivery.inserted_at);
+  const trigger = webhook?.triggers.find(({ id }) => id === delivery.trigger_id);
+  const { baseline, sensitivity, threshold, min_visitors } = trigger ?? {};
+  const settings = trimmed({ type, baseline, sensitivity, threshold, min_visitors } as TriggerBody);
+  const around = useQuery({
+    ...aroundQuery(site, settings, moment),
+    enabled: isChange(type) && webhook !== undefined,
+  });
+  const told = useMemo(
+    () => around.data && { series: around.data.series, firings: [{ timestamp: delivery.inserted_at }] },
+    [around.data, delivery.inserted_at],
+  );
+  const none = useMemo(() => told?.series.map(() => undefined) ?? [], [told]);
+  if (!told) return null;
+  return (
+    <Card title={words.chart} lead={text.common.zone(zone)}>
+      <div className="p-5">
+        {told.series.length === 0 ? (
+          <p className="text-sm text-muted">{words.chartNone}</p>
+        ) : (
+          <Suspense fallback={<Loading />}><Chart told={told} summary={words.chartSaid(eventSentence(delivery))} threshold={none} /></Suspense>
+        )}
+      </div>
+    </Card>
+  );
 }
 
 function Timeline({ delivery, attempts }: { delivery: Delivery; attempts: Attempt[] }) {

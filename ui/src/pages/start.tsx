@@ -41,11 +41,17 @@ export function Start() {
     first.current = false;
   }, [step]);
 
-  const summaries: Partial<Record<Step, ReactNode>> = {
+  // Once it is made, it is what it was made as: also for whoever comes back.
+  const made = useQuery({ ...webhookQuery(site ?? "", webhook ?? ""), enabled: !!site && !!webhook });
+  const traffic = useQuery({ ...trafficQuery(site ?? ""), enabled: !!site });
+  useLive(["traffic", site ?? ""]);
+  const seen = !!traffic.data?.first_event_at;
+  const types = webhook ? (made.data?.triggers ?? []).map(({ type }) => type) : [trigger.type];
+  const summaries: Partial<Record<Step, string | undefined>> = {
     site,
-    traffic: site && <Seen site={site} />,
-    webhook: shortUrl(url).host,
-    trigger: text.triggers.names[trigger.type],
+    traffic: traffic.data && (seen ? words.seen : words.laterHint),
+    webhook: webhook ? made.data && shortUrl(made.data.url).host : shortUrl(url).host,
+    trigger: types.map((type) => text.triggers.names[type] ?? type).join(", "),
   };
   const bodies: Record<Step, ReactNode> = {
     site: <SiteStep onDone={(next) => go({ site: next, step: "traffic" })} />,
@@ -57,7 +63,7 @@ export function Start() {
         url={url}
         value={trigger}
         onChange={setTrigger}
-        onDone={(made) => go({ webhook: made, step: "test" })}
+        onDone={(id) => go({ webhook: id, step: "test" })}
         onUrlProblem={(found) => { setProblem(found); go({ step: "webhook" }); }}
       />
     ),
@@ -71,11 +77,13 @@ export function Start() {
           const state = index < at ? "done" : index === at ? "now" : "later";
           // What was made is changed on its own page.
           const open = state === "done" && !webhook;
+          const waits = name === "traffic" && !seen;
+          const shape = state === "now" ? "bg-press text-white" : state === "later" ? "border border-edge text-muted" : waits ? "bg-warn-tint text-warn" : "bg-good-tint text-good";
           return (
             <li key={name} aria-current={state === "now" ? "step" : undefined} className={`card ${state === "later" ? "bg-transparent!" : ""}`}>
               <div className="flex min-h-14 flex-wrap items-center gap-x-3 gap-y-1 px-5 py-2.5">
-                <span aria-hidden="true" className={`grid size-7 shrink-0 place-items-center rounded-full text-sm font-semibold ${state === "done" ? "bg-good-tint text-good" : state === "now" ? "bg-press text-white" : "border border-edge text-muted"}`}>
-                  {state === "done" ? <Icon name="check" /> : index + 1}
+                <span aria-hidden="true" className={`grid size-7 shrink-0 place-items-center rounded-full text-sm font-semibold ${shape}`}>
+                  {state === "done" ? <Icon name={waits ? "clock" : "check"} /> : index + 1}
                 </span>
                 <h2 ref={state === "now" ? now : undefined} tabIndex={-1} className={`font-semibold outline-none ${state === "later" ? "text-muted" : ""}`}>
                   {words.steps[name]} <span className="sr-only">({words.states[state]})</span>
@@ -90,12 +98,6 @@ export function Start() {
       </ol>
     </div>
   );
-}
-
-function Seen({ site }: { site: string }) {
-  const traffic = useQuery(trafficQuery(site));
-  useLive(["traffic", site]);
-  return <>{traffic.data?.first_event_at ? words.seen : words.later_hint}</>;
 }
 
 function SiteStep({ onDone }: { onDone: (site: string) => void }) {
@@ -163,7 +165,6 @@ function TrafficStep({ site, onDone }: { site: string; onDone: () => void }) {
 function WebhookStep({ site, url, problem, onChange, onDone }: { site: string; url: string; problem: Problem | null; onChange: (url: string) => void; onDone: () => void }) {
   return (
     <form onSubmit={(event) => { event.preventDefault(); onDone(); }} className="grid gap-5">
-      <p className="text-muted">{words.webhook}</p>
       <Destination site={site} url={url} errors={problem?.fields["url"]} format="json" onChange={onChange} />
       <div className="flex justify-end"><Button type="submit" look="main">{words.goOn}</Button></div>
     </form>

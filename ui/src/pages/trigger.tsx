@@ -7,6 +7,7 @@ import { webhookQuery } from "../api/queries";
 import { exact, number } from "../format";
 import { useForm } from "../parts/form";
 import { fresh, isChange, TriggerFields, trimmed } from "../parts/trigger-fields";
+import type { Handle } from "../parts/chart";
 import { Asked, Button, ButtonLink, Card, Head, Loading, Notice, ProblemNotice } from "../parts/ui";
 import { text } from "../text";
 import { Lost } from "./lost";
@@ -14,6 +15,8 @@ import { Lost } from "./lost";
 const Chart = lazy(async () => ({ default: (await import("../parts/chart")).Chart }));
 const words = text.triggers;
 const DAY = 86_400_000;
+/** How often a trigger fires by noise alone, at most, by sensitivity: what `sensitivityHints` says, a day. */
+const NOISE_A_DAY: Record<string, number> = { low: 1 / 60, normal: 1 / 14, high: 2 / 7 };
 
 export function NewTrigger() {
   const { site, webhook } = useParams({ from: "/shell/sites/$site/webhooks/$webhook/triggers/new" });
@@ -64,10 +67,34 @@ function TriggerForm({ site, id, known }: { site: string; id: string; known?: Tr
             <Button type="submit" look="main" busy={form.busy}>{known ? text.common.save : words.add}</Button>
           </div>
         </form>
-        {told && <History told={told} trigger={settled} onThreshold={(threshold) => setValue((before) => ({ ...before, threshold }))} />}
+        {told && <History told={told} trigger={value} onChange={(part) => setValue((before) => ({ ...before, ...part }))} />}
       </div>
     </>
   );
+}
+
+/** What the end of the line is set by, where it is set by something. */
+function handleOf(told: Backtest, trigger: TriggerBody, line: (number | undefined)[], onChange: (part: Partial<TriggerBody>) => void): Handle | undefined {
+  const last = line.findLastIndex((value) => value !== undefined);
+  const at = line[last];
+  if (at === undefined) return undefined;
+  const drop = trigger.type === "visitor_drop";
+  if (trigger.baseline === "fixed") {
+    const value = trigger.min_visitors ?? 10;
+    return {
+      label: words.line, value, min: 1, max: Math.max(1_000, value * 2), said: words.lineVisitors(number(value)), at,
+      valueAt: (height) => height,
+      onChange: (min_visitors) => onChange({ min_visitors }),
+    };
+  }
+  const expected = told.series[last]?.expected;
+  if (!expected) return undefined;
+  const value = trigger.threshold ?? 50;
+  return {
+    label: words.line, value, min: 1, max: drop ? 100 : 10_000, said: (drop ? words.lineBelow : words.lineAbove)(number(value)), at,
+    valueAt: (height) => (drop ? 1 - height / expected : height / expected - 1) * 100,
+    onChange: (threshold) => onChange({ threshold }),
+  };
 }
 
 /** What somebody still types is not asked about. */
@@ -82,7 +109,7 @@ function useSettled<T>(value: T): T {
 
 const basisSentence = (basis: Basis) => ("history" in basis ? words.basis.history(basis.history.days) : words.basis.last_hours(basis.last_hours.hours));
 
-function History({ told, trigger, onThreshold }: { told: Backtest; trigger: TriggerBody; onThreshold: (threshold: number) => void }) {
+function History({ told, trigger, onChange }: { told: Backtest; trigger: TriggerBody; onChange: (part: Partial<TriggerBody>) => void }) {
   const threshold = useMemo(
     () =>
       told.series.map((point) => {
@@ -100,12 +127,14 @@ function History({ told, trigger, onThreshold }: { told: Backtest; trigger: Trig
   const suggestions = told.suggestions.filter((one, index, all) => all.findIndex(({ threshold }) => threshold === one.threshold) === index);
   const [first, last] = [told.series[0], told.series.at(-1)];
   const days = first && last ? Math.max(1, Math.round((Date.parse(last.timestamp) - Date.parse(first.timestamp)) / DAY)) : 1;
+  const noise = (trigger.baseline ?? "typical") === "typical" ? NOISE_A_DAY[trigger.sensitivity ?? "normal"] : undefined;
+  const budget = noise && words.noise(Math.max(1, Math.round(noise * days)), days);
   if (told.series.length === 0) return <Card title={words.chart}><p className="p-5 text-muted">{words.chartNone}</p></Card>;
   return (
     <Card title={words.chart} className="min-w-0 lg:sticky lg:top-20">
       <div className="grid gap-4 p-5">
         <Suspense fallback={<Loading />}>
-          <Chart told={told} summary={words.chartLead(told.firings.length, days)} threshold={threshold} />
+          <Chart told={told} summary={words.chartLead(told.firings.length, days)} threshold={threshold} handle={handleOf(told, trigger, threshold, onChange)} />
         </Suspense>
         {told.basis && trigger.baseline !== "fixed" && trigger.baseline !== "previous" && <p className="text-sm text-muted">{basisSentence(told.basis)}</p>}
         {trigger.baseline !== "fixed" && told.suggestions.length > 0 && (
@@ -113,11 +142,12 @@ function History({ told, trigger, onThreshold }: { told: Backtest; trigger: Trig
             <p className="text-sm font-medium">{words.budget}</p>
             <div className="flex flex-wrap gap-2">
               {suggestions.map(({ per_month, threshold }) => (
-                <Button key={per_month} small aria-pressed={threshold === trigger.threshold} onClick={() => onThreshold(threshold)}>{words.suggestion(per_month, number(threshold))}</Button>
+                <Button key={per_month} small aria-pressed={threshold === trigger.threshold} onClick={() => onChange({ threshold })}>{words.suggestion(per_month, number(threshold))}</Button>
               ))}
             </div>
           </div>
         )}
+        {budget && <p className="text-sm text-muted">{budget}</p>}
         {told.firings.length > days && <Notice tone="warn">{words.chartOften}</Notice>}
         {told.firings.length > 0 && (
           <ul className="grid max-h-48 gap-1 overflow-y-auto text-sm" tabIndex={0} aria-label={words.firedAt}>

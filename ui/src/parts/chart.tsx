@@ -1,25 +1,43 @@
 // A site's visitors, what is usual, and when a trigger would have fired. The picture is a canvas; the table says the same.
-import { useEffect, useRef, useState } from "react";
+import { useEffect, useRef, useState, type KeyboardEvent, type PointerEvent } from "react";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
-import type { Backtest } from "../api/backtest";
+import type { Backtest, Firing } from "../api/backtest";
 import { exact, mark, number, zone } from "../format";
 import { text } from "../text";
 import { Button, Table } from "./ui";
 
 const words = text.triggers;
 const HEIGHT = 260;
+/** Pixels of what fired, however short it was. */
+const LEAST_WIDE = 4;
 /** Rows of the table: the last ones, and every one that fired. */
 const ROWS = 200;
 
 interface Props {
-  told: Backtest;
+  told: Pick<Backtest, "series"> & { firings: Pick<Firing, "timestamp" | "ended_at">[] };
   summary: string;
   /** The line that visitors have to reach, by point; absent where there is none. */
   threshold: (number | undefined)[];
+  /** What moves the line, where somebody may. */
+  handle?: Handle | undefined;
 }
 
-export function Chart({ told, summary, threshold }: Props) {
+/** A setting that says where the line is. What is dragged can be typed and reached by keys as well. */
+export interface Handle {
+  label: string;
+  value: number;
+  min: number;
+  max: number;
+  said: string;
+  /** Where the line is at its end. */
+  at: number;
+  /** The setting that puts the end of the line there. */
+  valueAt: (height: number) => number;
+  onChange: (value: number) => void;
+}
+
+export function Chart({ told, summary, threshold, handle }: Props) {
   const [table, setTable] = useState(false);
   return (
     <figure className="grid gap-3">
@@ -27,7 +45,7 @@ export function Chart({ told, summary, threshold }: Props) {
         <span className="font-medium">{summary}</span>
         <Button small onClick={() => setTable(!table)} aria-pressed={table}>{table ? text.common.asChart : text.common.asTable}</Button>
       </figcaption>
-      {table ? <Numbers told={told} threshold={threshold} /> : <Picture told={told} summary={summary} threshold={threshold} />}
+      {table ? <Numbers told={told} threshold={threshold} /> : <Picture told={told} summary={summary} threshold={threshold} handle={handle} />}
     </figure>
   );
 }
@@ -44,9 +62,22 @@ function colour(name: string): string {
 
 const faint = (colour: string, share: number) => colour.replace(/^rgba?\(([^)]+?)\)$/, (_, parts: string) => `rgba(${parts.split(",").slice(0, 3).join(",")}, ${share})`);
 
-function Picture({ told, summary, threshold }: Props) {
+type Told = Props["told"];
+const seconds = (moment: string) => Date.parse(moment) / 1_000;
+
+function columns(told: Told, threshold: Props["threshold"]): uPlot.AlignedData {
+  const column = (name: "observed" | "expected" | "low" | "high") => told.series.map((point) => point[name] ?? null);
+  return [told.series.map(({ timestamp }) => seconds(timestamp)), column("low"), column("high"), column("observed"), threshold.map((value) => value ?? null)] as uPlot.AlignedData;
+}
+
+function Picture({ told, summary, threshold, handle }: Props) {
   const place = useRef<HTMLDivElement>(null);
+  const plot = useRef<uPlot | null>(null);
+  /** While the line is dragged the scale stands still: otherwise it would run away from the pointer. */
+  const held = useRef<number | null>(null);
+  const latest = useRef(threshold);
   const [theme, setTheme] = useState(0);
+  const [scale, setScale] = useState<{ top: number; height: number; max: number } | null>(null);
   useEffect(() => {
     const changed = () => setTheme((count) => count + 1);
     const system = matchMedia("(prefers-color-scheme: dark)");
@@ -62,18 +93,15 @@ function Picture({ told, summary, threshold }: Props) {
     const element = place.current;
     if (!element) return;
     const [ink, muted, line, accent, bad, warn] = ["ink", "muted", "line", "accent", "bad", "warn"].map(colour) as [string, string, string, string, string, string];
-    const seconds = (moment: string) => Date.parse(moment) / 1_000;
-    const column = (name: "observed" | "expected" | "low" | "high") => told.series.map((point) => point[name] ?? null);
-    const data = [told.series.map(({ timestamp }) => seconds(timestamp)), column("low"), column("high"), column("observed"), threshold.map((value) => value ?? null)] as uPlot.AlignedData;
     const step = told.series.length > 1 ? seconds(told.series[1]!.timestamp) - seconds(told.series[0]!.timestamp) : 300;
     const axis = { stroke: muted, grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 }, font: "12px system-ui" };
-    const plot = new uPlot(
+    const drawn = new uPlot(
       {
         width: element.clientWidth,
         height: HEIGHT,
         legend: { show: false },
         cursor: { drag: { x: false, y: false } },
-        scales: { y: { range: (_, __, max) => [0, Math.max(5, max * 1.1)] } },
+        scales: { y: { range: (_, __, max) => [0, held.current ?? Math.max(5, max * 1.1)] } },
         axes: [{ ...axis, values: (_, splits) => splits.map((at) => mark(at, (splits[1] ?? at) - (splits[0] ?? at))) }, { ...axis, size: 44 }],
         series: [
           {},
@@ -89,29 +117,111 @@ function Picture({ told, summary, threshold }: Props) {
               chart.ctx.save();
               chart.ctx.fillStyle = faint(bad, 0.22);
               for (const firing of told.firings) {
-                const from = chart.valToPos(seconds(firing.timestamp), "x", true);
-                const until = chart.valToPos(firing.ended_at ? seconds(firing.ended_at) : seconds(firing.timestamp) + step, "x", true);
-                chart.ctx.fillRect(from, chart.bbox.top, Math.max(3, until - from), chart.bbox.height);
+                // What is still going on, or was this very moment, ends where the chart ends.
+                const end = chart.bbox.left + chart.bbox.width;
+                const from = Math.min(chart.valToPos(seconds(firing.timestamp), "x", true), end - LEAST_WIDE);
+                const until = Math.min(chart.valToPos(firing.ended_at ? seconds(firing.ended_at) : seconds(firing.timestamp) + step, "x", true), end);
+                chart.ctx.fillRect(from, chart.bbox.top, Math.max(LEAST_WIDE, until - from), chart.bbox.height);
               }
               chart.ctx.restore();
             },
           ],
+          draw: [
+            (chart) => {
+              const next = { top: chart.over.offsetTop, height: chart.over.offsetHeight, max: chart.scales["y"]?.max ?? 1 };
+              setScale((before) => (before && before.top === next.top && before.height === next.height && before.max === next.max ? before : next));
+            },
+          ],
         },
       },
-      data,
+      columns(told, latest.current),
       element,
     );
-    const watcher = new ResizeObserver(() => plot.setSize({ width: element.clientWidth, height: HEIGHT }));
+    plot.current = drawn;
+    const watcher = new ResizeObserver(() => drawn.setSize({ width: element.clientWidth, height: HEIGHT }));
     watcher.observe(element);
     return () => {
       watcher.disconnect();
-      plot.destroy();
+      plot.current = null;
+      drawn.destroy();
     };
-  }, [told, threshold, theme]);
-  return <div ref={place} role="img" aria-label={`${summary} ${text.common.zone(zone)}`} className="min-h-[260px] min-w-0 overflow-hidden" />;
+  }, [told, theme]);
+  useEffect(() => {
+    latest.current = threshold;
+    plot.current?.setData(columns(told, threshold));
+  }, [told, threshold]);
+  return (
+    <div className="relative">
+      <div ref={place} role="img" aria-label={`${summary} ${text.common.zone(zone)}`} className="min-h-[260px] min-w-0 overflow-hidden" />
+      {handle && scale && (
+        <Line
+          handle={handle}
+          scale={scale}
+          onHold={(is) => {
+            held.current = is ? scale.max : null;
+            if (!is) plot.current?.setData(columns(told, latest.current));
+          }}
+        />
+      )}
+    </div>
+  );
 }
 
-function Numbers({ told, threshold }: { told: Backtest; threshold: (number | undefined)[] }) {
+/** The end of the line, to be taken hold of. */
+function Line({ handle, scale, onHold }: { handle: Handle; scale: { top: number; height: number; max: number }; onHold: (is: boolean) => void }) {
+  const { value, min, max } = handle;
+  const frame = useRef<DOMRect | null>(null);
+  const set = (next: number) => {
+    const whole = Math.min(max, Math.max(min, Math.round(next)));
+    if (whole !== value) handle.onChange(whole);
+  };
+  const top = scale.top + scale.height * (1 - Math.min(1, Math.max(0, handle.at / scale.max)));
+  const keys = (event: KeyboardEvent) => {
+    const step = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1, PageUp: 10, PageDown: -10 }[event.key];
+    if (step === undefined && event.key !== "Home" && event.key !== "End") return;
+    event.preventDefault();
+    set(step !== undefined ? value + step : event.key === "Home" ? min : max);
+  };
+  const take = (event: PointerEvent<HTMLDivElement>) => {
+    event.currentTarget.setPointerCapture(event.pointerId);
+    frame.current = event.currentTarget.parentElement!.getBoundingClientRect();
+    onHold(true);
+  };
+  const move = (event: PointerEvent) => {
+    if (!frame.current) return;
+    const share = 1 - (event.clientY - frame.current.top - scale.top) / scale.height;
+    set(handle.valueAt(Math.min(1, Math.max(0, share)) * scale.max));
+  };
+  const leave = () => {
+    if (!frame.current) return;
+    frame.current = null;
+    onHold(false);
+  };
+  return (
+    <div
+      role="slider"
+      tabIndex={0}
+      aria-label={handle.label}
+      aria-orientation="vertical"
+      aria-valuemin={min}
+      aria-valuemax={max}
+      aria-valuenow={value}
+      aria-valuetext={handle.said}
+      title={words.drag}
+      onKeyDown={keys}
+      onPointerDown={take}
+      onPointerMove={move}
+      onPointerUp={leave}
+      onPointerCancel={leave}
+      className="absolute right-0 flex h-7 -translate-y-1/2 cursor-ns-resize touch-none items-center gap-1 rounded-full border border-warn bg-surface px-2.5 text-xs font-medium text-warn select-none hover:bg-warn-tint"
+      style={{ top }}
+    >
+      <span aria-hidden="true">↕</span>{handle.said}
+    </div>
+  );
+}
+
+function Numbers({ told, threshold }: Pick<Props, "told" | "threshold">) {
   // Of long times a point stands for several windows: what fired between it and the next one is its own.
   const fired = new Set(told.firings.map(({ timestamp }) => told.series.findLast((point) => Date.parse(point.timestamp) <= Date.parse(timestamp))?.timestamp ?? told.series[0]?.timestamp));
   const rows = told.series.map((point, index) => ({ ...point, line: threshold[index] }));

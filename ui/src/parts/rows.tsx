@@ -70,7 +70,7 @@ export function Rows<Item>({ label, items, keyOf, children, onNearEnd }: Props<I
           aria-posinset={index + 1}
           onFocus={() => setFocused(index)}
           onBlur={() => setFocused(null)}
-          className="row"
+          className={index === count - 1 ? "row border-b-0!" : "row"}
           style={{ transform: `translateY(${index * height}px)` }}
         >
           {children(items[index]!)}
