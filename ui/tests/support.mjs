@@ -31,8 +31,8 @@ export async function startStage(browser, webhooks) {
 }
 
 /** A child whose lines can be waited for; it is killed by `stop`. */
-function run(command, args, options = {}) {
-  const child = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"], ...options });
+function run(command, args, { input = "ignore", ...options } = {}) {
+  const child = spawn(command, args, { stdio: [input, "pipe", "pipe"], ...options });
   const lines = [];
   const waiting = new Set();
   const take = (line) => {
@@ -62,10 +62,39 @@ function run(command, args, options = {}) {
     child.kill("SIGKILL");
     await gone;
   };
-  return { line, lines, stop };
+  /** For those whose input is a pipe: it ends, and they with it. */
+  const end = async () => {
+    child.stdin.end();
+    await gone;
+  };
+  return { line, lines, stop, end };
 }
 
 export { run };
+
+/** A PostgreSQL of its own, gone with this process however that ends. `query` runs statements in one of its databases. */
+export async function startPostgres() {
+  const command = ["sh", "-c", 'echo "at $PULSEHOOK_BENCH_POSTGRES"; exec cat'];
+  const cluster = run(join(root, "scripts/with-postgres.sh"), command, { input: "pipe", detached: true });
+  const [, url] = await cluster.line(/^at (\S+)/, 90_000);
+  const psql = (database, args) => execFileSync("psql", ["-qtA", "-v", "ON_ERROR_STOP=1", ...args, `${url}/${database}`]).toString().trim();
+  const query = (database, sql) => psql(database, ["-c", sql]);
+  const file = (database, path) => psql(database, ["-f", join(root, path)]);
+  return { url, query, file, stop: cluster.end };
+}
+
+/** The ClickHouse of the tests, with the tables of Plausible's current version. */
+export async function startClickHouse() {
+  const server = run(join(root, "tests/tools/.venv/bin/python"), [join(root, "tests/fixtures/clickhouse/server.py"), "--parent-pipe"], { input: "pipe" });
+  const [, url] = await server.line(/^ready (\S+)/, 90_000);
+  const ask = async (sql) => {
+    const answer = await fetch(`${url}/?database=default`, { method: "POST", body: sql });
+    if (!answer.ok) throw new Error(`${sql}: ${await answer.text()}`);
+  };
+  const tables = readFileSync(join(root, "tests/fixtures/plausible/clickhouse_current.sql"), "utf8");
+  for (const statement of tables.split(";\n").filter((one) => one.trim())) await ask(statement);
+  return { url: `${url.replace("http://", "clickhouse://")}/default`, ask, stop: server.end };
+}
 
 /** A port nobody has just now. */
 async function freePort() {
@@ -81,15 +110,15 @@ const LETS_OUT = ["--egress-allow", "127.0.0.0/8", "--egress-allow-http", "true"
 
 /**
  * A server nobody has set up yet. `below`: the address at which others reach it, when that is not its own; `strict`: with the
- * rules it has by itself, by which nothing gets to this machine.
+ * rules it has by itself, by which nothing gets to this machine; `settled`: it is set up already, or by somebody else.
  */
-export async function startServer({ settings = [], below, strict } = {}) {
+export async function startServer({ settings = [], below, strict, settled } = {}) {
   if (!existsSync(binary)) throw new Error(`${binary} is not built: cargo build`);
   const folder = mkdtempSync(join(tmpdir(), "pulsehook-ui-"));
   const port = await freePort();
   const args = ["serve", "--listen", `127.0.0.1:${port}`, "--data-dir", join(folder, "data"), ...(strict ? [] : LETS_OUT)];
   const server = run(binary, [...args, ...settings, ...(below ? ["--base-url", below] : [])]);
-  const [, link] = await server.line(/(http\S+\/setup\?token=\S+)/);
+  const [, link] = settled ? [] : await server.line(/(http\S+\/setup\?token=\S+)/);
   await server.line(/listens on/);
   const stop = async () => {
     await server.stop();

@@ -154,6 +154,11 @@ export const auditQuery = infiniteQueryOptions({
   getNextPageParam: (last) => last.next_cursor ?? undefined,
 });
 
+export const operationQuery = queryOptions({
+  queryKey: ["operation"],
+  queryFn: () => answer(api.GET("/api/operation")),
+});
+
 export const readyQuery = queryOptions({
   queryKey: ["ready"],
   queryFn: async () => {

@@ -1,11 +1,15 @@
 import { useQuery } from "@tanstack/react-query";
-import { metricsQuery, readyQuery } from "../api/queries";
-import { number } from "../format";
+import type { Schemas } from "../api/client";
+import { meQuery, metricsQuery, operationQuery, readyQuery } from "../api/queries";
+import { ago, exact, number } from "../format";
 import { useLive } from "../live";
-import { Asked, Badge, Card, Head, Pairs, Table } from "../parts/ui";
+import { Asked, Badge, Card, Head, Moment, Notice, Pairs, Table } from "../parts/ui";
+import { mayAtLeast } from "../roles";
 import { text } from "../text";
 
 const words = text.operation;
+/** Seconds without a word after which a node is missed: its shards go to the others by then. */
+const MISSED_AFTER = 20;
 
 interface Figure {
   name: string;
@@ -25,13 +29,18 @@ function read(metrics: string): Figure[] {
 export function Operation() {
   const ready = useQuery(readyQuery);
   const metrics = useQuery(metricsQuery);
-  useLive(["ready"], ["metrics"]);
+  const me = useQuery(meQuery);
+  const sees = mayAtLeast(me.data?.role, "admin");
+  const whole = useQuery({ ...operationQuery, enabled: sees });
+  useLive(["ready"], ["metrics"], ["operation"]);
   const state = (good: boolean, yes: string, no: string) => <Badge tone={good ? "good" : "bad"}>{good ? yes : no}</Badge>;
   return (
     <>
       <Head title={words.title} lead={words.lead} />
       <div className="grid gap-6">
-        <div className="card">
+        {me.data && !sees && <Notice tone="plain">{words.adminOnly}</Notice>}
+        {sees && <Asked query={whole}>{(told) => <Whole told={told} />}</Asked>}
+        <Card title={words.here}>
           <Asked query={ready}>
             {(told) => (
               <Pairs
@@ -44,7 +53,7 @@ export function Operation() {
               />
             )}
           </Asked>
-        </div>
+        </Card>
         <Card title={words.figures}>
           <Asked query={metrics}>
             {(told) => {
@@ -67,6 +76,47 @@ export function Operation() {
           </Asked>
         </Card>
       </div>
+    </>
+  );
+}
+
+/** All nodes, what they owe, and how far they are. */
+function Whole({ told }: { told: Schemas["OperationAnswer"] }) {
+  const { nodes, shards, queue, evaluation, traffic } = told;
+  const due = queue.oldest_due_at;
+  const looked = evaluation.looked_until;
+  const figures: [string, string, string][] = [
+    [words.queue, number(queue.deliveries), due ? (Date.parse(due) > Date.now() ? words.queueDue : words.queueLate)(ago(due)) : words.queueEmpty],
+    [words.noticing, typeof evaluation.hits_behind === "number" ? number(evaluation.hits_behind) : looked ? ago(looked) : "–", typeof evaluation.hits_behind === "number" ? words.behind(evaluation.hits_behind, number(evaluation.hits_behind)) : looked ? words.lookedUntil(exact(looked)) : words.notLooked],
+    [words.fresh, traffic.newest_at ? ago(traffic.newest_at) : "–", traffic.newest_at ? words.lastHour(number(traffic.hits_last_hour)) : words.noTraffic],
+  ];
+  return (
+    <>
+      <dl className="grid gap-3 sm:grid-cols-3">
+        {figures.map(([name, value, more]) => (
+          <div key={name} className="card px-5 py-4">
+            <dt className="text-sm text-muted">{name}</dt>
+            <dd className="mt-1"><span className="block text-2xl font-semibold tabular-nums">{value}</span><span className="block text-sm text-muted">{more}</span></dd>
+          </div>
+        ))}
+      </dl>
+      <Card title={words.nodes} lead={words.nodesLead(number(shards.held), number(shards.total))}>
+        <Table label={words.nodes} head={[words.node, words.seen, words.shards, words.roles, words.version, words.started]}>
+          {nodes.map((node) => {
+            const alive = node.unseen_seconds < MISSED_AFTER;
+            return (
+              <tr key={node.id}>
+                <td className="px-5 py-2.5 font-mono text-xs whitespace-nowrap">{node.id}</td>
+                <td className="px-5 py-2.5 whitespace-nowrap"><Badge tone={alive ? "good" : "bad"}>{alive ? words.alive : words.missing}</Badge> <span className="ml-1 text-muted">{words.seenAgo(node.unseen_seconds)}</span></td>
+                <td className="px-5 py-2.5 tabular-nums">{number(node.shards)}</td>
+                <td className="px-5 py-2.5 whitespace-nowrap">{node.roles.join(", ")}</td>
+                <td className="px-5 py-2.5">{node.version}</td>
+                <td className="px-5 py-2.5"><Moment at={node.started_at} /></td>
+              </tr>
+            );
+          })}
+        </Table>
+      </Card>
     </>
   );
 }
