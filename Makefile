@@ -36,7 +36,7 @@ test: ui ## Install what the tests need, then run all of them
 
 .PHONY: browser
 browser: ui ## Try the web interface in a browser, through the real binary
-	@scripts/need.sh cargo cc node chromium snippets
+	@scripts/need.sh cargo cc node chromium snippets postgres clickhouse
 	@cargo build --locked --bin pulsehook --example verify
 	@echo "Running the tests in a browser"
 	@node --test --test-concurrency=2 ui/tests/*.test.mjs
