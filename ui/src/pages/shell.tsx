@@ -1,13 +1,16 @@
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, Outlet, useNavigate, useRouterState } from "@tanstack/react-router";
-import { useEffect, useRef } from "react";
+import { lazy, Suspense, useEffect, useRef } from "react";
 import { api, answer, home } from "../api/client";
 import { meQuery } from "../api/queries";
 import { Icon } from "../parts/icon";
 import { Toasts } from "../parts/toast";
 import { Button } from "../parts/ui";
+import { useShortcuts } from "../shortcuts";
 import { text } from "../text";
 import { useTheme, type Theme } from "../theme";
+
+const Panels = lazy(() => import("../parts/palette"));
 
 export function Logo() {
   return (
@@ -53,6 +56,7 @@ export function Shell() {
     // Nothing of the account before may stay on the page.
     window.location.assign(`${home}/`);
   };
+  const [panel, setPanel] = useShortcuts();
   const others = me.data?.accounts ?? [];
   return (
     <div className="min-h-dvh">
@@ -65,6 +69,7 @@ export function Shell() {
             <Link to="/sites" className={item} activeProps={here}>{text.nav.sites}</Link>
             <Link to="/help/signatures" className={item} activeProps={here}>{text.nav.help}</Link>
           </div>
+          <Button look="quiet" small icon="search" aria-keyshortcuts="Control+K Meta+K" onClick={() => setPanel("palette")} className="mr-1 min-h-9! text-muted!"><span className="max-sm:sr-only">{text.palette.open}</span></Button>
           <details ref={menu} className="relative" onKeyDown={(event) => { if (event.key === "Escape" && menu.current) menu.current.open = false; }}>
             <summary className={`${item} list-none gap-2 border border-line`}>
               <span className="max-w-40 truncate max-sm:hidden">{me.data?.account.name}</span>
@@ -102,6 +107,7 @@ export function Shell() {
       <main id="content" tabIndex={-1} className="mx-auto max-w-6xl px-4 pt-7 pb-24 outline-none sm:px-6">
         <Outlet />
       </main>
+      {panel && <Suspense><Panels panel={panel} onPanel={setPanel} onTheme={setTheme} /></Suspense>}
       <Toasts />
     </div>
   );
