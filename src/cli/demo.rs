@@ -23,14 +23,17 @@ use crate::app::App;
 use crate::chance::Chance;
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
-use crate::directory::{Grant, issue_key};
+use crate::directory::{Grant, issue_key, password};
 use crate::domain::access::{Role, Who};
 use crate::domain::signature::SigningSecret;
 use crate::domain::time::Timestamp;
+use crate::store::accounts::Founding;
 use crate::store::audit::Change;
 use crate::telemetry;
 
 const SITE: &str = "semicomplete.com";
+/// Who can sign in.
+const EMAIL: &str = "demo@example.com";
 const LOG: &[u8] = include_bytes!("../../data/semicomplete-2015-05.access.log.gz");
 /// How much faster than it was the log is played on.
 const REPLAY: f64 = 60.0;
@@ -57,6 +60,8 @@ pub struct Demo {
 struct Stage {
     base_url: String,
     key: String,
+    /// Of [`EMAIL`], for the pages.
+    password: String,
     visits: Vec<Visit>,
     client: reqwest::Client,
 }
@@ -138,6 +143,8 @@ fn config(folder: &Path, authority: &Path, listen: SocketAddr) -> anyhow::Result
             ("listen", listen.to_string()),
             ("data_dir", folder.display().to_string()),
             ("egress_allow", "127.0.0.0/8".to_owned()),
+            // An endpoint that somebody writes on this machine has no certificate yet.
+            ("egress_allow_http", "true".to_owned()),
             ("egress_ca", authority.display().to_string()),
         ]
         .map(|(name, value)| (name.to_owned(), value)),
@@ -162,7 +169,10 @@ async fn set_up(
     chance: &Chance,
 ) -> anyhow::Result<Stage> {
     let now = clock.now();
-    let account_id = app.store.find_or_create_account("Demo", now).await?;
+    let password = hex::encode(chance.bytes::<8>());
+    let password_hash = password::hash(password.clone(), chance.bytes()).await?;
+    let founding = Founding { account: "Demo", email: EMAIL, password_hash: &password_hash };
+    let (account_id, _) = app.store.found_account(&founding, now).await?;
     let change = || Change::without_request(account_id, Who::Operator, now, chance.uuid_v7(now));
     let grant = Grant { name: "Demo".to_owned(), role: Role::Owner, site_id: None, expires_at: None };
     let made = issue_key(&app.store, &change(), grant, chance).await?;
@@ -177,8 +187,13 @@ async fn set_up(
     app.analytics.import(attribute(&recorder, &visits, site.id, SITE, now.since(last))).await?;
 
     // Everything else goes through the API, as an owner would do it.
-    let stage =
-        Stage { base_url: app.config.base_url.clone(), key: text.expose().to_owned(), visits, client: client()? };
+    let stage = Stage {
+        base_url: app.config.base_url.clone(),
+        key: text.expose().to_owned(),
+        password,
+        visits,
+        client: client()?,
+    };
     let api = crate::http::router(app.api.clone());
     let send = async |path: &str, body: Value| -> anyhow::Result<Value> {
         use tower::ServiceExt as _;
@@ -210,9 +225,10 @@ async fn set_up(
 
 fn announce(stage: &Stage, hook: &str) {
     output::hint(&format!(
-        "API        {}   (reference: {}/docs)\nKey        {}\nReceiver   {hook}\n\nPlaying the log on at {REPLAY} times its \
-         pace; a surge that is made up follows in {} seconds.\n",
+        "Pages      {}   (sign in as {EMAIL}, password {})\nAPI        {}/docs\nKey        {}\nReceiver   {hook}\n\n\
+         Playing the log on at {REPLAY} times its pace; a surge that is made up follows in {} seconds.\n",
         stage.base_url,
+        stage.password,
         stage.base_url,
         stage.key,
         SURGE_AFTER.as_secs(),

@@ -9,7 +9,7 @@ import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "../..");
-const binary = process.env.PULSEHOOK_BINARY ?? join(root, "target/debug/pulsehook");
+export const binary = process.env.PULSEHOOK_BINARY ?? join(root, "target/debug/pulsehook");
 const axe = readFileSync(join(root, "ui/node_modules/axe-core/axe.min.js"), "utf8");
 export const PASSWORD = "correct horse battery";
 export const EMAIL = "ada@example.com";
@@ -67,7 +67,12 @@ function run(command, args, { input = "ignore", ...options } = {}) {
     child.stdin.end();
     await gone;
   };
-  return { line, lines, stop, end };
+  /** As somebody at the terminal would: it tidies up. */
+  const interrupt = async () => {
+    child.kill("SIGINT");
+    await gone;
+  };
+  return { line, lines, stop, end, interrupt };
 }
 
 export { run };
@@ -97,7 +102,7 @@ export async function startClickHouse() {
 }
 
 /** A port nobody has just now. */
-async function freePort() {
+export async function freePort() {
   const server = createServer();
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
   const { port } = server.address();

@@ -217,6 +217,8 @@ function TestStep({ site, id }: { site: string; id: string }) {
       {(known) => (
         <div className="grid gap-5">
           <p className="text-muted">{words.test}</p>
+          {/* Whoever has an endpoint needs the secret before anything comes. */}
+          {known.url !== INBOX && <Secret id={id} />}
           <Test site={site} webhook={id} onEnd={setDelivered} />
           {delivered && (
             <Notice tone="good" role="status" title={words.doneTitle}>
@@ -228,7 +230,7 @@ function TestStep({ site, id }: { site: string; id: string }) {
             </Notice>
           )}
           {known.url === INBOX && <Inbox site={site} webhook={known} />}
-          <Secret id={id} />
+          {known.url === INBOX && <Secret id={id} />}
           <p className="text-sm text-muted"><Link to="/help/signatures" className="link">{text.webhooks.secretHelp}</Link> · {text.webhooks.added} {ago(known.inserted_at)}</p>
         </div>
       )}
