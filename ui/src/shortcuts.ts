@@ -1,7 +1,7 @@
 // Keys for those who prefer them. Single letters can be switched off: whoever speaks to the computer, or hits keys by
 // accident, would set them off unawares.
 import { useNavigate, useParams } from "@tanstack/react-router";
-import { useEffect, useRef, useState } from "react";
+import { useEffect, useRef, useState, type Dispatch, type SetStateAction } from "react";
 
 export type Panel = "palette" | "help";
 const KEY = "pulsehook.shortcuts";
@@ -29,7 +29,7 @@ const takesText = (target: EventTarget | null) =>
   target instanceof HTMLElement && (target.isContentEditable || ["INPUT", "TEXTAREA", "SELECT"].includes(target.tagName));
 
 /** What is open, and a way to open it. */
-export function useShortcuts(): [Panel | null, (panel: Panel | null) => void] {
+export function useShortcuts(): [Panel | null, Dispatch<SetStateAction<Panel | null>>] {
   const [panel, setPanel] = useState<Panel | null>(null);
   const navigate = useNavigate();
   const { site } = useParams({ strict: false });

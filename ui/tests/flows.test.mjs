@@ -407,6 +407,43 @@ describe("a webhook's page", () => {
     assert.deepEqual(page.complaints, []);
   });
 
+  it("tells of events of one's own, with a property and only of a page, and takes a filter back", async () => {
+    await page.goto(`${server.base}/sites/example.com/webhooks/${hook.id}/triggers/new`);
+    await page.getByLabel("Tell me when").selectOption("custom_event");
+    await page.getByLabel("Event name").fill("Download");
+    await page.getByRole("button", { name: "Only with a property" }).click();
+    await page.getByLabel("Property", { exact: true }).fill("plan");
+    await page.getByLabel("Value").fill("pro");
+    await page.getByLabel("Properties to tell").fill("plan, size");
+    await page.getByText("Only where…").click();
+    await page.getByLabel("Page").fill("/files/*");
+    await page.getByLabel("Country").fill("de");
+    await page.getByText("When the event “Download” happens. Only with plan pro, on /files/*, in DE.").waitFor();
+    assert.deepEqual(await violations(page), []);
+    await page.getByRole("button", { name: "Add trigger" }).click();
+    await page.getByText("When the event “Download” happens.").waitFor();
+    const made = async () => (await api("GET", `${home.at}/webhooks/${hook.id}`)).webhook.triggers.find(({ type }) => type === "custom_event");
+    const first = await made();
+    assert.deepEqual([first.event_name, first.properties, first.include_properties, first.page, first.country], ["Download", { plan: "pro" }, ["plan", "size"], "/files/*", "DE"]);
+    await page.getByRole("link", { name: "Edit Custom event" }).click();
+    await page.getByLabel("Country").fill("");
+    await page.getByRole("button", { name: "Remove property plan" }).click();
+    await page.getByRole("button", { name: "Save" }).click();
+    await page.getByText("When the event “Download” happens. Only on /files/*.").waitFor();
+    const second = await made();
+    assert.deepEqual([second.country ?? null, second.properties ?? {}, second.page], [null, {}, "/files/*"]);
+
+    // It fires, and says so in the list.
+    await fetch(`${server.own}/api/event`, {
+      method: "POST",
+      headers: { "user-agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", "x-forwarded-for": "203.0.113.77" },
+      body: JSON.stringify({ name: "Download", url: "https://example.com/files/a", domain: "example.com", props: { plan: "free" } }),
+    });
+    await page.goto(`${server.base}/sites/example.com/deliveries?trigger_type=custom_event`);
+    await page.getByRole("listitem").getByRole("link", { name: /Download happened 1 ×/ }).waitFor();
+    await api("DELETE", `${home.at}/webhooks/${hook.id}/triggers/${second.id}`);
+  });
+
   it("shows around a delivery what happened on the site, and what was usual", async () => {
     const spike = { type: "visitor_spike", baseline: "fixed", min_visitors: 2 };
     const { trigger } = await api("POST", `${home.at}/webhooks/${hook.id}/triggers`, spike);

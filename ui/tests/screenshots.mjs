@@ -48,6 +48,18 @@ for (const count of [0, 1, 10]) {
       if (name.endsWith("trigger")) await page.locator("figure canvas").waitFor();
       await shoot(page, `${name}-${count}-${theme}-${size}`);
     }
+    await page.goto(full.server.base);
+    await settle(page);
+    await page.keyboard.press("Control+k");
+    await page.getByRole("combobox", { name: "Go to" }).waitFor();
+    await settle(page);
+    await page.screenshot({ path: join(folder, `palette-${count}-${theme}-${size}.png`) });
+    await page.keyboard.press("Escape");
+    await page.locator("dialog[open]").waitFor({ state: "detached" });
+    await page.keyboard.press("?");
+    await page.getByRole("dialog", { name: "Keyboard shortcuts" }).waitFor();
+    await page.screenshot({ path: join(folder, `shortcuts-${count}-${theme}-${size}.png`) });
+    taken += 2;
     await page.goto(`${full.server.base}/sites/example.com/webhooks/new`);
     await page.getByLabel("Endpoint address").fill("https://10.0.0.1/hook");
     await page.getByLabel("Name", { exact: true }).focus();

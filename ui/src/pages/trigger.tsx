@@ -6,7 +6,7 @@ import { api, answer, type Trigger, type TriggerBody } from "../api/client";
 import { webhookQuery } from "../api/queries";
 import { exact, number } from "../format";
 import { useForm } from "../parts/form";
-import { fresh, isChange, TriggerFields, trimmed } from "../parts/trigger-fields";
+import { changes, fresh, isChange, TriggerFields, trimmed } from "../parts/trigger-fields";
 import type { Handle } from "../parts/chart";
 import { Asked, Button, ButtonLink, Card, Head, Loading, Notice, ProblemNotice } from "../parts/ui";
 import { text } from "../text";
@@ -47,7 +47,7 @@ function TriggerForm({ site, id, known }: { site: string; id: string; known?: Tr
   });
   const form = useForm(async () => {
     const path = { site, id };
-    if (known) await answer(api.PATCH("/api/sites/{site}/webhooks/{id}/triggers/{trigger_id}", { params: { path: { ...path, trigger_id: known.id } }, body: trimmed(value) }));
+    if (known) await answer(api.PATCH("/api/sites/{site}/webhooks/{id}/triggers/{trigger_id}", { params: { path: { ...path, trigger_id: known.id } }, body: changes(value) }));
     else await answer(api.POST("/api/sites/{site}/webhooks/{id}/triggers", { params: { path }, body: trimmed(value) }));
     await client.invalidateQueries({ queryKey: ["webhook", site, id] });
     await navigate({ to: "/sites/$site/webhooks/$webhook", params: { site, webhook: id } });

@@ -1,7 +1,7 @@
 // Where one can go and what one can do, by name; and the keys there are. Loaded when somebody asks for it.
 import { useQueries, useQuery } from "@tanstack/react-query";
 import { useNavigate, useParams } from "@tanstack/react-router";
-import { useEffect, useId, useRef, useState, type KeyboardEvent } from "react";
+import { useEffect, useId, useRef, useState, type Dispatch, type KeyboardEvent, type SetStateAction } from "react";
 import { sitesQuery, webhooksQuery } from "../api/queries";
 import { lettersOn, setLetters, type Panel } from "../shortcuts";
 import { text } from "../text";
@@ -16,12 +16,13 @@ const MOST = 50;
 
 interface Props {
   panel: Panel;
-  onPanel: (panel: Panel | null) => void;
+  onPanel: Dispatch<SetStateAction<Panel | null>>;
   onTheme: (theme: Theme) => void;
 }
 
 export default function Panels({ panel, onPanel, onTheme }: Props) {
-  const close = () => onPanel(null);
+  // A dialog says that it closed a moment after it did: by then another may be wanted.
+  const close = () => onPanel((now) => (now === panel ? null : now));
   return panel === "help" ? <Help onClose={close} /> : <Palette onClose={close} onTheme={onTheme} onHelp={() => onPanel("help")} />;
 }
 

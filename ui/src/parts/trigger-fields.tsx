@@ -1,10 +1,11 @@
 import { useQuery } from "@tanstack/react-query";
+import { useState } from "react";
 import type { TriggerBody } from "../api/client";
 import { goalsQuery } from "../api/queries";
 import { wait } from "../format";
 import { triggerSentence } from "../sentences";
 import { text } from "../text";
-import { Check, SelectField, TextField } from "./ui";
+import { Button, Check, SelectField, TextField } from "./ui";
 
 const words = text.triggers;
 const COOLDOWNS = ["5m", "15m", "30m", "1h", "2h", "6h", "12h", "24h"];
@@ -67,9 +68,73 @@ export function TriggerFields({ site, value, onChange, errors, fixedType }: Prop
           options={[["", words.anyGoal], ...(goals.data ?? []).map((goal): [string, string] => [goal.id, goal.display_name])]}
         />
       )}
+      {value.type === "custom_event" && <EventFields value={value} set={set} errors={errors} />}
+      {(value.type === "goal_completion" || value.type === "custom_event") && <Filters value={value} set={set} errors={errors} />}
       <Check label={words.shadow} checked={!!value.shadow} onChange={(event) => set({ shadow: event.target.checked })} />
       <p className="rounded-lg bg-tint px-4 py-3 text-sm">{triggerSentence(value, goals.data)}</p>
     </div>
+  );
+}
+
+type Part = Pick<Props, "value" | "errors"> & { set: (part: Partial<TriggerBody>) => void };
+
+/** Most properties that an event can be asked to have. */
+const MOST_PROPERTIES = 3;
+
+function EventFields({ value, set, errors }: Part) {
+  // As they are typed: a name that is still empty, or there twice, is none yet.
+  const [rows, setRows] = useState(() => Object.entries(value.properties ?? {}));
+  const [include, setInclude] = useState((value.include_properties ?? []).join(", "));
+  const change = (next: [string, string][]) => {
+    setRows(next);
+    set({ properties: Object.fromEntries(next.filter(([name]) => name.trim()).map(([name, wanted]) => [name.trim(), wanted])) });
+  };
+  return (
+    <>
+      <TextField label={words.eventName} hint={words.eventNameHint} errors={errors("event_name")} value={value.event_name ?? ""} onChange={(event) => set({ event_name: event.target.value })} required spellCheck={false} autoComplete="off" />
+      <div className="grid gap-3">
+        {rows.map(([name, wanted], index) => {
+          const put = (row: [string, string]) => change(rows.map((one, at) => (at === index ? row : one)));
+          return (
+            <div key={index} className="grid grid-cols-[1fr_1fr_auto] items-end gap-2">
+              <TextField label={words.property} value={name} onChange={(event) => put([event.target.value, wanted])} spellCheck={false} autoComplete="off" />
+              <TextField label={words.propertyValue} value={wanted} onChange={(event) => put([name, event.target.value])} spellCheck={false} autoComplete="off" />
+              <Button look="quiet" icon="trash" aria-label={`${words.removeProperty} ${name}`} onClick={() => change(rows.filter((_, at) => at !== index))} />
+            </div>
+          );
+        })}
+        {errors("properties") && <p className="text-sm font-medium text-bad">{words.property} {errors("properties")!.join(", ")}.</p>}
+        {rows.length < MOST_PROPERTIES && <div><Button small icon="plus" onClick={() => setRows([...rows, ["", ""]])}>{words.addProperty}</Button></div>}
+      </div>
+      <TextField
+        label={words.include}
+        hint={words.includeHint}
+        optional
+        errors={errors("include_properties")}
+        value={include}
+        onChange={(event) => {
+          setInclude(event.target.value);
+          set({ include_properties: event.target.value.split(",").map((name) => name.trim()).filter(Boolean) });
+        }}
+        spellCheck={false}
+        autoComplete="off"
+      />
+    </>
+  );
+}
+
+function Filters({ value, set, errors }: Part) {
+  const fields = [["page", words.page, words.pageHint], ["source", words.source, words.sourceHint], ["country", words.country, words.countryHint], ["hostname", words.hostname, undefined]] as const;
+  const used = fields.some(([name]) => value[name] || errors(name));
+  return (
+    <details className="rounded-lg border border-line" open={used || undefined}>
+      <summary className="px-4 py-2.5 text-sm font-medium">{words.only}…</summary>
+      <div className="grid items-start gap-4 border-t border-line p-4 sm:grid-cols-2">
+        {fields.map(([name, label, hint]) => (
+          <TextField key={name} label={label} hint={hint} optional errors={errors(name)} value={value[name] ?? ""} onChange={(event) => set({ [name]: (name === "country" ? event.target.value.toUpperCase() : event.target.value) || null })} spellCheck={false} autoComplete="off" maxLength={name === "country" ? 2 : undefined} />
+        ))}
+      </div>
+    </details>
   );
 }
 
@@ -82,3 +147,9 @@ export const trimmed = (trigger: TriggerBody): TriggerBody =>
         !(name === "sensitivity" && (trigger.baseline ?? "typical") !== "typical"),
     ),
   ) as unknown as TriggerBody;
+
+/** To change one: what was taken out is said to be gone. */
+export const changes = (trigger: TriggerBody): TriggerBody => {
+  const gone = Object.entries(trigger).filter(([, value]) => value === null || value === "");
+  return { ...trimmed(trigger), ...Object.fromEntries(gone.map(([name]) => [name, null])) };
+};
