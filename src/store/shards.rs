@@ -57,8 +57,10 @@ pub struct Seen {
 impl Store {
     /// Every process that was seen lately, the oldest first.
     pub async fn operator_nodes(&self, now: Timestamp) -> Result<Vec<Seen>> {
+        // Whoever holds the shards of a file is who asks: it need not write down every few seconds that it lives.
         const SQLITE: &str = "
-            SELECT nodes.id, nodes.version, nodes.roles, nodes.started_at, $1 - nodes.seen_at AS unseen_micros,
+            SELECT nodes.id, nodes.version, nodes.roles, nodes.started_at,
+                CASE WHEN count(shards.shard) > 0 THEN 0 ELSE $1 - nodes.seen_at END AS unseen_micros,
                 count(shards.shard) AS shards, min(shards.looked_until) AS looked_until
             FROM nodes
             LEFT JOIN shards ON shards.node_id = nodes.id

@@ -21,6 +21,10 @@ on_both! {
         assert_eq!(told["queue"], json!({"deliveries": 0, "oldest_due_at": null}));
         assert_eq!(told["traffic"], json!({"newest_at": null, "hits_last_hour": 0}));
 
+        app.advance(Duration::from_secs(3_600));
+        let told = app.get("/api/operation").await.expect(200);
+        assert!(told["nodes"][0]["unseen_seconds"].as_i64().unwrap() < 20, "who answers is alive: {told}");
+
         hook.send_test().await;
         app.visit(1, "/").await;
         app.drain().await;

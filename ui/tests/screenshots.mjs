@@ -55,7 +55,7 @@ for (const count of [0, 1, 10]) {
     await settle(page);
     await page.screenshot({ path: join(folder, `palette-${count}-${theme}-${size}.png`) });
     await page.keyboard.press("Escape");
-    await page.locator("dialog[open]").waitFor({ state: "detached" });
+    await page.locator("dialog").waitFor({ state: "detached" });
     await page.keyboard.press("?");
     await page.getByRole("dialog", { name: "Keyboard shortcuts" }).waitFor();
     await page.screenshot({ path: join(folder, `shortcuts-${count}-${theme}-${size}.png`) });

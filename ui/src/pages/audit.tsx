@@ -37,7 +37,7 @@ export function Audit() {
                 {list.map((entry) => (
                   <tr key={entry.id}>
                     <td className="px-5 py-2.5"><Moment at={entry.inserted_at} exactly /></td>
-                    <td className="min-w-36 px-5 py-2.5 [overflow-wrap:anywhere]">{who(entry.actor)}</td>
+                    <td className="min-w-52 px-5 py-2.5 [overflow-wrap:anywhere]">{who(entry.actor)}</td>
                     <td className="px-5 py-2.5 font-mono text-xs whitespace-nowrap">{entry.action}</td>
                     <td className="min-w-36 px-5 py-2.5 font-mono text-xs [overflow-wrap:anywhere]">{entry.object}</td>
                     <td className="min-w-44 px-5 py-2.5 [overflow-wrap:anywhere]">{changes(entry.detail)}</td>

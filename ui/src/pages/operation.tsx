@@ -101,17 +101,17 @@ function Whole({ told }: { told: Schemas["OperationAnswer"] }) {
         ))}
       </dl>
       <Card title={words.nodes} lead={words.nodesLead(number(shards.held), number(shards.total))}>
-        <Table label={words.nodes} head={[words.node, words.seen, words.shards, words.roles, words.version, words.started]}>
+        <Table label={words.nodes} head={[words.seen, words.shards, words.roles, words.version, words.started, words.node]}>
           {nodes.map((node) => {
             const alive = node.unseen_seconds < MISSED_AFTER;
             return (
               <tr key={node.id}>
-                <td className="px-5 py-2.5 font-mono text-xs whitespace-nowrap">{node.id}</td>
                 <td className="px-5 py-2.5 whitespace-nowrap"><Badge tone={alive ? "good" : "bad"}>{alive ? words.alive : words.missing}</Badge> <span className="ml-1 text-muted">{words.seenAgo(node.unseen_seconds)}</span></td>
                 <td className="px-5 py-2.5 tabular-nums">{number(node.shards)}</td>
                 <td className="px-5 py-2.5 whitespace-nowrap">{node.roles.join(", ")}</td>
                 <td className="px-5 py-2.5">{node.version}</td>
                 <td className="px-5 py-2.5"><Moment at={node.started_at} /></td>
+                <td className="px-5 py-2.5 font-mono text-xs whitespace-nowrap">{node.id}</td>
               </tr>
             );
           })}

@@ -49,15 +49,17 @@ export function Webhooks() {
                           <p className="text-sm"><span>{host}</span><span className="text-muted">{path}</span></p>
                         </div>
                         <div className="min-h-6 min-w-0">
-                          {health && (
+                          {health ? (
                             <>
                               <Badge tone={health.tone}>{words.health[health.word]}</Badge>
                               <p className="mt-1 text-sm text-muted [overflow-wrap:anywhere]">{health.why}</p>
                             </>
+                          ) : (
+                            <span role="status" aria-label={text.common.loading} className="block h-6 w-28 animate-pulse rounded-full bg-sunken" />
                           )}
                         </div>
-                        <p className="text-sm"><span className="text-muted md:sr-only">{words.columns.last}: </span>{pulse?.last ? <Moment at={pulse.last.updated_at} /> : text.common.never}</p>
-                        <p className="text-sm tabular-nums"><span className="text-muted md:sr-only">{words.columns.rate}: </span>{pulse && pulse.good + pulse.bad > 0 ? words.ofTwentyFour(pulse.good, pulse.good + pulse.bad) : "–"}</p>
+                        <p className="text-sm"><span className="text-muted md:sr-only">{words.columns.last}: </span>{pulse && (pulse.last ? <Moment at={pulse.last.updated_at} /> : text.common.never)}</p>
+                        <p className="text-sm tabular-nums"><span className="text-muted md:sr-only">{words.columns.rate}: </span>{pulse && (pulse.good + pulse.bad > 0 ? words.ofTwentyFour(pulse.good, pulse.good + pulse.bad) : "–")}</p>
                       </li>
                     );
                   })}

@@ -39,7 +39,7 @@ function Request({ request, open }: { request: InboxRequest; open: boolean }) {
       <details open={open} className="@container">
         <summary className="flex flex-wrap items-center gap-x-4 gap-y-1 px-5 py-3 text-sm -outline-offset-2! hover:bg-sunken">
           <Badge tone={TONES[request.verdict] ?? "plain"}>{words.verdicts[request.verdict] ?? request.verdict}</Badge>
-          <span className="min-w-0 flex-1 font-medium">{text.triggers.names[type] ?? type}</span>
+          <span className="min-w-0 flex-1 basis-32 font-medium">{text.triggers.names[type] ?? type}</span>
           <span className="text-muted"><Moment at={request.received_at} /></span>
         </summary>
         <div className="grid gap-3 px-5 pb-5 @4xl:grid-cols-2">
