@@ -56,6 +56,7 @@ pub mod members;
 pub mod operation;
 pub mod origin;
 pub mod pages;
+pub mod pulse;
 pub mod resends;
 pub mod schemas;
 pub mod session;
@@ -295,6 +296,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(resends::show_resend, resends::update_resend))
         .routes(routes!(deliveries::list_deliveries))
         .routes(routes!(deliveries::list_site_deliveries))
+        .routes(routes!(pulse::show_pulse))
         .routes(routes!(deliveries::show_delivery))
         .routes(routes!(deliveries::resend_delivery))
         .routes(routes!(stream::watch_site))

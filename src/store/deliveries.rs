@@ -147,7 +147,7 @@ impl Store {
         for webhook_id in webhook_ids {
             found.extend(self.deliveries(account_id, *webhook_id, filter, limit, 0).await?);
         }
-        found.sort_by(|one, other| other.id.cmp(&one.id));
+        found.sort_by_key(|delivery| std::cmp::Reverse(delivery.id));
         found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         Ok(found)
     }

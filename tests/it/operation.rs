@@ -74,8 +74,17 @@ on_both! {
         assert_eq!(third["pagination"].get("next_cursor"), None);
         let failed = list("?status=failed").await;
         assert_eq!((ids(&failed), &failed["deliveries"][0]["webhook_id"]), (vec![sent[1].clone()], &json!(hooks[1])));
+        let told = app.get(&format!("/api/sites/{SITE}/pulse")).await.expect(200)["pulses"].clone();
+        let of = |hook: &String| told.as_array().unwrap().iter().find(|pulse| pulse["webhook_id"] == **hook).unwrap().clone();
+        let figures = |pulse: &Value| ["deliveries", "delivered", "failed"].map(|name| pulse[name].as_i64().unwrap());
+        assert_eq!((figures(&of(&hooks[0])), figures(&of(&hooks[1]))), ([4, 4, 0], [1, 0, 1]));
+        assert_eq!(of(&hooks[0])["last"]["id"], sent[0]);
+        assert_eq!((told.as_array().unwrap().len(), &of(&hooks[1])["last"]["status"]), (2, &json!("failed")));
         assert_eq!(list(&format!("?webhook_id={}", hooks[0])).await["pagination"]["total_count"], 4);
         assert_eq!(list(&format!("?webhook_id={other}")).await["pagination"]["total_count"], 0);
+        app.advance(Duration::from_secs(90_000));
+        let told = app.get(&format!("/api/sites/{SITE}/pulse")).await.expect(200);
+        assert!(told["pulses"].as_array().unwrap().iter().all(|pulse| pulse["deliveries"] == 0 && pulse["last"].is_object()), "{told}");
         assert!(!app.get(&format!("/api/sites/{SITE}/deliveries?status=well")).await.complaint("status").is_empty());
         app.stop().await;
     }

@@ -15,7 +15,7 @@ export interface Health {
 
 const say = (word: Word, tone: Tone, rank: number, why: string): Health => ({ word, tone, why, rank });
 
-export function healthOf(webhook: Webhook, last: Delivery | undefined): Health {
+export function healthOf(webhook: Webhook, last: Delivery | null | undefined): Health {
   const why = text.webhooks.why;
   switch (webhook.status) {
     case "disabled":

@@ -12,7 +12,6 @@ export interface DeliveryFilter {
 }
 
 const PAGE = 100;
-const DAY = 86_400_000;
 
 export const meQuery = queryOptions({
   queryKey: ["me"],
@@ -53,25 +52,13 @@ export const webhookQuery = (site: string, id: string) =>
 const list = (site: string, id: string, query: DeliveryFilter & { limit?: number; cursor?: string }) =>
   answer(api.GET("/api/sites/{site}/webhooks/{id}/deliveries", { params: { path: { site, id }, query } }));
 
-/** The last delivery, and how many of a day succeeded. */
-export const pulseQuery = (site: string, id: string) =>
+/** Of each webhook of a site: the last delivery, and how many of a day succeeded. */
+export const pulseQuery = (site: string) =>
   queryOptions({
-    queryKey: ["pulse", site, id],
+    queryKey: ["pulse", site],
     queryFn: async () => {
-      const from = new Date(Date.now() - DAY).toISOString();
-      const [last, all, good, bad] = await Promise.all([
-        list(site, id, { limit: 1 }),
-        list(site, id, { limit: 1, from }),
-        list(site, id, { limit: 1, from, status: "success" }),
-        list(site, id, { limit: 1, from, status: "failed" }),
-      ]);
-      return {
-        last: last.deliveries[0],
-        total: last.pagination.total_count,
-        all: all.pagination.total_count,
-        good: good.pagination.total_count,
-        bad: bad.pagination.total_count,
-      };
+      const { pulses } = await answer(api.GET("/api/sites/{site}/pulse", { params: { path: { site } } }));
+      return new Map(pulses.map((pulse) => [pulse.webhook_id, pulse]));
     },
   });
 

@@ -506,6 +506,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/sites/{site}/pulse": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The last delivery of each webhook of a site, and what became of those of a day */
+        get: operations["show_pulse"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/sites/{site}/stream": {
         parameters: {
             query?: never;
@@ -1341,6 +1358,23 @@ export interface components {
             title: string;
             /** @description Identifies the kind of problem: `urn:pulsehook:problem:` and the code. */
             type: string;
+        };
+        /** @description What a webhook was sent lately. */
+        Pulse: {
+            /** Format: int64 */
+            delivered: number;
+            /**
+             * Format: int64
+             * @description Of the last 24 hours.
+             */
+            deliveries: number;
+            /** Format: int64 */
+            failed: number;
+            last: components["schemas"]["Delivery"] | null;
+            webhook_id: string;
+        };
+        PulseAnswer: {
+            pulses: components["schemas"]["Pulse"][];
         };
         QueueView: {
             /**
@@ -4498,6 +4532,77 @@ export interface operations {
                 };
             };
             409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too many requests; `Retry-After` says when to come back */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    show_pulse: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Id or domain */
+                site: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PulseAnswer"];
+                };
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -42,7 +42,7 @@ export function Goals() {
                         <p className="font-medium">{goal.display_name}</p>
                         <p className="text-sm text-muted">{describe(goal)}</p>
                       </div>
-                      <Badge tone="plain">{text.goals.kinds[goal.goal_type as Kind] ?? goal.goal_type}</Badge>
+                      <span className="max-sm:hidden"><Badge tone="plain">{text.goals.kinds[goal.goal_type as Kind] ?? goal.goal_type}</Badge></span>
                       <Button small look="quiet" icon="trash" onClick={() => setDeleting(goal)} aria-label={`${text.common.delete} ${goal.display_name}`} />
                     </li>
                   ))}

@@ -11,13 +11,17 @@ export function Overview() {
   const sites = useQuery(sitesQuery);
   const hooks = useQueries({ queries: (sites.data ?? []).map((site) => webhooksQuery(site.id)) });
   const known = (sites.data ?? []).flatMap((site, index) => (hooks[index]?.data ?? []).map((webhook) => ({ site, webhook })));
-  const pulses = useQueries({ queries: known.map(({ site, webhook }) => pulseQuery(site.id, webhook.id)) });
+  const asked = useQueries({ queries: (sites.data ?? []).map((site) => pulseQuery(site.id)) });
+  const pulses = new Map(asked.flatMap(({ data }) => [...(data ?? [])]));
   useLive(["webhooks"], ["pulse"]);
 
-  const sum = (name: "all" | "good" | "bad") => pulses.reduce((sum, pulse) => sum + (pulse.data?.[name] ?? 0), 0);
-  const [all, good, bad] = [sum("all"), sum("good"), sum("bad")];
+  const sum = (name: "deliveries" | "delivered" | "failed") => [...pulses.values()].reduce((sum, pulse) => sum + pulse[name], 0);
+  const [all, good, bad] = [sum("deliveries"), sum("delivered"), sum("failed")];
   const unwell = known
-    .flatMap((one, index) => (pulses[index]?.data ? [{ ...one, health: healthOf(one.webhook, pulses[index].data.last) }] : []))
+    .flatMap((one) => {
+      const pulse = pulses.get(one.webhook.id);
+      return pulse ? [{ ...one, health: healthOf(one.webhook, pulse.last) }] : [];
+    })
     .filter(({ health }) => health.rank < 4)
     .sort((one, other) => one.health.rank - other.health.rank);
   const figures = [

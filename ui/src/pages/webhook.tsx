@@ -23,12 +23,13 @@ export function WebhookPage() {
   const filter = useSearch({ from: "/shell/sites/$site/webhooks/$webhook" });
   const navigate = useNavigate({ from: "/sites/$site/webhooks/$webhook" });
   const webhook = useQuery(webhookQuery(site, id));
-  const pulse = useQuery(pulseQuery(site, id));
-  useLive(["webhook", site, id], ["pulse", site, id], ["fresh", site, id], ["resends", site, id], ["inbox", site, id]);
+  const pulses = useQuery(pulseQuery(site));
+  const pulse = pulses.data?.get(id);
+  useLive(["webhook", site, id], ["pulse", site], ["fresh", site, id], ["resends", site, id], ["inbox", site, id]);
   return (
     <Asked query={webhook}>
       {(known) => {
-        const health = pulse.data && healthOf(known, pulse.data.last);
+        const health = pulse && healthOf(known, pulse.last);
         const { host, path } = shortUrl(known.url);
         return (
           <>

@@ -1,4 +1,4 @@
-import { useQueries, useQuery } from "@tanstack/react-query";
+import { useQuery } from "@tanstack/react-query";
 import { Link, useParams } from "@tanstack/react-router";
 import { pulseQuery, webhooksQuery } from "../api/queries";
 import { shortUrl } from "../format";
@@ -12,7 +12,7 @@ const words = text.webhooks;
 export function Webhooks() {
   const { site } = useParams({ from: "/shell/sites/$site/webhooks" });
   const webhooks = useQuery(webhooksQuery(site));
-  const pulses = useQueries({ queries: (webhooks.data ?? []).map(({ id }) => pulseQuery(site, id)) });
+  const pulses = useQuery(pulseQuery(site));
   useLive(["webhooks", site], ["pulse", site]);
   const add = <ButtonLink to="/sites/$site/webhooks/new" params={{ site }} look="main" icon="plus">{words.add}</ButtonLink>;
   return (
@@ -38,8 +38,8 @@ export function Webhooks() {
                   <span>{words.columns.rate}</span>
                 </div>
                 <ul className="divide-y divide-line">
-                  {list.map((webhook, index) => {
-                    const pulse = pulses[index]?.data;
+                  {list.map((webhook) => {
+                    const pulse = pulses.data?.get(webhook.id);
                     const health = pulse && healthOf(webhook, pulse.last);
                     const { host, path } = shortUrl(webhook.url);
                     return (
@@ -59,7 +59,7 @@ export function Webhooks() {
                           )}
                         </div>
                         <p className="text-sm"><span className="text-muted md:sr-only">{words.columns.last}: </span>{pulse && (pulse.last ? <Moment at={pulse.last.updated_at} /> : text.common.never)}</p>
-                        <p className="text-sm tabular-nums"><span className="text-muted md:sr-only">{words.columns.rate}: </span>{pulse && (pulse.good + pulse.bad > 0 ? words.ofTwentyFour(pulse.good, pulse.good + pulse.bad) : "–")}</p>
+                        <p className="text-sm tabular-nums"><span className="text-muted md:sr-only">{words.columns.rate}: </span>{pulse && (pulse.delivered + pulse.failed > 0 ? words.ofTwentyFour(pulse.delivered, pulse.delivered + pulse.failed) : "–")}</p>
                       </li>
                     );
                   })}

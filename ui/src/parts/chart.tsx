@@ -102,7 +102,7 @@ function Picture({ told, summary, threshold, handle }: Props) {
         legend: { show: false },
         cursor: { drag: { x: false, y: false } },
         scales: { y: { range: (_, __, max) => [0, held.current ?? Math.max(5, max * 1.1)] } },
-        axes: [{ ...axis, values: (_, splits) => splits.map((at) => mark(at, (splits[1] ?? at) - (splits[0] ?? at))) }, { ...axis, size: 44 }],
+        axes: [{ ...axis, size: 34, values: (_, splits) => splits.map((at) => mark(at, (splits[1] ?? at) - (splits[0] ?? at))) }, { ...axis, size: 44 }],
         series: [
           {},
           { stroke: "transparent", points: { show: false } },
