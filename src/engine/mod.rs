@@ -169,7 +169,11 @@ impl Engine {
             let (calls, to_lookout) = mpsc::channel(64);
             let lookout = lookout::Lookout {
                 store: self.store.clone(),
-                analytics: self.analytics.clone(),
+                // What this takes is not to slow down who looks for spikes.
+                analytics: match &self.analytics {
+                    Analytics::ClickHouse(clickhouse) => Analytics::ClickHouse(clickhouse.apart()),
+                    embedded => embedded.clone(),
+                },
                 leases: held.clone(),
                 shares_work: self.roles.engine,
                 clock: self.clock.clone(),

@@ -106,8 +106,8 @@ pub struct TriggerBody {
     include_properties: Option<Vec<String>>,
     /// Completions and custom events: told together, so long after the first (`15m`; from `1m` to `1d`) or so many (`100`; from 2
     /// to 10,000, a day after the first at the latest); each look's at once when absent.
-    #[schema(value_type = Option<Object>, example = "15m")]
-    batch: Option<String>,
+    #[schema(inline)]
+    batch: Option<BatchBody>,
     /// Completions, custom events, spikes and drops: only on this path, in which `*` stands for any characters.
     #[schema(example = "/blog/*")]
     page: Option<String>,
@@ -121,6 +121,15 @@ pub struct TriggerBody {
     hostname: Option<String>,
     /// Evaluated and recorded, but not sent.
     shadow: Option<bool>,
+}
+
+/// A span of time, or a number.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum BatchBody {
+    #[schema(example = "15m")]
+    Every(String),
+    Count(u32),
 }
 
 #[derive(Serialize, ToSchema)]

@@ -4,7 +4,8 @@
 use sqlx::FromRow;
 
 use super::outbox::Fired;
-use super::{Result, Store, Tx, on};
+use super::rows::{MOST_ROWS, Rows};
+use super::{Backend, Result, Store, Tx, on};
 use crate::domain::ids::{EventId, GoalId, TriggerId};
 use crate::domain::time::Timestamp;
 
@@ -120,21 +121,47 @@ impl Store {
 impl Tx {
     /// Adds to batches. What was added before under the same name is not added again.
     pub(super) async fn gather(&mut self, gathered: &[Gathered], now: Timestamp) -> Result<()> {
-        const SQL: &str = "
+        static SQLITE: Rows = Rows::new(
+            "INSERT INTO gathered (trigger_id, goal_id, moment, count, part, inserted_at) SELECT * FROM",
+            6,
+            "WHERE column1 IS NOT NULL ON CONFLICT (trigger_id, goal_id, moment) DO NOTHING",
+        );
+        const POSTGRES: &str = "
             INSERT INTO gathered (trigger_id, goal_id, moment, count, part, inserted_at)
-            VALUES ($1, $2, $3, $4, $5, $6)
+            SELECT trigger_id, goal_id, moment, count, part, $6
+            FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bigint[], $5::text[])
+                AS ours (trigger_id, goal_id, moment, count, part)
             ON CONFLICT (trigger_id, goal_id, moment) DO NOTHING";
-        for part in gathered {
-            on!(&mut self.0, tx => sqlx::query(SQL)
-                .bind(part.trigger_id)
-                .bind(part.goal_id.unwrap_or(NO_GOAL))
-                .bind(&part.moment)
-                .bind(part.count)
-                .bind(&part.part)
-                .bind(now)
-                .execute(&mut **tx)
-                .await
-                .map(drop))?;
+        if gathered.is_empty() {
+            return Ok(());
+        }
+        match &mut self.0 {
+            Backend::Sqlite(tx) => {
+                for rows in gathered.chunks(MOST_ROWS) {
+                    let insert = SQLITE.query(rows, |query, row| {
+                        query
+                            .bind(row.trigger_id)
+                            .bind(row.goal_id.unwrap_or(NO_GOAL))
+                            .bind(row.moment.as_str())
+                            .bind(row.count)
+                            .bind(row.part.as_str())
+                            .bind(now)
+                    });
+                    insert.execute(&mut **tx).await?;
+                }
+            }
+            Backend::Postgres(tx) => {
+                let rows = || gathered.iter();
+                sqlx::query(POSTGRES)
+                    .bind(rows().map(|row| row.trigger_id.0).collect::<Vec<_>>())
+                    .bind(rows().map(|row| row.goal_id.unwrap_or(NO_GOAL).0).collect::<Vec<_>>())
+                    .bind(rows().map(|row| row.moment.as_str()).collect::<Vec<_>>())
+                    .bind(rows().map(|row| row.count).collect::<Vec<_>>())
+                    .bind(rows().map(|row| row.part.as_str()).collect::<Vec<_>>())
+                    .bind(now)
+                    .execute(&mut **tx)
+                    .await?;
+            }
         }
         Ok(())
     }

@@ -94,11 +94,16 @@ on_both! {
         let trigger = json!([{"type": "no_data", "notify_end": true}]);
         webhook_of(&app, SITE, &endpoint, trigger.clone()).await;
         webhook_of(&app, "cold.example", &cold, trigger).await;
+        // One that only watches is recorded, and sends nothing.
+        let shadow = webhook_of(&app, SITE, &cold, json!([{"type": "no_data", "shadow": true}])).await;
         app.drain().await;
         look_after(&app, 55 * MINUTE).await;
         assert_eq!(kinds(&endpoint), [""; 0], "not yet");
         look_after(&app, 6 * MINUTE).await;
         assert_eq!(kinds(&endpoint), ["no_data"]);
+        let path = format!("/api/sites/{SITE}/webhooks/{}/deliveries?trigger_type=no_data", text(&shadow["id"]));
+        let recorded = app.get(&path).await.expect(200)["deliveries"].clone();
+        assert_eq!((recorded.as_array().unwrap().len(), &recorded[0]["reason"]), (1, &json!("shadow")));
         let data = events(&endpoint)[0]["data"].clone();
         assert_eq!((&data["observed"], &data["silent_seconds"]), (&json!(0), &json!(66 * 60)));
         assert!((11.0..13.0).contains(&data["expected"].as_f64().unwrap()), "{data}");
@@ -299,16 +304,16 @@ on_both! {
         app.drain().await;
         // The store does not answer for a while, which says nothing about any site.
         clickhouse.fault("kind=error&code=209&count=100000&containing=last_at").await;
-        for _ in 0..15 {
-            look_after(&app, 10 * MINUTE).await;
+        for _ in 0..4 {
+            look_after(&app, 40 * MINUTE).await;
         }
         assert_eq!((kinds(&ours), kinds(&quiet), kinds(&stalls)), (vec!["error_condition".to_owned()], vec![], vec![]));
         assert_eq!(events(&ours)[0]["data"]["condition"], "analytics_unreachable");
         clickhouse.heal().await;
         // This one is visited as ever and converts no more; the other is not.
-        for visitor in 0..50u64 {
+        for visitor in 0..26u64 {
             clickhouse.insert(&[row(one, app.now(), 100_000 + visitor, "pageview")]).await;
-            look_after(&app, 5 * MINUTE).await;
+            look_after(&app, 10 * MINUTE).await;
             if visitor == 1 {
                 assert_eq!(kinds(&quiet), [""; 0], "its silence counts from now on");
             }

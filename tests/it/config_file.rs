@@ -48,10 +48,13 @@ on_both! {
         let goal = from.json(&["goals", "create", "--site", SITE, "--event-name", "Signup"]).await;
         from.run(&["goals", "create", "--site", SITE, "--page-path", "/thanks"]).await;
         let trigger = format!("goal_completion,goal_id={}", text(&goal["goal"]["id"]));
+        let stalled = format!("goal_stalled,goal_id={}", text(&goal["goal"]["id"]));
         let made = from
             .json(&[
                 "webhooks", "create", "--site", SITE, "--url", "https://a.example/hook", "--name", "Chat", "--trigger", &trigger,
-                "--trigger", "visitor_spike,threshold=80", "--generate-secret", "--header", "X-Token: hidden-value",
+                "--trigger", "visitor_spike,threshold=80", "--trigger", &stalled,
+                "--trigger", r#"{"type":"milestone","metric":"conversions","list":[10,100]}"#,
+                "--trigger", "goal_completion,batch=15m", "--generate-secret", "--header", "X-Token: hidden-value",
                 "--format", "slack", "--retry-schedule", "1m,5m",
             ])
             .await;

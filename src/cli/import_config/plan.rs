@@ -5,13 +5,12 @@ use std::collections::HashSet;
 use serde_json::{Map, Value};
 
 use super::ImportConfig;
-use super::wanted::{WantedGoal, WantedSite, WantedTrigger, WantedWebhook, canonical};
+use super::wanted::{WantedGoal, WantedSite, WantedTrigger, WantedWebhook, canonical, settings_of};
 use crate::cli::client::id_of;
 use crate::cli::export::{GOAL_FIELDS, SiteState, fields};
 use crate::cli::output::plain;
 use crate::domain::goal::NewGoal;
 use crate::domain::retry::RetrySchedule;
-use crate::domain::trigger::Settings;
 
 /// One thing to do.
 pub struct Action {
@@ -232,7 +231,7 @@ fn is_same_webhook(webhook: &Value, wanted: &WantedWebhook) -> bool {
 fn is_same_trigger(state: &SiteState, other: &Value, wanted: &WantedTrigger) -> bool {
     let mut other = state.trigger_by_name(other);
     let goal = other.shift_remove("goal").map(|goal| plain(&goal));
-    goal == wanted.goal && Settings::parse(&other).is_ok_and(|other| other == wanted.settings)
+    goal == wanted.goal && settings_of(&other, goal.as_deref()).is_ok_and(|other| other == wanted.settings)
 }
 
 fn is_same(field: &str, wanted: &Value, there: &Value) -> bool {

@@ -144,7 +144,7 @@ fn wanted_triggers(webhook: &Map<String, Value>, place: &str, problems: &mut Vec
         let goal = text(all, &place, "goal", problems);
         let mut body = all.clone();
         body.shift_remove("goal");
-        match Settings::parse(&body) {
+        match settings_of(&body, goal.as_deref()) {
             Err(invalid) => note(&invalid, &place, problems),
             Ok(settings) => {
                 let twin = |other: &&WantedTrigger| other.settings == settings && other.goal == goal;
@@ -156,6 +156,15 @@ fn wanted_triggers(webhook: &Map<String, Value>, place: &str, problems: &mut Vec
         }
     }
     triggers
+}
+
+/// The settings of a trigger whose goal, if it has one, is known by its name: its id is that of some goal.
+pub fn settings_of(body: &Map<String, Value>, goal: Option<&str>) -> Result<Settings, Invalid> {
+    let mut body = body.clone();
+    if goal.is_some() {
+        body.insert("goal_id".to_owned(), "0".into());
+    }
+    Settings::parse(&body)
 }
 
 fn note(invalid: &Invalid, place: &str, problems: &mut Vec<String>) {

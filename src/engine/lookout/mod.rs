@@ -109,8 +109,8 @@ impl Lookout {
             self.read(known).await?;
         }
         self.settle_batches(known, now).await?;
-        let here: Vec<_> =
-            known.catalog.sites.iter().filter(|(_, site)| self.is_ours(site)).map(|(id, site)| (*id, site)).collect();
+        let here = known.catalog.sites.iter().filter(|(_, site)| !site.conditions.is_empty() && self.is_ours(site));
+        let here: Vec<_> = here.map(|(id, site)| (*id, site)).collect();
         if here.is_empty() {
             return Ok(());
         }

@@ -1609,7 +1609,7 @@ export interface components {
              * @description Completions and custom events: told together, so long after the first (`15m`; from `1m` to `1d`) or so many (`100`; from 2
              *     to 10,000, a day after the first at the latest); each look's at once when absent.
              */
-            batch?: Record<string, never> | null;
+            batch?: (string | number) | null;
             /** @description What breaks on our side: `analytics_unreachable` or `data_stale`; either when absent. */
             condition?: string | null;
             /**
@@ -1715,7 +1715,7 @@ export interface components {
              * @description Completions and custom events: told together, so long after the first (`15m`; from `1m` to `1d`) or so many (`100`; from 2
              *     to 10,000, a day after the first at the latest); each look's at once when absent.
              */
-            batch?: Record<string, never> | null;
+            batch?: (string | number) | null;
             /** @description What breaks on our side: `analytics_unreachable` or `data_stale`; either when absent. */
             condition?: string | null;
             /**
