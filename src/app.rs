@@ -1,5 +1,6 @@
 //! Wiring: everything the service needs is a visible field here, built in one place and stopped in one place.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
+use uuid::Uuid;
 
 use crate::analytics::Analytics;
 use crate::analytics::clickhouse::{ClickHouse, Mode};
@@ -19,9 +21,9 @@ use crate::config::{AnalyticsPlace, Config, DirectoryPlace};
 use crate::directory::Directory;
 use crate::directory::plausible::{Plausible, PlausibleError};
 use crate::domain::address::AddressPolicy;
-use crate::domain::ids::NodeId;
+use crate::domain::ids::{NodeId, WebhookId};
 use crate::domain::time::Timestamp;
-use crate::domain::vault::Keyring;
+use crate::domain::vault::{Keyring, key_of};
 use crate::engine::checker::Checker;
 use crate::engine::egress::{DialRecorder, EgressConnector, Resolver, own_addresses, trusted_roots};
 use crate::engine::ready::Room;
@@ -79,8 +81,9 @@ impl App {
             "another pulsehook process works in {}; stop it, or give this one its own data_dir",
             config.data_dir.display()
         );
-        let keyring = master_key(&config, &chance)?;
         let store = open_store(&config).await?;
+        let in_use = master_keys_in_use(&store).await?;
+        let keyring = master_key(&config, &chance, &in_use)?;
         settle_directory(&config, &store).await?;
         let plausible = open_plausible(&config, &clock).await?;
         let analytics = open_analytics(&config, identity.node, &clock, &chance).await?;
@@ -362,16 +365,36 @@ fn room_for_connections(asked: Option<u32>) -> usize {
 /// Name of the file in the data folder that has the master keys, where no setting has them.
 pub const MASTER_KEY_FILE: &str = "master.key";
 
+/// The master keys that some of what is kept was sealed with.
+async fn master_keys_in_use(store: &Store) -> anyhow::Result<BTreeSet<String>> {
+    const SOME: i64 = 100;
+    let webhooks = store.operator_sealed_webhooks(WebhookId(Uuid::nil()), SOME).await?;
+    let sealed = webhooks.iter().flat_map(|webhook| [&webhook.sealed_url, &webhook.headers, &webhook.secret]);
+    Ok(sealed.flatten().filter_map(|sealed| key_of(sealed)).map(str::to_owned).collect())
+}
+
 /// The configured key, else the one in the data folder, else a new one there.
-fn master_key(config: &Config, chance: &Chance) -> anyhow::Result<Keyring> {
+///
+/// # Errors
+/// With it nothing of what is kept could be opened: it got lost, or is another installation's.
+fn master_key(config: &Config, chance: &Chance, in_use: &BTreeSet<String>) -> anyhow::Result<Keyring> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
-    if let Some(keyring) = &config.master_key {
-        return Ok(keyring.clone());
-    }
     let path = config.data_dir.join(MASTER_KEY_FILE);
-    if path.exists() {
-        return master_key_in(&path);
+    let known = match &config.master_key {
+        Some(keyring) => Some(keyring.clone()),
+        None if path.exists() => Some(master_key_in(&path)?),
+        None => None,
+    };
+    let is_known = known.as_ref().is_some_and(|keyring| keyring.ids().any(|id| in_use.contains(id)));
+    anyhow::ensure!(
+        in_use.is_empty() || is_known,
+        "what is secret in the database was sealed with master key {}, and there is no such key in {}: put it back",
+        in_use.iter().map(String::as_str).collect::<Vec<_>>().join(" or "),
+        if config.master_key.is_some() { "master_key".to_owned() } else { path.display().to_string() }
+    );
+    if let Some(keyring) = known {
+        return Ok(keyring);
     }
     let text = base64::engine::general_purpose::STANDARD.encode(chance.bytes::<32>());
     let mut file = match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {

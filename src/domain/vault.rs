@@ -127,6 +127,11 @@ impl Keyring {
     }
 }
 
+/// Name of the key that a value was sealed with; `None` when it is no sealed value.
+pub fn key_of(sealed: &[u8]) -> Option<&str> {
+    split(sealed).map(|(id, _, _)| id)
+}
+
 /// First characters of the key's hash: tells keys apart without telling anything about them.
 fn key_id(bytes: &[u8; 32]) -> String {
     hex::encode(Sha256::digest(bytes))[..KEY_ID_BYTES].to_owned()
@@ -160,6 +165,7 @@ mod tests {
     fn a_sealed_value_opens_only_in_its_place() {
         let sealed = ring(&[1]).seal(&place(1), [9; 24], b"hush");
         assert_eq!(ring(&[1]).open(&place(1), &sealed).unwrap(), b"hush");
+        assert_eq!((key_of(&sealed), key_of(b"hush")), (Some(ring(&[1]).newest()), None));
         assert_eq!(ring(&[1]).open(&place(2), &sealed), Err(CannotOpen::Damaged));
         assert_eq!(ring(&[1]).open(&place(1), &sealed[..10]), Err(CannotOpen::Damaged));
         assert!(matches!(ring(&[2]).open(&place(1), &sealed), Err(CannotOpen::UnknownKey(_))));

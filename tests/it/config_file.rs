@@ -41,6 +41,29 @@ fn write(database: &Database, name: &str, text: &str) -> String {
 }
 
 on_both! {
+    /// The commands end at the same door as everybody.
+    async fn neither_a_command_nor_a_file_leads_inside(database: Database) {
+        let mut command = pulsehook(&database);
+        command.env("PULSEHOOK_EGRESS_ALLOW", "").env("PULSEHOOK_EGRESS_ALLOW_HTTP", "false");
+        let served = Served::run(command).await;
+        let owner = Somebody { database: &database, served: &served, key: key_of(&database, "Owner").await };
+        owner.run(&["sites", "create", SITE]).await;
+        let create = ["webhooks", "create", "--site", SITE, "--name", "Hook", "--trigger", "goal_completion", "--url"];
+        let made = owner.json(&[&create[..], &["https://a.example/hook"]].concat()).await;
+        let exported = owner.run(&["export"]).await;
+        owner.run(&["webhooks", "delete", text(&made["webhook"]["id"]), "--site", SITE, "--yes"]).await;
+        for url in ["https://169.254.169.254/hook", "https://127.1/hook", "https://[::ffff:10.0.0.5]/hook", "https://localhost/hook", "http://a.example/hook", "https://a.example:6379/hook"] {
+            let (code, _, complained) = owner.says(&[&create[..], &[url]].concat()).await;
+            assert!(code == 1 && complained.contains("url"), "{url}: {code} {complained}");
+            let file = write(&database, "inside.toml", &exported.replace("https://a.example/hook", url));
+            let (code, said, complained) = owner.says(&["import", "config", &file]).await;
+            assert!(code != 0 && complained.contains("url"), "{url}: {code} {said} {complained}");
+        }
+        let listed = owner.json(&["webhooks", "list", "--site", SITE]).await;
+        assert_eq!(listed["webhooks"], json!([]));
+        assert!(served.stop().await.success());
+    }
+
     async fn a_configuration_comes_to_another_server_and_stays_as_it_is(database: Database) {
         let served = Served::start(&database, None).await;
         let from = Somebody { database: &database, served: &served, key: key_of(&database, "From").await };

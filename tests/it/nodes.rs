@@ -5,10 +5,15 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use pulsehook::clock::Clock;
+use pulsehook::domain::ids::NodeId;
 use pulsehook::domain::time::Timestamp;
+use pulsehook::engine::leases::{Leases, TTL, renew};
+use pulsehook::store::Store;
+use pulsehook::store::shards::{Node, SHARDS};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
+use uuid::Uuid;
 
 use crate::support::Database;
 use crate::support::app::{Answer, SITE, http_client, text};
@@ -127,6 +132,31 @@ async fn nodes_share_the_work_and_take_over_from_the_dead() {
         cluster.wait_for_shards(&[256]).await;
         assert!(now() - stopped < Duration::from_secs(5), "{:?}", now() - stopped);
         assert!(first.stop().await.success());
+    })
+    .await;
+}
+
+/// What is free is not all his who comes first.
+#[tokio::test]
+async fn a_node_takes_what_it_is_short_of_its_part() {
+    crate::support::in_time(async {
+        let database = Database::postgres().await;
+        let store = Store::open(&database.url).await.unwrap();
+        store.migrate().await.unwrap();
+        let node = |number| {
+            let roles = "api,ingest,engine".to_owned();
+            Node { id: NodeId(Uuid::from_u128(number)), version: "test", roles }
+        };
+        let clock = Clock::system();
+        store.announce(&node(2), TTL, clock.now()).await.unwrap();
+        assert_eq!(store.claim_shards(NodeId(Uuid::from_u128(1)), TTL, 100).await.unwrap().len(), 100);
+        let leases = Leases::new(node(1), clock);
+        for _ in 0..2 {
+            renew(&store, &leases).await.unwrap();
+            assert_eq!(leases.count(), 128);
+        }
+        assert!((0..SHARDS).any(|shard| leases.may_be_elsewhere(shard)));
+        store.close().await;
     })
     .await;
 }

@@ -114,6 +114,33 @@ impl Stage {
 }
 
 on_both! {
+    async fn without_the_key_of_what_is_kept_nothing_starts(database: Database) {
+        let stage = Stage::new(database).await;
+        // With PostgreSQL there is no file.
+        let usual: &[u8] = if stage.database.url.starts_with("sqlite:") { &[] } else { &[7] };
+        let served = stage.serve(usual).await;
+        let path = stage.set_up(&served).await;
+        assert!(served.stop().await.success());
+        let file = stage.database.folder.path().join("master.key");
+        let refused = async |numbers: &[u8]| {
+            let output = stage.command(numbers).arg("serve").output().await.unwrap();
+            assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+            assert!(said(&output).contains("was sealed with master key") && said(&output).contains("put it back"), "{}", said(&output));
+        };
+        refused(&[8]).await;
+        if usual.is_empty() {
+            // None is made in place of one that got lost.
+            let aside = file.with_extension("aside");
+            std::fs::rename(&file, &aside).unwrap();
+            refused(&[]).await;
+            assert!(!file.exists());
+            std::fs::rename(&aside, &file).unwrap();
+        }
+        let served = stage.serve(usual).await;
+        stage.delivers(&served, &path).await;
+        assert!(served.stop().await.success());
+    }
+
     async fn an_address_that_lay_readable_is_sealed(database: Database) {
         let stage = Stage::new(database).await;
         let served = stage.serve(&[7]).await;
@@ -232,11 +259,13 @@ on_both! {
         let lost = app.webhook("https://hooks.example.com/in", json!([{"type": "goal_completion"}])).await;
         let clock = app.clock.clone();
         let database = app.stop().await;
-        let app = TestApp::start_at(database, with_keys(&[7]), clock).await;
+        let app = TestApp::start_at(database, with_keys(&[7, 9]), clock.clone()).await;
         for _ in 0..2 {
             app.webhook("https://hooks.example.com/in", json!([{"type": "goal_completion"}])).await;
         }
+        let database = app.stop().await;
         // It is shown as far as it can be read, and the others as ever.
+        let app = TestApp::start_at(database, with_keys(&[7]), clock).await;
         let shown = app.get(WEBHOOKS).await.expect(200);
         let mut urls: Vec<_> = shown["webhooks"].as_array().unwrap().iter().map(|webhook| text(&webhook["url"])).collect();
         urls.sort_unstable();

@@ -278,6 +278,45 @@ on_both! {
         app.stop().await;
     }
 
+    /// What arrives has the headers of everybody and the one that was accepted, whatever its owner wrote.
+    async fn no_custom_header_brings_another_with_it(database: Database) {
+        let endpoint = Endpoint::http([Behaviour::status(200)]).await;
+        let app = TestApp::start(database).await;
+        let hook = app.webhook_at(&endpoint).await;
+        let send = async || {
+            hook.send_test().await;
+            app.drain().await;
+            let head = endpoint.arrived().last().unwrap().head.clone();
+            let names = head.lines().skip(1).filter(|line| !line.is_empty()).map(|line| line.split(':').next().unwrap().to_ascii_lowercase());
+            (names.collect::<Vec<_>>(), endpoint.arrived().last().unwrap().clone())
+        };
+        let (usual, _) = send().await;
+        let (mut accepted, mut refused) = (0, 0);
+        let names = ["X-A", "x-a", "X_A", "X-Ä", "X-A ", " X-A", "X-A:", "X-A\r\nHost", "X-A\nX-B", "X\u{0}A", "", "X-A\u{2028}", "\u{fe0f}X", "X-A;b=c", "X(A)", "X/A"];
+        let values = ["x", " x ", "", "x\r\nX-B: y", "x\nX-B: y", "x\r\n\r\nGET / HTTP/1.1", "x\u{0}y", "x\u{7f}", "ü", "\u{2028}X-B: y", "x\tX-B: y", "\u{85}X-B: y", "嘊嘍X-B: y", "\"x\", X-B: y"];
+        for name in names {
+            for value in values {
+                let answer = app.patch(&hook.path, json!({"headers": {name: value}})).await;
+                if answer.status == 422 {
+                    refused += 1;
+                    continue;
+                }
+                answer.expect(200);
+                accepted += 1;
+                let (arrived, request) = send().await;
+                let mut expected = usual.clone();
+                expected.push(name.to_ascii_lowercase());
+                let sorted = |mut names: Vec<String>| { names.sort(); names };
+                assert_eq!(sorted(arrived), sorted(expected), "{name:?}: {value:?}");
+                assert_eq!(request.header(name), Some(value.trim()), "{name:?}: {value:?}");
+                assert_eq!(request.json()["event_type"], "test");
+                app.advance(std::time::Duration::from_secs(1));
+            }
+        }
+        assert!(accepted >= 9 && refused > 150, "{accepted} accepted, {refused} refused");
+        app.stop().await;
+    }
+
     async fn every_format_has_its_shape(database: Database) {
         let app = TestApp::start(database).await;
         app.site().await;

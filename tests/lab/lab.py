@@ -360,7 +360,7 @@ def run(binary, folder):
         # And where somebody wrote it into the database.
         webhook = lab.webhook("http://good.lab/hook")
         with sqlite3.connect(f"{folder}/pulsehook.db") as database:
-            changed = database.execute("UPDATE webhooks SET url = ? WHERE id = ?",
+            changed = database.execute("UPDATE webhooks SET url = ?, sealed_url = NULL WHERE id = ?",
                                        (f"http://{literal}/hook", bytes.fromhex(webhook.replace("-", ""))))
             assert changed.rowcount == 1
         expected.append((literal, lab.send_test(webhook), "forbidden_url"))

@@ -332,6 +332,45 @@ on_both! {
         app.stop().await;
     }
 
+    /// What an answer shows may be sent back; what of it nobody may set stays as it is.
+    async fn nobody_sets_what_is_not_his_to_set(database: Database) {
+        let app = TestApp::start(database).await;
+        app.site().await;
+        let webhook = app.webhook("https://hooks.example.com/in", json!([{"type": "goal_completion"}])).await;
+        let path = format!("{WEBHOOKS}/{}", text(&webhook["id"]));
+        let trigger = format!("{path}/triggers/{}", text(&webhook["triggers"][0]["id"]));
+        const MAY: [&str; 11] = ["url", "name", "active", "format", "headers", "rate_limit", "retry_schedule", "triggers", "secret", "timezone", "domain"];
+        let show = async |path: &str, kind: &str| app.get(path).await.expect(200)[kind].clone();
+        for (target, shown, kind) in [(path.as_str(), path.as_str(), "webhook"), ("/api/sites/example.com", "/api/sites/example.com", "site"), (trigger.as_str(), path.as_str(), "webhook")] {
+            let before = show(shown, kind).await;
+            let object = if target == shown { before.clone() } else { before["triggers"][0].clone() };
+            let own = ["account_id", "version", "verified", "owner", "disabled_at", "sealed_url", "previous_secret", "succeeded_at"];
+            let shown_fields = object.as_object().unwrap().keys().map(String::as_str);
+            for field in shown_fields.chain(own).filter(|field| target == trigger || !MAY.contains(field)) {
+                if target == trigger && ["shadow", "page", "source", "country", "hostname", "goal_id"].contains(&field) {
+                    continue;
+                }
+                for value in [json!("00000000-0000-7000-8000-000000000001"), json!(2), json!(true), json!("2020-01-01T00:00:00Z")] {
+                    let answer = app.patch(target, json!({field: value})).await;
+                    assert!([200, 422].contains(&answer.status.as_u16()), "{field}: {}", answer.text());
+                    let mut after = show(shown, kind).await;
+                    if before.get("updated_at").is_some() {
+                        after["updated_at"] = before["updated_at"].clone();
+                    }
+                    assert_eq!(after, before, "{target}: {field} = {value}");
+                }
+            }
+            // All of it at once changes nothing either.
+            app.patch(target, object).await.expect(200);
+            let mut after = show(shown, kind).await;
+            if before.get("updated_at").is_some() {
+                        after["updated_at"] = before["updated_at"].clone();
+                    }
+            assert_eq!(after, before, "{target}");
+        }
+        app.stop().await;
+    }
+
     async fn what_is_behind_the_host_of_an_address_is_for_those_who_may_edit(database: Database) {
         const TOKEN: &str = "T0/B0/canary-of-an-address";
         let endpoint = Endpoint::http([Behaviour::status(200)]).await;

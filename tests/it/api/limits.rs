@@ -233,6 +233,12 @@ on_both! {
         assert_eq!(post("", &body).await.status, 422);
         assert_eq!(app.get(WEBHOOKS).await.expect(200)["webhooks"].as_array().unwrap().len(), 1);
 
+        // Somebody else's is another, though it is called the same.
+        let (_, stranger) = app.account("Strangers", pulsehook::domain::access::Role::Owner).await;
+        let theirs = app.request(reqwest::Method::POST, "/api/sites").bearer_auth(&stranger).header("idempotency-key", "k1");
+        let theirs = Answer::of(theirs.json(&json!({"domain": "strange.example"}))).await;
+        assert_eq!((theirs.expect(201)["site"]["domain"].as_str(), theirs.header("idempotent-replayed")), (Some("strange.example"), None));
+
         // At once, too.
         let answers = join_all((0..5).map(|_| post("k3", &body))).await;
         assert!(answers.iter().all(|answer| answer.status == 201 || answer.status == 409));
