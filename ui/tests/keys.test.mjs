@@ -35,7 +35,7 @@ describe("by keys", () => {
     await page.keyboard.type("nothing is called that");
     await page.getByText("Nothing is called that.").waitFor();
     await page.keyboard.press("Escape");
-    await page.locator("dialog").waitFor({ state: "detached" });
+    await page.locator('dialog[open], dialog:has(kbd), dialog:has([role="combobox"])').first().waitFor({ state: "detached" });
     await page.getByRole("button", { name: "Search" }).click();
     await field().fill("deliver");
     await page.keyboard.press("ArrowDown");
@@ -72,7 +72,7 @@ describe("by keys", () => {
     assert.deepEqual(await violations(page), []);
     await help.getByRole("checkbox", { name: "Use single letters as shortcuts" }).uncheck();
     await page.keyboard.press("Escape");
-    await page.locator("dialog").waitFor({ state: "detached" });
+    await page.locator('dialog[open], dialog:has(kbd), dialog:has([role="combobox"])').first().waitFor({ state: "detached" });
     for (const key of "gs?") await page.keyboard.press(key);
     await settle(page);
     assert.equal(await page.getByRole("dialog").count(), 0);
@@ -85,7 +85,7 @@ describe("by keys", () => {
     await page.keyboard.press("Enter");
     await help.getByRole("checkbox").check();
     await page.keyboard.press("Escape");
-    await page.locator("dialog").waitFor({ state: "detached" });
+    await page.locator('dialog[open], dialog:has(kbd), dialog:has([role="combobox"])').first().waitFor({ state: "detached" });
     for (const key of "gs") await page.keyboard.press(key);
     await at("/sites");
     assert.deepEqual(page.complaints, []);

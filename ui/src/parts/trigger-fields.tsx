@@ -125,9 +125,10 @@ function EventFields({ value, set, errors }: Part) {
 
 function Filters({ value, set, errors }: Part) {
   const fields = [["page", words.page, words.pageHint], ["source", words.source, words.sourceHint], ["country", words.country, words.countryHint], ["hostname", words.hostname, undefined]] as const;
-  const used = fields.some(([name]) => value[name] || errors(name));
+  const [open, setOpen] = useState(() => fields.some(([name]) => value[name]));
+  const wrong = fields.some(([name]) => errors(name));
   return (
-    <details className="rounded-lg border border-line" open={used || undefined}>
+    <details className="rounded-lg border border-line" open={open || wrong} onToggle={(event) => setOpen(event.currentTarget.open)}>
       <summary className="px-4 py-2.5 text-sm font-medium">{words.only}…</summary>
       <div className="grid items-start gap-4 border-t border-line p-4 sm:grid-cols-2">
         {fields.map(([name, label, hint]) => (
