@@ -120,7 +120,7 @@ describe("people of an account", () => {
     await hers.goto(`${server.base}/account/settings`);
     await hers.getByLabel("Account name").fill("Compilers and more");
     await hers.getByRole("button", { name: "Save" }).click();
-    await hers.getByText("Saved").waitFor();
+    await hers.getByText("Saved", { exact: true }).waitFor();
     await hers.getByRole("button", { name: "Delete account" }).click();
     const sure = hers.getByRole("dialog").getByRole("button", { name: "Delete" });
     assert.ok(await sure.isDisabled());
