@@ -274,6 +274,11 @@ impl Settings {
         }
     }
 
+    /// Whether it watches for what no single hit shows: what stays away, adds up, or cannot be seen.
+    pub fn is_condition(&self) -> bool {
+        matches!(self, Self::GoalStalled(_) | Self::Milestone(_) | Self::NoData(_) | Self::ErrorCondition(_))
+    }
+
     /// When what it counts is told, if not at once.
     pub fn batch(&self) -> Option<Batch> {
         match self {

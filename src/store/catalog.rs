@@ -1,5 +1,7 @@
 //! Everything that is watched, read in one go: sites, goals, and the triggers of live webhooks.
 
+use std::collections::HashSet;
+
 use sqlx::FromRow;
 
 use super::goals::GoalRow;
@@ -36,6 +38,19 @@ struct LiveRow {
     id: WebhookId,
     format: Format,
     live_since: Timestamp,
+}
+
+impl Watched {
+    /// Leaves the triggers that are `wanted`, with their sites and all goals of those. What cannot be read is nobody's then.
+    #[must_use]
+    pub fn only(mut self, wanted: impl Fn(&Trigger) -> bool) -> Self {
+        self.triggers.retain(|watched| wanted(&watched.trigger));
+        let sites: HashSet<_> = self.triggers.iter().map(|watched| watched.trigger.site_id).collect();
+        self.sites.retain(|site| sites.contains(&site.id));
+        self.goals.retain(|goal| sites.contains(&goal.site_id));
+        self.unreadable.clear();
+        self
+    }
 }
 
 impl Store {

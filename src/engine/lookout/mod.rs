@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use self::sight::{Open, Sight};
-use super::catalog::{Catalog, CompletionTrigger, ConditionTrigger, WatchedSite};
+use super::catalog::{Catalog, ConditionTrigger, WatchedSite};
 use super::firing::Firing;
 use super::leases::Leases;
 use crate::analytics::Analytics;
@@ -182,13 +182,13 @@ impl Lookout {
 
     /// Reads what is watched, and what is remembered of it.
     async fn read(&self, known: &mut Known) -> Result<(), StoreError> {
-        let mut catalog = Catalog::new(self.store.watched().await?);
         let batches: HashSet<_> = self.store.operator_batches().await?.iter().map(|batch| batch.trigger_id).collect();
-        // What waits is told also when its trigger tells at once by now.
-        let gathers = |watched: &CompletionTrigger| {
-            watched.trigger.settings.batch().is_some() || batches.contains(&watched.trigger.id)
-        };
-        catalog.sites.retain(|_, site| !site.conditions.is_empty() || site.completions.iter().any(gathers));
+        // What waits is told also when its trigger tells at once by now. Arranged is only what is looked at here: others have
+        // all of it in memory already.
+        let catalog = Catalog::new(self.store.watched().await?.only(|trigger| {
+            let settings = &trigger.settings;
+            settings.is_condition() || settings.batch().is_some() || batches.contains(&trigger.id)
+        }));
         let triggers: HashSet<_> =
             catalog.sites.values().flat_map(|site| &site.conditions).map(|watched| watched.trigger.id).collect();
         known.kept.clear();
