@@ -143,9 +143,14 @@ async fn another(database: &Database) -> Database {
 /// Settings of a server beside it.
 async fn beside(url: String) -> Setup {
     let traffic = ClickHouse::plausible(CURRENT).await;
+    beside_both(url, traffic.url())
+}
+
+/// The same with its traffic.
+fn beside_both(url: String, analytics_url: String) -> Setup {
     Setup {
         settings: vec![
-            ("analytics_url", traffic.url()),
+            ("analytics_url", analytics_url),
             ("directory", "plausible".to_owned()),
             ("plausible_database_url", url),
             ("plausible_secret_key_base", SECRET_KEY_BASE.to_owned()),
@@ -273,9 +278,7 @@ on_both! {
         let site = plausible.site(ann, "one.example").await;
         plausible.run(&format!("SELECT fixture_event_goal({site}, 'Signup')")).await;
         plausible.run(&format!("SELECT fixture_plugin_token({site}, '{TOKEN}')")).await;
-        let mut setup = beside(plausible.reader().await).await;
-        setup.settings.retain(|(name, _)| *name != "analytics_url");
-        setup.settings.push(("analytics_url", traffic.url()));
+        let setup = beside_both(plausible.reader().await, traffic.url());
         let app = TestApp::start_with(database, setup).await;
         app.drain().await;
         let endpoint = Endpoint::http([Behaviour::status(200)]).await;
@@ -321,9 +324,7 @@ on_both! {
             let site = plausible.site(ann, "one.example").await;
             plausible.run(&format!("SELECT fixture_event_goal({site}, 'Signup')")).await;
             plausible.run(&format!("SELECT fixture_plugin_token({site}, '{TOKEN}')")).await;
-            let mut setup = beside(plausible.reader().await).await;
-            setup.settings.retain(|(name, _)| *name != "analytics_url");
-            setup.settings.push(("analytics_url", traffic.url_as(user)));
+            let setup = beside_both(plausible.reader().await, traffic.url_as(user));
             let app = TestApp::start_with(database, setup).await;
             app.drain().await;
             let endpoint = Endpoint::http([Behaviour::status(200)]).await;
