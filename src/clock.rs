@@ -1,10 +1,13 @@
 //! Where time comes from. Nothing else in the crate asks the operating system what time it is.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use pin_project_lite::pin_project;
 use tokio::sync::watch;
 
 use crate::domain::time::Timestamp;
@@ -52,17 +55,36 @@ impl Clock {
     }
 
     /// What comes of `work`, or `None` when `span` passed first.
-    pub async fn within<T>(&self, span: Duration, work: impl Future<Output = T>) -> Option<T> {
-        tokio::select! {
-            biased;
-            done = work => Some(done),
-            () = self.sleep(span) => None,
-        }
+    pub fn within<T>(&self, span: Duration, work: impl Future<Output = T>) -> impl Future<Output = Option<T>> {
+        Within { work, passed: self.sleep(span) }
     }
 
     /// Returns once `moment` has come; at once when it is past.
     pub async fn sleep_until(&self, moment: Timestamp) {
         self.sleep(moment.since(self.now())).await;
+    }
+}
+
+pin_project! {
+    /// Written out, because an `async fn` that is given a future has room for it twice: where it came, and where it is
+    /// polled. One in the other, they become thousands of bytes that are moved about with every attempt.
+    struct Within<W, P> {
+        #[pin]
+        work: W,
+        #[pin]
+        passed: P,
+    }
+}
+
+impl<W: Future, P: Future<Output = ()>> Future for Within<W, P> {
+    type Output = Option<W::Output>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let within = self.project();
+        match within.work.poll(context) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending => within.passed.poll(context).map(|()| None),
+        }
     }
 }
 

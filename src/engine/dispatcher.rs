@@ -304,7 +304,8 @@ impl Dispatcher {
                     crate::failpoint::hit("dispatcher.before_send");
                     let outgoing = target.outgoing(&due, now);
                     let attempted = match target.inbox() {
-                        Some(owner) => inbox.attempt(owner, &outgoing, now).await,
+                        // Apart, since it is large and seldom: every attempt would have room for it.
+                        Some(owner) => Box::pin(inbox.attempt(owner, &outgoing, now)).await,
                         None => sender.attempt(&outgoing, now).await,
                     };
                     crate::failpoint::hit("dispatcher.after_send");
