@@ -47,6 +47,17 @@ export const wait = (text: string) =>
   text.replace(/(\d+)\s*([smhd])/g, (_, count: string, unit: string) =>
     `${count}\u00a0${{ s: "s", m: "min", h: "h", d: "d" }[unit]} `).trim();
 
+/** Seconds, as roughly as one says them: "40 min", "3 h", "2 d" */
+export function lasting(seconds: number): string {
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 1) return wait(`${Math.floor(seconds)}s`);
+  if (minutes < 120) return wait(`${minutes}m`);
+  return minutes < 2_880 ? wait(`${Math.floor(minutes / 60)}h`) : wait(`${Math.floor(minutes / 1_440)}d`);
+}
+
+/** "100, 200 or 300" */
+export const either = (numbers: number[]) => new Intl.ListFormat("en-GB", { type: "disjunction" }).format(numbers.map(number));
+
 /** The host in full, the path short, the query never. */
 export function shortUrl(url: string): { host: string; path: string } {
   if (url === INBOX) return { host: text.inbox.title, path: "" };

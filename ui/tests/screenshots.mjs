@@ -48,6 +48,15 @@ for (const count of [0, 1, 10]) {
       if (name.endsWith("trigger")) await page.locator("figure canvas").waitFor();
       await shoot(page, `${name}-${count}-${theme}-${size}`);
     }
+    if (count === 1) {
+      await page.goto(full.server.base + full.routes["new-trigger"]);
+      const kind = page.getByLabel("Tell me when");
+      for (const type of await kind.evaluate((select) => [...select.options].map(({ value }) => value))) {
+        await kind.selectOption(type);
+        await settle(page);
+        await shoot(page, `new-trigger-${type}-${theme}-${size}`);
+      }
+    }
     await page.goto(full.server.base);
     await settle(page);
     await page.keyboard.press("Control+k");

@@ -30,6 +30,14 @@ export const trafficQuery = (site: string) =>
     queryFn: () => answer(api.GET("/api/sites/{site}/traffic", { params: { path: { site } } })),
   });
 
+/** When nobody looked at the traffic, and since when nobody can, if so. */
+export const gapsQuery = (site: string) =>
+  queryOptions({
+    queryKey: ["gaps", site],
+    queryFn: () => answer(api.GET("/api/sites/{site}/gaps", { params: { path: { site } } })),
+    refetchInterval: 30_000,
+  });
+
 export const goalsQuery = (site: string) =>
   queryOptions({
     queryKey: ["goals", site],

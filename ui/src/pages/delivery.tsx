@@ -91,8 +91,8 @@ function Around({ site, delivery, webhook }: { site: string; delivery: Delivery;
   const type = delivery.event_type.replace(/_ended$/, "");
   const moment = Date.parse(delivery.inserted_at);
   const trigger = webhook?.triggers.find(({ id }) => id === delivery.trigger_id);
-  const { baseline, sensitivity, threshold, min_visitors } = trigger ?? {};
-  const settings = trimmed({ type, baseline, sensitivity, threshold, min_visitors } as TriggerBody);
+  const { baseline, sensitivity, threshold, min_visitors, page, source, country, hostname } = trigger ?? {};
+  const settings = trimmed({ type, baseline, sensitivity, threshold, min_visitors, page, source, country, hostname } as TriggerBody);
   const around = useQuery({
     ...aroundQuery(site, settings, moment),
     enabled: isChange(type) && webhook !== undefined,

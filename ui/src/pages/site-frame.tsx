@@ -1,8 +1,9 @@
 import { useQuery } from "@tanstack/react-query";
 import { Link, Outlet, useParams } from "@tanstack/react-router";
-import { sitesQuery } from "../api/queries";
-import { number } from "../format";
+import { gapsQuery, sitesQuery } from "../api/queries";
+import { exact, number } from "../format";
 import { useStream, visitorsKey } from "../live";
+import { Notice } from "../parts/ui";
 import { text } from "../text";
 
 const tab = "inline-flex min-h-10 items-center border-b-2 border-transparent px-1 text-sm text-muted hover:text-ink";
@@ -35,7 +36,18 @@ export function SiteFrame() {
           ))}
         </div>
       </nav>
+      <Unseen site={site} />
       <Outlet />
     </>
+  );
+}
+
+/** While nobody can look at the traffic: whoever wonders why nothing is told learns it on every page of the site. */
+function Unseen({ site }: { site: string }) {
+  const since = useQuery(gapsQuery(site)).data?.unknown_since;
+  return (
+    <div role="status" className="not-empty:mb-6">
+      {since && <Notice tone="plain" title={text.gaps.unknown(exact(since))}><p>{text.gaps.unknownWhy}</p></Notice>}
+    </div>
   );
 }

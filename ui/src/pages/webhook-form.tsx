@@ -41,6 +41,12 @@ interface Header {
   value: string;
 }
 
+/** A trigger that is being written; the key stays with it when another is taken out. */
+interface Draft {
+  key: number;
+  body: TriggerBody;
+}
+
 function WebhookForm({ site, known }: { site: string; known?: Webhook }) {
   const client = useQueryClient();
   const navigate = useNavigate();
@@ -50,7 +56,7 @@ function WebhookForm({ site, known }: { site: string; known?: Webhook }) {
   const [named, setNamed] = useState(!!known);
   const [signing, setSigning] = useState<Signing>("generate");
   const [secret, setSecret] = useState("");
-  const [triggers, setTriggers] = useState<TriggerBody[]>([fresh("visitor_spike")]);
+  const [triggers, setTriggers] = useState<Draft[]>([{ key: 0, body: fresh("visitor_spike") }]);
   const [format, setFormat] = useState(known?.format ?? "json");
   const [headers, setHeaders] = useState<Header[]>(Object.keys(known?.headers ?? {}).map((name) => ({ name, value: words.keptValue })));
   const [retry, setRetry] = useState("");
@@ -66,7 +72,7 @@ function WebhookForm({ site, known }: { site: string; known?: Webhook }) {
       headers: sent,
       rate_limit: rate ? Number(rate) : null,
       ...(retry ? { retry_schedule: retry } : {}),
-      ...(known ? {} : { triggers: triggers.map(trimmed) }),
+      ...(known ? {} : { triggers: triggers.map(({ body }) => trimmed(body)) }),
       ...(!known && signing === "generate" ? { generate_secret: true } : {}),
       ...(!known && signing === "own" ? { secret } : {}),
     };
@@ -116,21 +122,21 @@ function WebhookForm({ site, known }: { site: string; known?: Webhook }) {
       {!known && (
         <Card title={words.triggers} lead={words.triggersLead}>
           <div className="grid gap-5 p-5">
-            {triggers.map((trigger, index) => (
-              <div key={index} className="grid gap-3 border-line not-first:border-t not-first:pt-5">
+            {triggers.map(({ key, body }, index) => (
+              <div key={key} className="grid gap-3 border-line not-first:border-t not-first:pt-5">
                 <TriggerFields
                   site={site}
-                  value={trigger}
-                  onChange={(next) => setTriggers(triggers.map((one, at) => (at === index ? next : one)))}
+                  value={body}
+                  onChange={(next) => setTriggers(triggers.map((one) => (one.key === key ? { key, body: next } : one)))}
                   errors={(field) => errors[`triggers[${index}].${field}`]}
                 />
                 {errors[`triggers[${index}]`] && <p className="text-sm font-medium text-bad">{words.aTrigger} {errors[`triggers[${index}]`]!.join(", ")}.</p>}
                 {triggers.length > 1 && (
-                  <div className="flex justify-end"><Button small look="quiet" icon="trash" onClick={() => setTriggers(triggers.filter((_, at) => at !== index))}>{words.removeTrigger}</Button></div>
+                  <div className="flex justify-end"><Button small look="quiet" icon="trash" onClick={() => setTriggers(triggers.filter((one) => one.key !== key))}>{words.removeTrigger}</Button></div>
                 )}
               </div>
             ))}
-            <div><Button small icon="plus" onClick={() => setTriggers([...triggers, fresh("goal_completion")])}>{words.addTrigger}</Button></div>
+            <div><Button small icon="plus" onClick={() => setTriggers([...triggers, { key: 1 + Math.max(...triggers.map(({ key }) => key)), body: fresh("goal_completion") }])}>{words.addTrigger}</Button></div>
           </div>
         </Card>
       )}
@@ -163,7 +169,7 @@ function WebhookForm({ site, known }: { site: string; known?: Webhook }) {
       {!known && host && (
         <section aria-label={words.summary} className="rounded-lg bg-tint px-5 py-4 text-sm">
           <ul className="grid gap-1">
-            {triggers.map((trigger, index) => <li key={index}>{triggerSentence(trigger, goals.data)}</li>)}
+            {triggers.map(({ key, body }) => <li key={key}>{triggerSentence(body, goals.data)}</li>)}
             <li className="font-medium [overflow-wrap:anywhere]">{url === INBOX ? words.summaryInbox : words.summaryPost(host)}</li>
           </ul>
         </section>

@@ -1,21 +1,24 @@
 // What every form does: send, say what is wrong with which field, and keep what was entered.
-import { useState, type FormEvent } from "react";
+import { useEffect, useRef, useState, type FormEvent } from "react";
 import { Problem } from "../api/client";
 
 export function useForm(send: () => Promise<void>) {
   const [busy, setBusy] = useState(false);
   const [problem, setProblem] = useState<Problem | null>(null);
+  const sent = useRef<HTMLFormElement>(null);
+  // Whoever cannot see the page is led to what is wrong, once it is marked.
+  useEffect(() => {
+    if (problem) sent.current?.querySelector<HTMLElement>('[aria-invalid="true"]')?.focus();
+  }, [problem]);
   const submit = async (event: FormEvent<HTMLFormElement>) => {
     event.preventDefault();
-    const form = event.currentTarget;
+    sent.current = event.currentTarget;
     setBusy(true);
     setProblem(null);
     try {
       await send();
     } catch (error) {
       setProblem(Problem.of(error));
-      // Whoever cannot see the page is led to what is wrong.
-      requestAnimationFrame(() => form.querySelector<HTMLElement>('[aria-invalid="true"]')?.focus());
     } finally {
       setBusy(false);
     }
