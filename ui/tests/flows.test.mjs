@@ -421,6 +421,7 @@ describe("a webhook's page", () => {
     await page.getByText("When the event “Download” happens. Only with plan pro, on /files/*, in DE.").waitFor();
     assert.deepEqual(await violations(page), []);
     await page.getByRole("button", { name: "Add trigger" }).click();
+    await page.getByRole("heading", { level: 1, name: "Chat room" }).waitFor();
     await page.getByText("When the event “Download” happens.").waitFor();
     const made = async () => (await api("GET", `${home.at}/webhooks/${hook.id}`)).webhook.triggers.find(({ type }) => type === "custom_event");
     const first = await made();
@@ -429,6 +430,7 @@ describe("a webhook's page", () => {
     await page.getByLabel("Country").fill("");
     await page.getByRole("button", { name: "Remove property plan" }).click();
     await page.getByRole("button", { name: "Save" }).click();
+    await page.getByRole("heading", { level: 1, name: "Chat room" }).waitFor();
     await page.getByText("When the event “Download” happens. Only on /files/*.").waitFor();
     const second = await made();
     assert.deepEqual([second.country ?? null, second.properties ?? {}, second.page], [null, {}, "/files/*"]);
