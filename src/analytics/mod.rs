@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::domain::baseline::WindowCount;
 use crate::domain::filter::Filter;
 use crate::domain::habit::Quarters;
-use crate::domain::hit::{Device, Hit, Origin, Page};
+use crate::domain::hit::Hit;
 use crate::domain::ids::SiteId;
 use crate::domain::time::Timestamp;
 
@@ -236,25 +236,5 @@ impl Analytics {
 
     pub async fn close(&self) {
         either!(self, store => store.close());
-    }
-}
-
-/// A hit to be filled.
-fn blank(site_id: SiteId, name: &str) -> Hit {
-    Hit {
-        site_id,
-        at: Timestamp::EPOCH,
-        name: name.to_owned(),
-        visitor: 0,
-        session: 0,
-        page: Page::default(),
-        origin: Origin::default(),
-        country: String::new(),
-        device: Device::default(),
-        props: Vec::new(),
-        interactive: true,
-        scroll_depth: None,
-        engagement_ms: 0,
-        revenue: None,
     }
 }

@@ -404,7 +404,7 @@ impl Embedded {
             page: Page { hostname, pathname },
             origin: Origin { source, ..Origin::default() },
             country,
-            ..super::blank(site_id, &name)
+            ..Hit::new(site_id, Timestamp::EPOCH, 0, &name)
         });
         Ok(hits.filter(|hit| filter.lets_through(hit)).collect())
     }
@@ -477,7 +477,7 @@ impl Embedded {
             for name in names {
                 let query = sqlx::query_as(SQL).bind(site_id).bind(from).bind(until).bind(*name).bind(width);
                 let rows: Vec<Row> = query.fetch_all(&self.read).await?;
-                let mut hit = super::blank(*site_id, name);
+                let mut hit = Hit::new(*site_id, Timestamp::EPOCH, 0, name);
                 for (slot, count, last_at, pathname, scroll_depth, props) in rows {
                     hit.at = last_at;
                     hit.page.pathname = pathname;

@@ -381,7 +381,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    use super::super::hit::{Device, Origin, Page};
+    use super::super::hit::Page;
     use super::*;
 
     fn goal(id: i64, kind: GoalKind) -> Goal {
@@ -401,22 +401,8 @@ mod tests {
     }
 
     fn hit(name: &str, pathname: &str) -> Hit {
-        Hit {
-            site_id: SiteId(1),
-            at: Timestamp::EPOCH,
-            name: name.to_owned(),
-            visitor: 1,
-            session: 1,
-            page: Page { hostname: "example.com".into(), pathname: pathname.into() },
-            origin: Origin::default(),
-            country: String::new(),
-            device: Device::default(),
-            props: Vec::new(),
-            interactive: true,
-            scroll_depth: None,
-            engagement_ms: 0,
-            revenue: None,
-        }
+        let page = Page { hostname: "example.com".into(), pathname: pathname.into() };
+        Hit { page, ..Hit::new(SiteId(1), Timestamp::EPOCH, 1, name) }
     }
 
     fn count(goals: &[Goal], hit: &Hit) -> usize {

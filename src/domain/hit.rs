@@ -91,6 +91,26 @@ pub struct Hit {
 }
 
 impl Hit {
+    /// What `visitor` did, of which nothing else is known, in a session of its own.
+    pub fn new(site_id: SiteId, at: Timestamp, visitor: u64, name: &str) -> Self {
+        Self {
+            site_id,
+            at,
+            name: name.to_owned(),
+            visitor,
+            session: visitor,
+            page: Page::default(),
+            origin: Origin::default(),
+            country: String::new(),
+            device: Device::default(),
+            props: Vec::new(),
+            interactive: true,
+            scroll_depth: None,
+            engagement_ms: 0,
+            revenue: None,
+        }
+    }
+
     /// The first value of a property.
     pub fn prop(&self, key: &str) -> Option<&str> {
         self.props.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())

@@ -6,7 +6,7 @@ use pulsehook::analytics::clickhouse::{ClickHouse as Store, Mode};
 use pulsehook::analytics::{Analytics, AnalyticsError};
 use pulsehook::chance::Chance;
 use pulsehook::clock::{Clock, ManualClock};
-use pulsehook::domain::hit::{Device, Hit, Origin, PAGEVIEW, Page};
+use pulsehook::domain::hit::{Hit, PAGEVIEW, Page};
 use pulsehook::domain::ids::{NodeId, SiteId};
 use pulsehook::domain::time::Timestamp;
 use reqwest::Method;
@@ -315,20 +315,9 @@ async fn what_is_left_is_sent_before_the_process_ends() {
 /// A hit of history.
 fn hit(site: i64, at: &str, page: usize) -> Hit {
     Hit {
-        site_id: SiteId(site),
-        at: at.parse().unwrap(),
-        name: PAGEVIEW.to_owned(),
-        visitor: 1,
-        session: 1,
         page: Page { hostname: SITE.to_owned(), pathname: format!("/{page}") },
-        origin: Origin::default(),
         country: "DE".to_owned(),
-        device: Device::default(),
-        props: Vec::new(),
-        interactive: true,
-        scroll_depth: None,
-        engagement_ms: 0,
-        revenue: None,
+        ..Hit::new(SiteId(site), at.parse().unwrap(), 1, PAGEVIEW)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use pulsehook::domain::hit::{Device, Hit, Origin, PAGEVIEW, Page};
+use pulsehook::domain::hit::{Hit, PAGEVIEW, Page};
 use pulsehook::domain::ids::SiteId;
 use pulsehook::domain::time::Timestamp;
 use serde_json::{Value, json};
@@ -40,22 +40,8 @@ async fn webhook_of(app: &TestApp, domain: &str, endpoint: &Endpoint, triggers: 
 }
 
 fn hit(site_id: SiteId, at: Timestamp, visitor: u64, name: &str) -> Hit {
-    Hit {
-        site_id,
-        at,
-        name: name.to_owned(),
-        visitor,
-        session: visitor,
-        page: Page { hostname: SITE.to_owned(), pathname: "/".to_owned() },
-        origin: Origin::default(),
-        country: String::new(),
-        device: Device::default(),
-        props: Vec::new(),
-        interactive: true,
-        scroll_depth: None,
-        engagement_ms: 0,
-        revenue: None,
-    }
+    let page = Page { hostname: SITE.to_owned(), pathname: "/".to_owned() };
+    Hit { page, ..Hit::new(site_id, at, visitor, name) }
 }
 
 /// Ten days in which something happened every so often, until now.

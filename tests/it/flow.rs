@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pulsehook::clock::ManualClock;
-use pulsehook::domain::hit::{Device, Hit, Origin, PAGEVIEW, Page};
+use pulsehook::domain::hit::{Hit, PAGEVIEW, Page};
 use pulsehook::domain::ids::SiteId;
 use serde_json::{Value, json};
 
@@ -613,22 +613,8 @@ fn ten_days_of_twenty_visitors(site_id: SiteId, clock: &ManualClock) -> Vec<Hit>
     for window in 1..=10 * 288_u32 {
         for visitor in 0..20 {
             let at = clock.now() - 300 * SECOND * window + SECOND;
-            hits.push(Hit {
-                site_id,
-                at,
-                name: PAGEVIEW.to_owned(),
-                visitor: u64::from(window * 100 + visitor),
-                session: 1,
-                page: Page { hostname: SITE.to_owned(), pathname: "/".to_owned() },
-                origin: Origin::default(),
-                country: String::new(),
-                device: Device::default(),
-                props: Vec::new(),
-                interactive: true,
-                scroll_depth: None,
-                engagement_ms: 0,
-                revenue: None,
-            });
+            let page = Page { hostname: SITE.to_owned(), pathname: "/".to_owned() };
+            hits.push(Hit { session: 1, page, ..Hit::new(site_id, at, u64::from(window * 100 + visitor), PAGEVIEW) });
         }
     }
     hits

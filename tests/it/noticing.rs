@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use proptest::prelude::*;
 use pulsehook::domain::backtest::{self, Firing};
 use pulsehook::domain::baseline::WindowCount;
-use pulsehook::domain::hit::{Device, Hit, Origin, PAGEVIEW, Page};
+use pulsehook::domain::hit::{Hit, PAGEVIEW, Page};
 use pulsehook::domain::ids::SiteId;
 use pulsehook::domain::time::Timestamp;
 use pulsehook::domain::trigger::Settings;
@@ -341,22 +341,8 @@ proptest! {
 }
 
 fn visit(site_id: SiteId, at: Timestamp, visitor: u64) -> Hit {
-    Hit {
-        site_id,
-        at,
-        name: PAGEVIEW.to_owned(),
-        visitor,
-        session: visitor,
-        page: Page { hostname: SITE.to_owned(), pathname: "/".to_owned() },
-        origin: Origin::default(),
-        country: String::new(),
-        device: Device::default(),
-        props: Vec::new(),
-        interactive: true,
-        scroll_depth: None,
-        engagement_ms: 0,
-        revenue: None,
-    }
+    let page = Page { hostname: SITE.to_owned(), pathname: "/".to_owned() };
+    Hit { page, ..Hit::new(site_id, at, visitor, PAGEVIEW) }
 }
 
 /// The kinds of triggers that are compared, each with its settings.

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::ClickHouse;
 use super::errors::explain;
-use crate::analytics::{Alike, Dimension, Freshness, Result, Totals, blank};
+use crate::analytics::{Alike, Dimension, Freshness, Result, Totals};
 use crate::domain::baseline::{WINDOW, WindowCount, window_start};
 use crate::domain::filter::Filter;
 use crate::domain::habit::{QUARTER, Quarters};
@@ -352,7 +352,7 @@ impl ClickHouse {
         let query = of.bind(query);
         self.timed(async {
             let mut rows = query.fetch::<HitRow<'_>>().map_err(explain)?;
-            let mut hit = blank(SiteId(0), "");
+            let mut hit = Hit::new(SiteId(0), Timestamp::EPOCH, 0, "");
             while let Some(row) = rows.next().await.map_err(explain)? {
                 let digest = shown.entry(i64::from(row.at)).or_default();
                 digest.rows += 1;
@@ -582,7 +582,7 @@ impl ClickHouse {
         let query = if are_few { query.param("names", names.into_iter().collect::<Vec<_>>()) } else { query };
         self.timed(async {
             let mut rows = query.fetch::<AlikeRow<'_>>().map_err(explain)?;
-            let mut hit = blank(SiteId(0), "");
+            let mut hit = Hit::new(SiteId(0), Timestamp::EPOCH, 0, "");
             while let Some(row) = rows.next().await.map_err(explain)? {
                 let last_at = Timestamp::from_secs(row.last_at.into());
                 hit.site_id = site(row.site_id);

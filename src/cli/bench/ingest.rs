@@ -160,28 +160,20 @@ async fn through_the_writer(world: &World, database: &Database, hits: &[Hit]) ->
 /// A pageview as most are.
 fn hit(world: &World, number: usize) -> Hit {
     let visitor = (number as u64 % 5_000).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let site_id = SiteId(i64::try_from(number % 100).unwrap_or(0));
     Hit {
-        site_id: SiteId(i64::try_from(number % 100).unwrap_or(0)),
-        at: world.clock.now(),
-        name: PAGEVIEW.to_owned(),
-        visitor,
-        session: visitor,
         page: Page { hostname: SITE.to_owned(), pathname: format!("/articles/{}", number % 1_000) },
         origin: Origin {
             referrer: "news.ycombinator.com/item".to_owned(),
             source: "Hacker News".to_owned(),
             ..Origin::default()
         },
-        country: String::new(),
         device: Device {
             screen_size: "Desktop".to_owned(),
             browser: "Firefox".to_owned(),
             operating_system: "GNU/Linux".to_owned(),
         },
         props: vec![("plan".to_owned(), "pro".to_owned())],
-        interactive: true,
-        scroll_depth: None,
-        engagement_ms: 0,
-        revenue: None,
+        ..Hit::new(site_id, world.clock.now(), visitor, PAGEVIEW)
     }
 }

@@ -23,7 +23,7 @@ use super::sink::Sink;
 use super::trackers::http;
 use super::{World, clickhouse, postgres};
 use crate::domain::filter::Filters;
-use crate::domain::hit::{Device, Hit, Origin, Page};
+use crate::domain::hit::{Hit, Origin, Page};
 use crate::domain::ids::{GoalId, SiteId};
 use crate::domain::time::Timestamp;
 use crate::domain::trigger::{GoalCompletion, Settings};
@@ -271,19 +271,8 @@ fn goal_name(number: i64) -> String {
 
 fn hit(site_id: SiteId, at: Timestamp, name: &str, visitor: u64) -> Hit {
     Hit {
-        site_id,
-        at,
-        name: name.to_owned(),
-        visitor,
-        session: visitor,
         page: Page { hostname: "example.com".to_owned(), pathname: format!("/page/{}", visitor % 50) },
         origin: Origin { source: "Hacker News".to_owned(), ..Origin::default() },
-        country: String::new(),
-        device: Device::default(),
-        props: Vec::new(),
-        interactive: true,
-        scroll_depth: None,
-        engagement_ms: 0,
-        revenue: None,
+        ..Hit::new(site_id, at, visitor, name)
     }
 }
