@@ -666,14 +666,16 @@ async fn commit(connection: &mut SqliteConnection, batch: &[Write]) -> Result<Op
 /// Rows the largest statement takes.
 const MOST_ROWS: usize = 256;
 
-/// Statements for 1, 2, 4 … [`MOST_ROWS`] rows. Rows without a site fill up what is missing to the next size.
+/// Statements for 1, 2, 4 … [`MOST_ROWS`] rows. Rows without a site fill up what is missing to the next size. `OR FAIL`, or
+/// SQLite would copy every page it touches to a file, in case it must take back the rows before one that is refused; here
+/// the whole transaction is given up then.
 static INSERTS: LazyLock<Vec<String>> = LazyLock::new(|| {
     let row = format!("({})", vec!["?"; COLUMNS].join(", "));
     let sizes = (0..=MOST_ROWS.ilog2()).map(|power| 1 << power);
     sizes
         .map(|rows| {
             format!(
-                "INSERT INTO hits (id, site_id, at, name, visitor, session, hostname, pathname, referrer, source, \
+                "INSERT OR FAIL INTO hits (id, site_id, at, name, visitor, session, hostname, pathname, referrer, source, \
                  utm_medium, utm_source, utm_campaign, utm_content, utm_term, country, screen_size, browser, \
                  operating_system, props, interactive, scroll_depth, engagement_ms, revenue_amount, revenue_currency) \
                  SELECT * FROM (VALUES {}) WHERE column2 IS NOT NULL",

@@ -77,7 +77,8 @@ pub struct CompletionTrigger {
     pub format: Format,
     pub since: Timestamp,
     pub wants: Wants,
-    pub filter: Option<Filter>,
+    /// Apart, as few have one and there are hundreds of thousands of triggers.
+    pub filter: Option<Box<Filter>>,
 }
 
 /// Watches for what stays away, adds up or cannot be seen.
@@ -90,7 +91,7 @@ pub struct ConditionTrigger {
 pub enum Wants {
     /// One goal, or all of the site.
     Goals(Option<GoalId>),
-    Event(CustomEvent),
+    Event(Box<CustomEvent>),
 }
 
 /// What a trigger remembers, and how many events it has fired.
@@ -144,11 +145,13 @@ impl Catalog {
                 }
                 Settings::GoalCompletion(completion) => {
                     let (wants, filter) = (Wants::Goals(completion.goal_id), Filter::new(&completion.filters));
+                    let filter = filter.map(Box::new);
                     site.completions.push(CompletionTrigger { trigger, format, since, wants, filter });
                 }
                 Settings::CustomEvent(event) => {
                     site.by_event.entry(event.event_name.clone()).or_default().push(site.completions.len());
-                    let (wants, filter) = (Wants::Event(event.clone()), Filter::new(&event.filters));
+                    let (wants, filter) = (Wants::Event(Box::new(event.clone())), Filter::new(&event.filters));
+                    let filter = filter.map(Box::new);
                     site.completions.push(CompletionTrigger { trigger, format, since, wants, filter });
                 }
                 Settings::GoalStalled(_)
@@ -161,6 +164,12 @@ impl Catalog {
         }
         // What is left has nothing to do with traffic.
         sites.retain(|_, site| !site.changes.is_empty() || !site.completions.is_empty() || !site.conditions.is_empty());
+        for site in sites.values_mut() {
+            site.completions.shrink_to_fit();
+            site.changes.shrink_to_fit();
+            site.conditions.shrink_to_fit();
+        }
+        sites.shrink_to_fit();
         Self { version: watched.version, sites }
     }
 

@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use super::backlog::{Backlog, Found};
+use super::crew::{Crew, Seat, Work};
 use super::inbox::Inbox;
 use super::leases::Leases;
 use super::meters::Meters;
@@ -63,19 +64,34 @@ pub struct Dispatcher {
     pub written: mpsc::UnboundedReceiver<Vec<Written>>,
 }
 
-/// An attempt that is over.
-struct Finished {
+/// A delivery whose turn it is.
+struct Order {
     due: Due,
     lease: Lease,
     target: Arc<Target>,
+}
+
+/// An attempt that is over.
+struct Finished {
+    order: Order,
     /// `None`: it was not made after all.
     attempted: Option<Attempted>,
+    seat: Seat<Order>,
+}
+
+/// What an attempt is made with, and who hears of it.
+#[derive(Clone)]
+struct Means {
+    sender: Arc<Sender>,
+    inbox: Arc<Inbox>,
+    clock: Clock,
+    finish: mpsc::UnboundedSender<Finished>,
 }
 
 /// What happens while it runs.
 struct Under {
     tasks: TaskTracker,
-    finish: mpsc::UnboundedSender<Finished>,
+    crew: Crew<Means>,
     found: mpsc::UnboundedSender<Found>,
     /// Those who want to know when nothing is left to do.
     draining: Vec<Answer>,
@@ -84,14 +100,46 @@ struct Under {
     meters: Meters,
 }
 
+impl Work for Means {
+    type Order = Order;
+
+    async fn carry_out(&self, order: Order, seat: Seat<Order>) -> bool {
+        let attempted = self.attempt(&order).await;
+        self.finish.send(Finished { order, attempted, seat }).is_ok()
+    }
+}
+
+impl Means {
+    async fn attempt(&self, Order { due, target, .. }: &Order) -> Option<Attempted> {
+        let now = self.clock.now();
+        match due.expires_at {
+            // The webhook was changed since the turn was handed out.
+            _ if target.is_revoked() => None,
+            Some(expires_at) if expires_at <= now => Some(Attempted::expired(now)),
+            _ => {
+                crate::failpoint::hit("dispatcher.before_send");
+                let outgoing = target.outgoing(due, now);
+                let attempted = match target.inbox() {
+                    // Apart, since it is large and seldom: every attempt would have room for it.
+                    Some(owner) => Box::pin(self.inbox.attempt(owner, &outgoing, now)).await,
+                    None => self.sender.attempt(&outgoing, now).await,
+                };
+                crate::failpoint::hit("dispatcher.after_send");
+                Some(attempted)
+            }
+        }
+    }
+}
+
 impl Dispatcher {
     pub async fn run(mut self, mut calls: mpsc::Receiver<ToDispatcher>, stop: CancellationToken) -> anyhow::Result<()> {
         // Not bounded: there are never more of them than attempts under way and looks at the queue.
         let (finish, mut finished) = mpsc::unbounded_channel::<Finished>();
         let (found_tx, mut found) = mpsc::unbounded_channel::<Found>();
+        let (sender, inbox, clock) = (Arc::clone(&self.sender), Arc::clone(&self.inbox), self.clock.clone());
         let mut under = Under {
             tasks: TaskTracker::new(),
-            finish,
+            crew: Crew::new(Means { sender, inbox, clock, finish }),
             found: found_tx,
             draining: Vec::new(),
             unsure: false,
@@ -125,14 +173,15 @@ impl Dispatcher {
                 self.backlog.written(&written);
             }
             for over in over.drain(..) {
-                self.finish(over, &mut under.meters).await;
+                under.crew.take_back(self.finish(over, &mut under.meters).await);
             }
             if sweep_at <= self.clock.now() && self.backlog.may_look() {
                 sweep_at = self.clock.now() + SWEEP_EVERY;
                 self.backlog.grow_older(self.clock.now());
+                under.crew.thin_out();
                 self.look(&under);
             }
-            under.unsure = !self.start_what_can(&under).await;
+            under.unsure = !self.start_what_can(&mut under).await;
             self.read_on(&under);
             self.answer_drained(&mut under, &mut sweep_at);
         }
@@ -267,7 +316,7 @@ impl Dispatcher {
     }
 
     /// Hands out turns until nobody can take one. `false`: nobody knows whether that would be right.
-    async fn start_what_can(&mut self, under: &Under) -> bool {
+    async fn start_what_can(&mut self, under: &mut Under) -> bool {
         if self.backlog.ready.is_resting() && self.backlog.ready.next_moment().is_none_or(|at| at > self.clock.now()) {
             return true;
         }
@@ -282,7 +331,11 @@ impl Dispatcher {
         let now = self.clock.now();
         while let Some(due) = self.backlog.ready.take_turn(now) {
             match (self.leases.lease(due.shard), self.targets.get(due.webhook_id)) {
-                (Some(lease), Some(target)) => self.start(under, due, lease, Arc::clone(target)),
+                (Some(lease), Some(target)) => {
+                    self.leases.work(due.shard);
+                    let target = Arc::clone(target);
+                    under.crew.give(Order { due, lease, target }, &under.tasks);
+                }
                 _ => self.backlog.put_back(&due, now),
             }
         }
@@ -290,42 +343,15 @@ impl Dispatcher {
         true
     }
 
-    fn start(&self, under: &Under, due: Due, lease: Lease, target: Arc<Target>) {
-        self.leases.work(due.shard);
-        let (sender, inbox) = (Arc::clone(&self.sender), Arc::clone(&self.inbox));
-        let (clock, finish) = (self.clock.clone(), under.finish.clone());
-        under.tasks.spawn(async move {
-            let now = clock.now();
-            let attempted = match due.expires_at {
-                // The webhook was changed since the turn was handed out.
-                _ if target.is_revoked() => None,
-                Some(expires_at) if expires_at <= now => Some(Attempted::expired(now)),
-                _ => {
-                    crate::failpoint::hit("dispatcher.before_send");
-                    let outgoing = target.outgoing(&due, now);
-                    let attempted = match target.inbox() {
-                        // Apart, since it is large and seldom: every attempt would have room for it.
-                        Some(owner) => Box::pin(inbox.attempt(owner, &outgoing, now)).await,
-                        None => sender.attempt(&outgoing, now).await,
-                    };
-                    crate::failpoint::hit("dispatcher.after_send");
-                    Some(attempted)
-                }
-            };
-            // The receiver lives as long as the dispatcher, which waits for this task.
-            let _ = finish.send(Finished { due, lease, target, attempted });
-        });
-    }
-
-    /// Decides what an outcome means and passes it on to be written.
-    async fn finish(&mut self, finished: Finished, meters: &mut Meters) {
-        let Finished { due, lease, target, attempted } = finished;
+    /// Decides what an outcome means and passes it on to be written. Answers who made the attempt.
+    async fn finish(&mut self, finished: Finished, meters: &mut Meters) -> Seat<Order> {
+        let Finished { order: Order { due, lease, target }, attempted, seat } = finished;
         let now = self.clock.now();
         let id = due.webhook_id;
         let Some(attempted) = attempted else {
             self.leases.rest(due.shard);
             self.backlog.put_back(&due, now);
-            return;
+            return seat;
         };
         let turn = self.backlog.ready.done(id, told_by(&attempted), now);
         let standing = crate::domain::settle::Standing {
@@ -367,6 +393,7 @@ impl Dispatcher {
         self.backlog.settles();
         // A full channel means the database is slow: waiting here is what slows us down too.
         let _ = self.settle.send(settled).await;
+        seat
     }
 
     /// Only a look that finds nothing, begun after everything was written, proves that nothing is left.
@@ -386,8 +413,8 @@ impl Dispatcher {
 
     /// Lets what is under way finish, within reason, and passes its outcomes on.
     async fn wind_down(mut self, under: Under, mut finished: mpsc::UnboundedReceiver<Finished>) {
-        let Under { tasks, finish, found, mut meters, .. } = under;
-        drop((finish, found));
+        let Under { tasks, crew, found, mut meters, .. } = under;
+        drop((crew, found));
         tasks.close();
         let clock = self.clock.clone();
         let grace = clock.sleep(GRACE);
@@ -395,7 +422,7 @@ impl Dispatcher {
         loop {
             tokio::select! {
                 over = finished.recv() => match over {
-                    Some(over) => self.finish(over, &mut meters).await,
+                    Some(over) => self.finish(over, &mut meters).await.dismiss(),
                     None => break,
                 },
                 Some(written) = self.written.recv() => {

@@ -181,9 +181,10 @@ impl Evaluator {
         let mut step = Step::default();
         let mut memories = Vec::new();
         for (counted, found) in &tallies {
-            // Hits are numbered by the file they are in, and each node has its own.
+            // Hits are numbered by the file they are in, and each node has its own. What grows comes first, so that those
+            // of one step lie side by side in the index.
             let name = CountedName(counted.1);
-            let moment = format!("{name}:{}:{}-{}", self.analytics.source(), found.first.0, found.last.0);
+            let moment = format!("{}:{}-{}:{name}", self.analytics.source(), found.first.0, found.last.0);
             let completions = (*counted, found.site_id, &found.tally);
             self.firing.add_completions(&mut step, &knowledge.catalog.sites, completions, moment, now);
         }

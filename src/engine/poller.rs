@@ -227,7 +227,7 @@ impl Poller {
         let mut step = Step::default();
         for (counted, found) in &news.found {
             let name = CountedName(counted.1);
-            let moment = format!("{name}:{}-{:016x}", found.tally.first_at.secs(), found.name);
+            let moment = format!("{}-{:016x}:{name}", found.tally.first_at.secs(), found.name);
             let completions = (*counted, found.site_id, &found.tally);
             self.firing.add_completions(&mut step, &known.catalog.sites, completions, moment, now);
         }

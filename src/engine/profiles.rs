@@ -135,8 +135,9 @@ impl Learner {
 
     /// Brings the profiles of sites with a trigger that needs one up to the last window that has closed.
     pub async fn learn_what_is_due(&self, catalog: &mut Catalog) -> anyhow::Result<()> {
-        if self.store.catalog_version().await? != catalog.version || catalog.sites.is_empty() {
-            *catalog = Catalog::new(self.store.watched().await?);
+        // Of the others nothing is to be known here, and whoever looks at hits has them in memory already.
+        if self.store.catalog_version().await? != catalog.version || catalog.version == 0 {
+            *catalog = Catalog::new(self.store.watched_of(|trigger| trigger.settings.is_typical()).await?);
         }
         let now = self.clock.now();
         // In ClickHouse each node learns what it judges by; a file has the hits of its own.

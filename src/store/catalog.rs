@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use futures_util::TryStreamExt as _;
 use sqlx::FromRow;
 
 use super::goals::GoalRow;
@@ -9,7 +10,7 @@ use super::sites::Site;
 use super::triggers::TriggerRow;
 use super::{Result, Store, on};
 use crate::domain::goal::Goal;
-use crate::domain::ids::{TriggerId, WebhookId};
+use crate::domain::ids::{SiteId, TriggerId, WebhookId};
 use crate::domain::time::Timestamp;
 use crate::domain::trigger::Trigger;
 use crate::domain::webhook::Format;
@@ -40,23 +41,20 @@ struct LiveRow {
     live_since: Timestamp,
 }
 
-impl Watched {
-    /// Leaves the triggers that are `wanted`, with their sites and all goals of those. What cannot be read is nobody's then.
-    #[must_use]
-    pub fn only(mut self, wanted: impl Fn(&Trigger) -> bool) -> Self {
-        self.triggers.retain(|watched| wanted(&watched.trigger));
-        let sites: HashSet<_> = self.triggers.iter().map(|watched| watched.trigger.site_id).collect();
-        self.sites.retain(|site| sites.contains(&site.id));
-        self.goals.retain(|goal| sites.contains(&goal.site_id));
-        self.unreadable.clear();
-        self
-    }
-}
-
 impl Store {
     /// Triggers of paused or disabled webhooks and of suspended accounts are left out, and with them the sites and
     /// goals nobody watches.
     pub async fn watched(&self) -> Result<Watched> {
+        self.read_watched(|_| true).await
+    }
+
+    /// The same of the triggers that are `wanted`; what cannot be read is nobody's then. The others are not kept while it
+    /// is read.
+    pub async fn watched_of(&self, wanted: impl Fn(&Trigger) -> bool) -> Result<Watched> {
+        Ok(Watched { unreadable: Vec::new(), ..self.read_watched(wanted).await? })
+    }
+
+    async fn read_watched(&self, wanted: impl Fn(&Trigger) -> bool) -> Result<Watched> {
         const LIVE: &str = "
             SELECT webhooks.id, webhooks.format, webhooks.live_since
             FROM webhooks
@@ -80,9 +78,10 @@ impl Store {
         let version = self.catalog_version().await?;
         let live: Vec<LiveRow> = on!(self.reader(), pool => sqlx::query_as(LIVE).fetch_all(pool).await)?;
         let live: std::collections::HashMap<_, _> = live.into_iter().map(|row| (row.id, row)).collect();
-        let rows: Vec<TriggerRow> = on!(self.reader(), pool => sqlx::query_as(TRIGGERS).fetch_all(pool).await)?;
-        let (mut triggers, mut unreadable) = (Vec::with_capacity(rows.len()), Vec::new());
-        for row in rows {
+        let (mut triggers, mut unreadable) = (Vec::new(), Vec::new());
+        // One by one: all of their texts at once would take more memory than what is made of them.
+        let mut rows = on!(self.reader(), pool => sqlx::query_as::<_, TriggerRow>(TRIGGERS).fetch(pool));
+        while let Some(row) = rows.try_next().await? {
             let id = row.id;
             let trigger = match row.parse() {
                 Ok(trigger) => trigger,
@@ -92,13 +91,17 @@ impl Store {
                     continue;
                 }
             };
-            if let Some(webhook) = live.get(&trigger.webhook_id) {
+            if let Some(webhook) = live.get(&trigger.webhook_id).filter(|_| wanted(&trigger)) {
                 let since = trigger.inserted_at.max(webhook.live_since);
                 triggers.push(WatchedTrigger { trigger, format: webhook.format, since });
             }
         }
-        let sites = on!(self.reader(), pool => sqlx::query_as(SITES).fetch_all(pool).await)?;
+        drop(rows);
+        let of: HashSet<SiteId> = triggers.iter().map(|watched| watched.trigger.site_id).collect();
+        let mut sites: Vec<Site> = on!(self.reader(), pool => sqlx::query_as(SITES).fetch_all(pool).await)?;
+        sites.retain(|site| of.contains(&site.id));
         let goals: Vec<GoalRow> = on!(self.reader(), pool => sqlx::query_as(GOALS).fetch_all(pool).await)?;
-        Ok(Watched { version, sites, goals: goals.into_iter().map(Goal::from).collect(), triggers, unreadable })
+        let goals = goals.into_iter().filter(|goal| of.contains(&goal.site_id)).map(Goal::from).collect();
+        Ok(Watched { version, sites, goals, triggers, unreadable })
     }
 }

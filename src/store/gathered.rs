@@ -122,7 +122,7 @@ impl Tx {
     /// Adds to batches. What was added before under the same name is not added again.
     pub(super) async fn gather(&mut self, gathered: &[Gathered], now: Timestamp) -> Result<()> {
         static SQLITE: Rows = Rows::new(
-            "INSERT INTO gathered (trigger_id, goal_id, moment, count, part, inserted_at) SELECT * FROM",
+            "INSERT OR FAIL INTO gathered (trigger_id, goal_id, moment, count, part, inserted_at) SELECT * FROM",
             6,
             "WHERE column1 IS NOT NULL ON CONFLICT (trigger_id, goal_id, moment) DO NOTHING",
         );

@@ -204,7 +204,7 @@ impl Store {
             // A page holds ten payloads.
             .page_size(8_192)
             // Pages: one that many commits change is written to the database once, not every few commits.
-            .pragma("wal_autocheckpoint", "2000");
+            .pragma("wal_autocheckpoint", "8000");
         let write = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
         let (version,): (String,) = sqlx::query_as("SELECT sqlite_version()").fetch_one(&write).await?;
         if parse_version(&version) < Some(OLDEST_SQLITE) {

@@ -176,7 +176,7 @@ impl Tx {
 
     async fn report(&mut self, reported: &[Reported]) -> Result<()> {
         static SQLITE: Rows = Rows::new(
-            "INSERT INTO reported (shard, at, identity, count) SELECT * FROM",
+            "INSERT OR FAIL INTO reported (shard, at, identity, count) SELECT * FROM",
             4,
             "WHERE column1 IS NOT NULL ON CONFLICT (shard, at, identity) DO UPDATE SET count = excluded.count",
         );

@@ -195,7 +195,7 @@ impl Tx {
     /// The events that are there now. One is not when its moment is recorded already.
     async fn insert_events(&mut self, fired: &[&Fired]) -> Result<HashSet<EventId>> {
         static SQLITE: Rows = Rows::new(
-            "INSERT INTO events (id, account_id, site_id, webhook_id, trigger_id, type, moment, format, payload,
+            "INSERT OR FAIL INTO events (id, account_id, site_id, webhook_id, trigger_id, type, moment, format, payload,
                 inserted_at)
             SELECT * FROM",
             10,
@@ -254,7 +254,7 @@ impl Tx {
 
     async fn enqueue(&mut self, fired: &[&Fired]) -> Result<()> {
         static SQLITE: Rows = Rows::new(
-            "INSERT INTO queue (event_id, account_id, webhook_id, shard, lane, attempt, other_attempts, due_at,
+            "INSERT OR FAIL INTO queue (event_id, account_id, webhook_id, shard, lane, attempt, other_attempts, due_at,
                 expires_at)
             SELECT column1, column2, column3, column4, 0, 0, 0, column5, column6 FROM",
             6,

@@ -213,15 +213,15 @@ impl Tx {
     /// all of them were owed, and nothing of this is to be committed.
     async fn settle_in_parts(&mut self, settled: &[Settled], now: Timestamp) -> Result<bool> {
         static ATTEMPTS: Rows = Rows::new(
-            "INSERT INTO attempts (event_id, number, account_id, webhook_id, started_at, duration_ms, outcome, advice,
-                response_code, response_headers, response_body, ended, reason, late_at)
+            "INSERT OR FAIL INTO attempts (event_id, number, account_id, webhook_id, started_at, duration_ms, outcome,
+                advice, response_code, response_headers, response_body, ended, reason, late_at)
             SELECT * FROM",
             14,
             "WHERE column1 IS NOT NULL",
         );
         static OVER: Rows = Rows::new("DELETE FROM queue WHERE event_id IN", 1, "");
         static AGAIN: Rows = Rows::new(
-            "UPDATE queue
+            "UPDATE OR FAIL queue
             SET attempt = next.column2, other_attempts = next.column3, due_at = next.column4,
                 lane = CASE WHEN queue.lane = 0 AND next.column2 > 0 THEN 1 ELSE queue.lane END
             FROM",

@@ -173,7 +173,7 @@ async fn make_day(pool: &PgPool, day: Timestamp) -> Result<()> {
         (
             "events",
             format!(
-                "CREATE UNIQUE INDEX IF NOT EXISTS events_d{day}_moment_key ON events_d{day} (trigger_id, moment);"
+                "CREATE UNIQUE INDEX IF NOT EXISTS events_d{day}_moment_key ON events_d{day} (moment, trigger_id);"
             ),
         ),
         ("attempts", String::new()),

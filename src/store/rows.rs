@@ -13,7 +13,9 @@ const SIZES: usize = MOST_ROWS.ilog2() as usize + 1;
 pub(super) type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
 
 /// A statement over a list of rows: `before (VALUES …) after`. Rows of NULLs fill up what is missing to the next size, so
-/// that few texts are prepared; the statement must pass over them.
+/// that few texts are prepared; the statement must pass over them. One that writes says `OR FAIL`: otherwise SQLite
+/// copies every page it touches to a file, in case it must take back the rows before one that is refused, and whoever
+/// gets an error here gives the whole transaction up anyway.
 pub(super) struct Rows {
     before: &'static str,
     columns: usize,

@@ -25,7 +25,7 @@ use crate::domain::event::{Addressee, Counted, Data, Event};
 use crate::domain::goal::Goal;
 use crate::domain::ids::{EventId, SiteId, TriggerId};
 use crate::domain::time::Timestamp;
-use crate::domain::trigger::{ErrorCondition, Milestone, Settings};
+use crate::domain::trigger::{ErrorCondition, Milestone, Settings, Trigger};
 use crate::store::gathered::Fate;
 use crate::store::outbox::{Fired, StateChange, Step};
 use crate::store::{Store, StoreError};
@@ -185,10 +185,11 @@ impl Lookout {
         let batches: HashSet<_> = self.store.operator_batches().await?.iter().map(|batch| batch.trigger_id).collect();
         // What waits is told also when its trigger tells at once by now. Arranged is only what is looked at here: others have
         // all of it in memory already.
-        let catalog = Catalog::new(self.store.watched().await?.only(|trigger| {
+        let is_looked_at = |trigger: &Trigger| {
             let settings = &trigger.settings;
             settings.is_condition() || settings.batch().is_some() || batches.contains(&trigger.id)
-        }));
+        };
+        let catalog = Catalog::new(self.store.watched_of(is_looked_at).await?);
         let triggers: HashSet<_> =
             catalog.sites.values().flat_map(|site| &site.conditions).map(|watched| watched.trigger.id).collect();
         known.kept.clear();
