@@ -187,8 +187,9 @@ pub async fn send_test(
     if api.store.record(&Step { fired: vec![fired], ..Step::default() }, now).await?.is_empty() {
         return Err(ApiError::not_found());
     }
+    let delivery = find_delivery(&api, &webhook, id).await;
     api.wake.queue_changed(shard).await;
-    let delivery = find_delivery(&api, &webhook, id).await?;
+    let delivery = delivery?;
     Ok((StatusCode::ACCEPTED, Json(DeliveryAnswer { delivery: delivery.into() })))
 }
 
@@ -298,8 +299,10 @@ pub async fn resend_delivery(
     if !api.store.resend(&api.change(&actor), webhook.id, delivery_id, shard).await? {
         return Err(ApiError::not_found());
     }
+    // What was asked for is what is answered, not what became of it meanwhile.
+    let delivery = find_delivery(&api, &webhook, delivery_id).await;
     api.wake.queue_changed(shard).await;
-    let delivery = find_delivery(&api, &webhook, delivery_id).await?;
+    let delivery = delivery?;
     Ok((StatusCode::ACCEPTED, Json(DeliveryAnswer { delivery: delivery.into() })))
 }
 
