@@ -29,6 +29,7 @@ pub mod node;
 pub mod outcome;
 pub mod pace;
 pub mod person;
+pub mod phases;
 pub mod resend;
 pub mod retry;
 pub mod settle;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::phases::Phases;
 use super::time::Timestamp;
 
 /// Bytes of a response body that are kept.
@@ -71,13 +72,16 @@ pub struct Attempted {
     pub outcome: Outcome,
     pub started_at: Timestamp,
     pub duration: Duration,
+    /// What of it went where; nothing when nothing was sent over a network.
+    pub phases: Phases,
     pub response: Option<Response>,
 }
 
 impl Attempted {
     /// An attempt that was not made because the event had become too old.
     pub fn expired(now: Timestamp) -> Self {
-        Self { outcome: Outcome::Expired, started_at: now, duration: Duration::ZERO, response: None }
+        let (duration, phases) = (Duration::ZERO, Phases::default());
+        Self { outcome: Outcome::Expired, started_at: now, duration, phases, response: None }
     }
 }
 

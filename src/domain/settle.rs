@@ -107,6 +107,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::outcome::{LONGEST_RETRY_AFTER, Response, Stage};
+    use super::super::phases::Phases;
     use super::*;
 
     const NOW: Timestamp = Timestamp::from_secs(1_000_000);
@@ -116,12 +117,13 @@ mod tests {
             outcome: Outcome::Responded { status, location: None },
             started_at: NOW,
             duration: Duration::from_millis(5),
+            phases: Phases::default(),
             response: Some(Response { status, headers: Vec::new(), body: Vec::new(), retry_after }),
         }
     }
 
     fn failed(outcome: Outcome) -> Attempted {
-        Attempted { outcome, started_at: NOW, duration: Duration::ZERO, response: None }
+        Attempted { outcome, started_at: NOW, duration: Duration::ZERO, phases: Phases::default(), response: None }
     }
 
     fn next(attempt: u32, attempted: &Attempted) -> Next {

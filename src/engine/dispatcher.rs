@@ -501,7 +501,7 @@ fn number_of(due: &Due) -> i32 {
 
 /// The attempt as it will be written.
 fn row(due: &Due, attempted: Attempted) -> AttemptRow {
-    let Attempted { outcome, started_at, duration, response } = attempted;
+    let Attempted { outcome, started_at, duration, phases, response } = attempted;
     let advice = (!outcome.is_success()).then(|| outcome.advice());
     let (code, headers, body) = match response {
         Some(response) => {
@@ -520,6 +520,7 @@ fn row(due: &Due, attempted: Attempted) -> AttemptRow {
         response_code: code,
         response_headers: headers,
         response_body: body,
+        phases: phases.packed(),
     }
 }
 

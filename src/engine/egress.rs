@@ -31,10 +31,12 @@ use tokio_rustls::client::TlsStream;
 use tower::Service;
 use url::Host;
 
+use super::stopwatch;
 use crate::clock::Clock;
 use crate::domain::address::AddressPolicy;
 use crate::domain::endpoint_url::{EndpointUrl, UrlProblem};
 use crate::domain::outcome::{Outcome, Stage};
+use crate::domain::phases::Phases;
 use crate::domain::url_check::{Step, Verdict, judge};
 
 const DNS_BUDGET: Duration = Duration::from_secs(3);
@@ -201,6 +203,19 @@ impl EgressConnector {
     }
 
     async fn connect(self, uri: Uri) -> Result<TokioIo<Stream>, NoConnection> {
+        let began = stopwatch::began().unwrap_or_else(|| self.clock.monotonic());
+        let mut phases = Phases::default();
+        let mut step = || phases.step(self.clock.monotonic().saturating_sub(began));
+        let opened = self.open(&uri, &mut step).await;
+        if opened.is_err() {
+            step();
+        }
+        stopwatch::opened(phases);
+        opened
+    }
+
+    /// Calls `step` when a phase is over, but for one that fails.
+    async fn open(&self, uri: &Uri, step: &mut (impl FnMut() + Send)) -> Result<TokioIo<Stream>, NoConnection> {
         // Judged as text once more: what counts is what the one parser makes of it, and it is asked here, where the
         // connection is opened, whoever was asked before.
         let url = judge(&uri.to_string(), &self.policy).map_err(NoConnection::refused)?;
@@ -208,14 +223,17 @@ impl EgressConnector {
         let host = host.map_err(NoConnection::at(Step::Syntax))?;
         let own = own_addresses();
         let addresses = self.vetted_addresses(&host, &own).await?;
+        step();
         let tcp = self.dial(&addresses, url.port()).await.map_err(NoConnection::at(Step::Connection))?;
         self.judge_peer(&tcp, &own)?;
+        step();
         // Small requests go out at once; failing to ask for it costs only time.
         let _ = tcp.set_nodelay(true);
         if !url.is_https() {
             return Ok(TokioIo::new(Stream::Plain(tcp)));
         }
         let stream = self.encrypt(&url, tcp).await.map_err(NoConnection::at(Step::Certificate))?;
+        step();
         Ok(TokioIo::new(Stream::Tls(Box::new(stream))))
     }
 

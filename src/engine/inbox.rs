@@ -10,6 +10,7 @@ use crate::clock::Clock;
 use crate::domain::ids::{AccountId, WebhookId};
 use crate::domain::inbox::{Received, SHOWN_HEADERS, look};
 use crate::domain::outcome::{Attempted, Outcome, Response};
+use crate::domain::phases::Phases;
 use crate::domain::time::Timestamp;
 use crate::store::inbox::InboxRequest;
 use crate::store::{Result, Store};
@@ -40,7 +41,7 @@ impl Inbox {
             Err(outcome) => (outcome, None),
         };
         let duration = self.clock.monotonic().saturating_sub(began);
-        Attempted { outcome, started_at, duration, response }
+        Attempted { outcome, started_at, duration, phases: Phases::default(), response }
     }
 
     async fn take(&self, owner: Owner, outgoing: &Outgoing<'_>, head: &HeaderMap) -> (Outcome, Option<Response>) {

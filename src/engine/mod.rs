@@ -52,6 +52,7 @@ pub mod resender;
 mod rhythm;
 pub mod sender;
 pub mod settler;
+mod stopwatch;
 pub mod target;
 
 /// What the engine works with.

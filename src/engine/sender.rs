@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
 use super::egress::{EgressConnector, NoConnection};
+use super::stopwatch;
 use crate::clock::Clock;
 use crate::domain::endpoint_url::EndpointUrl;
 use crate::domain::headers;
@@ -122,18 +123,27 @@ impl Sender {
     }
 
     /// Begins at `started_at`, which is now.
-    pub async fn attempt(&self, outgoing: &Outgoing<'_>, started_at: Timestamp) -> Attempted {
-        let began = self.clock.monotonic();
+    pub fn attempt(&self, outgoing: &Outgoing<'_>, started_at: Timestamp) -> impl Future<Output = Attempted> {
+        stopwatch::timed(self.clock.monotonic(), self.attempt_timed(outgoing, started_at))
+    }
+
+    async fn attempt_timed(&self, outgoing: &Outgoing<'_>, started_at: Timestamp) -> Attempted {
         let (outcome, response) = match self.request(outgoing, started_at) {
             Ok(request) => self
                 .clock
                 .within(ATTEMPT_BUDGET, self.exchange(request))
                 .await
-                .unwrap_or((Outcome::Timeout(Stage::Response), None)),
+                .unwrap_or_else(|| self.unanswered(Outcome::Timeout(Stage::Response))),
             Err(outcome) => (outcome, None),
         };
-        let duration = self.clock.monotonic().saturating_sub(began);
-        Attempted { outcome, started_at, duration, response }
+        let (duration, phases) = stopwatch::read(self.clock.monotonic());
+        Attempted { outcome, started_at, duration, phases, response }
+    }
+
+    /// There was a connection, and no answer comes any more.
+    fn unanswered(&self, outcome: Outcome) -> (Outcome, Option<Response>) {
+        stopwatch::waited(self.clock.monotonic(), false);
+        (outcome, None)
     }
 
     fn request(&self, outgoing: &Outgoing<'_>, now: Timestamp) -> Result<Request<Full<Bytes>>, Outcome> {
@@ -153,17 +163,19 @@ impl Sender {
         let too_many = limit_announcements(&mut request);
         let answer = tokio::select! {
             biased;
-            () = too_many.cancelled() => return (Outcome::InvalidHttp, None),
+            () = too_many.cancelled() => return self.unanswered(Outcome::InvalidHttp),
             answer = self.client.request(request) => answer,
         };
         // They may have come in one piece with the answer.
         if too_many.is_cancelled() {
-            return (Outcome::InvalidHttp, None);
+            return self.unanswered(Outcome::InvalidHttp);
         }
         let answer = match answer {
             Ok(answer) => answer,
-            Err(error) => return (outcome_of(&error), None),
+            Err(error) if error.is_connect() => return (outcome_of(&error), None),
+            Err(error) => return self.unanswered(outcome_of(&error)),
         };
+        stopwatch::waited(self.clock.monotonic(), true);
         let (head, body) = answer.into_parts();
         let status = head.status.as_u16();
         let location = head.headers.get(LOCATION).map(text_of);
@@ -276,5 +288,37 @@ fn http_outcome(error: &hyper::Error) -> Option<Outcome> {
         Some(Outcome::ClosedEarly)
     } else {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::RootCertStore;
+
+    use super::super::egress::Resolver;
+    use super::*;
+    use crate::domain::address::AddressPolicy;
+
+    /// Thousands of attempts are under way at once, and each is moved about.
+    #[tokio::test]
+    async fn an_attempt_takes_little_room() {
+        let clock = Clock::system();
+        let resolver = Resolver::Scripted(Arc::new(|_: &str| Vec::new()));
+        let connector = EgressConnector::new(AddressPolicy::default(), resolver, RootCertStore::empty(), clock.clone());
+        let sender = Sender::new(connector, clock.clone(), 1);
+        let address = Address::new(Err("cannot be read".to_owned()), &[]);
+        let outgoing = Outgoing {
+            address: &address,
+            secret: None,
+            previous_secret: None,
+            event_id: EventId(uuid::Uuid::nil()),
+            event_type: "test",
+            content_type: "application/json",
+            body: &Bytes::new(),
+        };
+        let room = size_of_val(&sender.attempt(&outgoing, clock.now()));
+        assert!(room <= 1_900, "{room} bytes");
     }
 }

@@ -18,6 +18,7 @@ use crate::domain::access::Role;
 use crate::domain::event::{Addressee, Data, Event};
 use crate::domain::ids::{EventId, WebhookId};
 use crate::domain::invalid::Invalid;
+use crate::domain::phases::{Phases, Spans};
 use crate::domain::webhook::{Status, Webhook};
 use crate::store::deliveries::{Attempt, Delivery, Filter};
 use crate::store::outbox::{Fired, Step};
@@ -73,6 +74,9 @@ pub struct AttemptView {
     #[schema(format = DateTime)]
     started_at: String,
     duration_ms: i64,
+    /// Where the time went. `null` when nothing was sent over a network, or nobody took the time.
+    #[schema(required = true)]
+    phases: Option<PhasesView>,
     /// `success`, or what kind of failure.
     outcome: String,
     error_message: Option<String>,
@@ -80,6 +84,28 @@ pub struct AttemptView {
     response_headers: BTreeMap<String, String>,
     /// The first 4 KiB.
     response_body: Option<String>,
+}
+
+/// Milliseconds of each phase; together as long as the attempt. `null` for what was not gone through: on a connection that was
+/// kept open there is no look-up, connection or TLS, and after the phase that failed nothing follows.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Phases)]
+pub struct PhasesView {
+    /// Looking up the host's addresses and judging them.
+    #[schema(required = true)]
+    dns_ms: Option<i64>,
+    /// Opening a connection to one of them.
+    #[schema(required = true)]
+    connect_ms: Option<i64>,
+    /// The TLS handshake.
+    #[schema(required = true)]
+    tls_ms: Option<i64>,
+    /// From then on until the status and headers of the answer had come.
+    #[schema(required = true)]
+    first_byte_ms: Option<i64>,
+    /// Reading the beginning of its body.
+    #[schema(required = true)]
+    body_ms: Option<i64>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -389,16 +415,24 @@ impl From<Attempt> for AttemptView {
     fn from(attempt: Attempt) -> Self {
         let headers: Vec<(String, String)> =
             attempt.response_headers.and_then(|headers| serde_json::from_str(&headers).ok()).unwrap_or_default();
+        let phases = attempt.phases.map(|packed| Phases::unpack(packed).spans(attempt.duration_ms));
         Self {
             number: attempt.number,
             started_at: attempt.started_at.to_string(),
             duration_ms: attempt.duration_ms,
+            phases: phases.map(PhasesView::from),
             error_message: attempt.advice,
             outcome: attempt.outcome,
             response_code: attempt.response_code,
             response_headers: headers.into_iter().collect(),
             response_body: attempt.response_body.map(text),
         }
+    }
+}
+
+impl From<Spans> for PhasesView {
+    fn from(Spans { dns, connect, tls, first_byte, body }: Spans) -> Self {
+        Self { dns_ms: dns, connect_ms: connect, tls_ms: tls, first_byte_ms: first_byte, body_ms: body }
     }
 }
 

@@ -40,6 +40,8 @@ pub struct Attempt {
     pub response_body: Option<Vec<u8>>,
     pub ended: Option<String>,
     pub reason: Option<String>,
+    /// Packed. `None` when nothing was sent over a network, or nobody took the time.
+    pub phases: Option<i64>,
 }
 
 #[derive(FromRow)]
@@ -214,13 +216,13 @@ impl Store {
     pub async fn attempts_among(&self, account_id: AccountId, ids: &[EventId]) -> Result<Vec<(EventId, Attempt)>> {
         const SQLITE: &str = "
             SELECT event_id, number, started_at, duration_ms, outcome, advice, response_code, response_headers,
-                response_body, ended, reason
+                response_body, ended, reason, phases
             FROM attempts
             WHERE account_id = $1 AND event_id IN (SELECT unhex(value) FROM json_each($2))
             ORDER BY event_id, number";
         const POSTGRES: &str = "
             SELECT event_id, number, started_at, duration_ms, outcome, advice, response_code, response_headers,
-                response_body, ended, reason
+                response_body, ended, reason, phases
             FROM attempts
             WHERE account_id = $1 AND event_id = ANY ($2)
             ORDER BY event_id, number";
@@ -238,7 +240,7 @@ impl Store {
     pub async fn attempts(&self, account_id: AccountId, id: EventId) -> Result<Vec<Attempt>> {
         const SQL: &str = "
             SELECT number, started_at, duration_ms, outcome, advice, response_code, response_headers, response_body,
-                ended, reason
+                ended, reason, phases
             FROM attempts
             WHERE account_id = $1 AND event_id = $2
             ORDER BY number";

@@ -29,6 +29,8 @@ pub struct AttemptRow {
     /// JSON array of pairs.
     pub response_headers: Option<String>,
     pub response_body: Option<Vec<u8>>,
+    /// Packed.
+    pub phases: Option<i64>,
 }
 
 /// Where a delivery stands after an attempt.
@@ -151,10 +153,10 @@ async fn settle_at_once(
             SELECT *
             FROM unnest($4::uuid[], $5::integer[], $6::bigint[], $7::uuid[], $8::bigint[], $9::bigint[], $10::text[],
                 $11::text[], $12::integer[], $13::text[], $14::bytea[], $15::text[], $16::text[], $17::integer[],
-                $18::integer[], $19::bigint[], $20::bigint[])
+                $18::integer[], $19::bigint[], $20::bigint[], $21::bigint[])
                 AS made (event_id, number, account_id, webhook_id, started_at, duration_ms, outcome, advice,
                     response_code, response_headers, response_body, ended, reason, next_attempt, next_others, next_due,
-                    late_at)
+                    late_at, phases)
             WHERE (SELECT count(*) FROM held) = cardinality($2)
         ),
         over AS (
@@ -173,9 +175,9 @@ async fn settle_at_once(
         ),
         written AS (
             INSERT INTO attempts (event_id, number, account_id, webhook_id, started_at, duration_ms, outcome, advice,
-                response_code, response_headers, response_body, ended, reason, late_at)
+                response_code, response_headers, response_body, ended, reason, late_at, phases)
             SELECT event_id, number, account_id, webhook_id, started_at, duration_ms, outcome, advice, response_code,
-                response_headers, response_body, ended, reason, late_at
+                response_headers, response_body, ended, reason, late_at, phases
             FROM (SELECT * FROM over UNION ALL SELECT * FROM again) AS moved
         )
         SELECT count(*) FROM held";
@@ -203,6 +205,7 @@ async fn settle_at_once(
         .bind(column(settled, |row| row.standing.again().map(|again| again.1)))
         .bind(column(settled, |row| row.standing.again().map(|again| again.2.micros())))
         .bind(column(settled, |row| row.late_at(now).map(Timestamp::micros)))
+        .bind(column(settled, |row| row.attempt.phases))
         .fetch_one(connection)
         .await?;
     if usize::try_from(held) == Ok(leases.len()) { Ok(()) } else { Err(StoreError::LeaseLost) }
@@ -214,9 +217,9 @@ impl Tx {
     async fn settle_in_parts(&mut self, settled: &[Settled], now: Timestamp) -> Result<bool> {
         static ATTEMPTS: Rows = Rows::new(
             "INSERT OR FAIL INTO attempts (event_id, number, account_id, webhook_id, started_at, duration_ms, outcome,
-                advice, response_code, response_headers, response_body, ended, reason, late_at)
+                advice, response_code, response_headers, response_body, ended, reason, late_at, phases)
             SELECT * FROM",
-            14,
+            15,
             "WHERE column1 IS NOT NULL",
         );
         static OVER: Rows = Rows::new("DELETE FROM queue WHERE event_id IN", 1, "");
@@ -308,6 +311,7 @@ fn bind_attempt<'q>(query: Query<'q>, row: &'q Settled, now: Timestamp) -> Query
         .bind(ended)
         .bind(reason)
         .bind(row.late_at(now))
+        .bind(row.attempt.phases)
 }
 
 impl Standing {

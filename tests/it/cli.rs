@@ -76,6 +76,8 @@ on_both! {
         let delivery = text(&deliveries["deliveries"][0]["id"]).to_owned();
         let shown = cli.run(&["deliveries", "show", &delivery, "--webhook", &id, "--site", SITE]).await;
         assert!(shown.contains("200"), "{shown}");
+        // The one before had opened the connection.
+        assert!(shown.contains("    connection kept, first byte "), "{shown}");
         cli.run(&["deliveries", "resend", &delivery, "--webhook", &id, "--site", SITE]).await;
         cli.run(&["webhooks", "pause", &id, "--site", SITE]).await;
         assert_eq!(cli.json(&["webhooks", "show", &id, "--site", SITE]).await["webhook"]["status"], "paused");

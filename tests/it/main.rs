@@ -29,6 +29,7 @@ mod nab;
 mod nodes;
 mod noticing;
 mod operation;
+mod phases;
 mod plans;
 mod plausible;
 mod resends;

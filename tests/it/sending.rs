@@ -29,7 +29,7 @@ pub async fn first_attempt_after(app: &TestApp, endpoint: &Endpoint, span: Durat
     first_attempt_while(app, &endpoint.url(), time).await
 }
 
-async fn first_attempt_while(app: &TestApp, url: &str, meanwhile: impl Future<Output = ()>) -> Value {
+pub async fn first_attempt_while(app: &TestApp, url: &str, meanwhile: impl Future<Output = ()>) -> Value {
     if app.get(&format!("/api/sites/{SITE}")).await.status == 404 {
         app.site().await;
     }
@@ -350,7 +350,7 @@ pub fn trusting(certificate: &Certificate) -> Setup {
     Setup { settings: vec![("egress_ca", path.display().to_string())], ..Setup::default() }
 }
 
-async fn nobody_listens() -> String {
+pub async fn nobody_listens() -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     format!("http://{}/hook", listener.local_addr().unwrap())
 }

@@ -563,6 +563,7 @@ fn settled(
         response_code: Some(200),
         response_headers: None,
         response_body: None,
+        phases: None,
     };
     Settled { lease, event_id, account_id, webhook_id, attempt, standing, life: Life::AsBefore, turn: None }
 }

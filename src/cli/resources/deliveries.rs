@@ -92,6 +92,9 @@ pub(super) fn show_delivery(connection: &Connection, answer: &Value) {
             if code.is_empty() { String::new() } else { format!(" ({code})") },
             attempt["duration_ms"],
         ));
+        if let Some(line) = phases(&attempt["phases"]) {
+            output::say(&format!("    {line}"));
+        }
         for field in ["error_message", "response_body"] {
             let text = output::printable(&plain(&attempt[field]));
             if !text.is_empty() {
@@ -99,4 +102,19 @@ pub(super) fn show_delivery(connection: &Connection, answer: &Value) {
             }
         }
     }
+}
+
+/// Where the time of an attempt went, on one line. `None` when nobody took it, also on a server of before.
+fn phases(told: &Value) -> Option<String> {
+    const NAMES: [(&str, &str); 5] = [
+        ("dns_ms", "look-up"),
+        ("connect_ms", "connection"),
+        ("tls_ms", "TLS"),
+        ("first_byte_ms", "first byte"),
+        ("body_ms", "body"),
+    ];
+    let spans = NAMES.into_iter().filter_map(|(field, name)| Some(format!("{name} {} ms", told[field].as_i64()?)));
+    let kept = (told["connect_ms"].is_null() && !told["first_byte_ms"].is_null()).then(|| "connection kept".to_owned());
+    let parts: Vec<_> = kept.into_iter().chain(spans).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
 }

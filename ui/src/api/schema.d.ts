@@ -936,6 +936,7 @@ export interface components {
             number: number;
             /** @description `success`, or what kind of failure. */
             outcome: string;
+            phases: components["schemas"]["Phases"] | null;
             /** @description The first 4 KiB. */
             response_body?: string | null;
             /** Format: int32 */
@@ -1341,6 +1342,37 @@ export interface components {
             current_password: string;
             /** @description At least 12 characters. */
             new_password: string;
+        };
+        /**
+         * @description Milliseconds of each phase; together as long as the attempt. `null` for what was not gone through: on a connection that was
+         *     kept open there is no look-up, connection or TLS, and after the phase that failed nothing follows.
+         */
+        Phases: {
+            /**
+             * Format: int64
+             * @description Reading the beginning of its body.
+             */
+            body_ms: number | null;
+            /**
+             * Format: int64
+             * @description Opening a connection to one of them.
+             */
+            connect_ms: number | null;
+            /**
+             * Format: int64
+             * @description Looking up the host's addresses and judging them.
+             */
+            dns_ms: number | null;
+            /**
+             * Format: int64
+             * @description From then on until the status and headers of the answer had come.
+             */
+            first_byte_ms: number | null;
+            /**
+             * Format: int64
+             * @description The TLS handshake.
+             */
+            tls_ms: number | null;
         };
         /** @description What a client is told when something does not work (RFC 9457). */
         Problem: {
