@@ -599,6 +599,13 @@ export const text = {
     noAttempts: "No attempt was made yet.",
     attempt: (number: number) => `Attempt ${number}`,
     answered: (code: number) => `answered ${code}`,
+    phases: {
+      title: "Where the time went",
+      names: { dns_ms: "Name look-up", connect_ms: "Connection", tls_ms: "TLS handshake", first_byte_ms: "Wait for the answer", body_ms: "Rest of the answer" },
+      kept: "Connection was kept open",
+      under: "under 1 ms",
+      failed: "and failed",
+    },
     request: "Request",
     requestWhy: "The same on every attempt, but for the time and its signature.",
     signature: "made at each attempt",

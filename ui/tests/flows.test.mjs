@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
 import { Webhook } from "standardwebhooks";
-import { EMAIL, PASSWORD, importHistory, openBrowser, openPage, pageView, settle, setUp, signIn, startEndpoint, startReceiver, startServer, startStage, test, violations } from "./support.mjs";
+import { EMAIL, PASSWORD, ended, importHistory, openBrowser, openPage, pageView, settle, setUp, signIn, startEndpoint, startReceiver, startServer, startStage, test, violations } from "./support.mjs";
 
 let browser;
 before(async () => { browser = await openBrowser(); });
@@ -444,6 +444,43 @@ describe("a webhook's page", () => {
     await page.goto(`${server.base}/sites/example.com/deliveries?trigger_type=custom_event`);
     await page.getByRole("listitem").getByRole("link", { name: /Download happened 1 ×/ }).waitFor();
     await api("DELETE", `${home.at}/webhooks/${hook.id}/triggers/${second.id}`);
+  });
+
+  it("tells of each attempt where its time went, and in which phase one failed", async (context) => {
+    const slow = await startEndpoint();
+    context.after(() => slow.stop());
+    slow.takes = [300, 120];
+    const { webhook } = await api("POST", `${home.at}/webhooks`, { name: "Slow", url: slow.url, triggers: [{ type: "goal_completion" }] });
+    const said = async (delivery) => {
+      await page.goto(`${server.base}/sites/example.com/webhooks/${webhook.id}/deliveries/${delivery.id}`);
+      const figure = page.getByRole("figure", { name: "Where the time went" });
+      await figure.waitFor();
+      // What a screen reader tells, in its order.
+      const pairs = await figure.locator("dl > div").evaluateAll((rows) => rows.map((row) => ["dt", "dd"].map((name) => row.querySelector(name).textContent)));
+      assert.deepEqual(await violations(page), []);
+      return { figure, names: pairs.map(([name]) => name), told: Object.fromEntries(pairs) };
+    };
+    const opened = await said(await test(api, home.at, webhook));
+    assert.deepEqual(opened.names, ["Name look-up", "Connection", "Wait for the answer", "Rest of the answer"]);
+    const { attempts } = await ended(api, `${home.at}/webhooks/${webhook.id}/deliveries/${page.url().split("/").at(-1)}`);
+    const { first_byte_ms, body_ms } = attempts[0].phases;
+    assert.ok(first_byte_ms >= 290 && body_ms >= 110, `${first_byte_ms} and ${body_ms}`);
+    const shown = (ms) => (ms < 1_000 ? `${ms} ms` : `${Math.round(ms / 100) / 10} s`);
+    assert.equal(opened.told["Wait for the answer"], shown(first_byte_ms));
+    assert.equal(opened.told["Rest of the answer"], shown(body_ms));
+    const widths = await opened.figure.locator("svg").first().evaluate((bar) => [...bar.querySelectorAll(".fill-phase-answer")].map((part) => part.getBoundingClientRect().width / bar.getBoundingClientRect().width));
+    assert.equal(widths.length, 1);
+    assert.ok(Math.abs(widths[0] - first_byte_ms / attempts[0].duration_ms) < 0.02, `${widths}`);
+
+    const kept = await said(await test(api, home.at, webhook));
+    assert.deepEqual(kept.names, ["Connection", "Wait for the answer", "Rest of the answer"]);
+    assert.equal(kept.told.Connection, "Connection was kept open");
+
+    await slow.stop();
+    const refused = await said(await test(api, home.at, webhook));
+    assert.deepEqual(refused.names, ["Name look-up", "Connection"]);
+    assert.match(refused.told.Connection, /and failed$/);
+    await api("DELETE", `${home.at}/webhooks/${webhook.id}`);
   });
 
   it("shows around a delivery what happened on the site, and what was usual", async () => {

@@ -9,7 +9,9 @@ export async function furnished(count) {
   const home = await furnish(api, count, endpoint);
   const [first, second, third, fourth, fifth] = home.webhooks;
   if (first) {
+    endpoint.takes = [120, 40];
     for (let round = 0; round < 3; round += 1) await test(api, home.at, first);
+    endpoint.takes = [0, 0];
     endpoint.status = 503;
     home.retrying = await test(api, home.at, first);
     if (second) await test(api, home.at, second);

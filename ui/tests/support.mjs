@@ -5,6 +5,7 @@ import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { createInterface } from "node:readline";
+import { setTimeout as passed } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 
@@ -188,14 +189,18 @@ export async function startReceiver() {
   return { url, authority, line: receiver.line, stop: async () => { await receiver.stop(); rmSync(authority, { force: true }); } };
 }
 
-/** A receiver whose answer can be chosen, and that keeps what came. */
+/** A receiver whose answer can be chosen, and how long it takes until it and until its end; it keeps what came. */
 export async function startEndpoint(status = 200) {
-  const endpoint = { status, arrived: [], url: "", stop: undefined };
+  const endpoint = { status, takes: [0, 0], arrived: [], url: "", stop: undefined };
   const server = createServer(async (request, response) => {
     const parts = [];
     for await (const part of request) parts.push(part);
     endpoint.arrived.push({ headers: request.headers, body: Buffer.concat(parts) });
-    response.writeHead(endpoint.status, { "content-type": "text/plain" }).end(endpoint.status < 300 ? "thank you" : "the disk is full");
+    const [answer, rest] = endpoint.takes;
+    if (answer) await passed(answer);
+    response.writeHead(endpoint.status, { "content-type": "text/plain" }).flushHeaders();
+    if (rest) await passed(rest);
+    response.end(endpoint.status < 300 ? "thank you" : "the disk is full");
   });
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
   endpoint.url = `http://127.0.0.1:${server.address().port}/hooks/pulse`;

@@ -7,6 +7,7 @@ import { deliveryQuery, webhookQuery } from "../api/queries";
 import { ago, clock, exact, pretty, shortUrl, span, zone } from "../format";
 import { useLive } from "../live";
 import { STATUS_TONES } from "../parts/deliveries";
+import { Phases } from "../parts/phases";
 import { tell } from "../parts/toast";
 import { isChange, trimmed } from "../parts/trigger-fields";
 import { Asked, Badge, Button, Card, Code, Confirm, Copy, Head, Loading, Moment, Notice, Pairs } from "../parts/ui";
@@ -131,6 +132,7 @@ function Timeline({ delivery, attempts }: { delivery: Delivery; attempts: Attemp
               <span className="text-sm text-muted tabular-nums"><time dateTime={attempt.started_at} title={exact(attempt.started_at)}>{clock(attempt.started_at)}</time> · {span(attempt.duration_ms)}</span>
             </p>
             <p className="text-sm text-muted"><span className={good ? "text-good" : "text-bad"}>{good ? words.statuses["success"] : attempt.outcome}</span>{attempt.error_message ? `: ${attempt.error_message}` : ""}</p>
+            <Phases attempt={attempt} />
           </li>
         );
       })}

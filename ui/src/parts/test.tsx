@@ -5,6 +5,7 @@ import { api, answer } from "../api/client";
 import { deliveryQuery } from "../api/queries";
 import { ago, span } from "../format";
 import { text } from "../text";
+import { Phases } from "./phases";
 import { Badge, Button, Card, ProblemNotice } from "./ui";
 
 const words = text.webhooks;
@@ -69,6 +70,7 @@ export function Test({ site, webhook, onEnd }: { site: string; webhook: string; 
         </div>
         {known && <Link to="/sites/$site/webhooks/$webhook/deliveries/$delivery" params={{ site, webhook: webhook, delivery: known.id }} className="link text-sm">{words.testDetail}</Link>}
       </div>
+      {last && ended && <div className="mt-3 max-w-2xl"><Phases attempt={last} /></div>}
       {problem ? <div className="mt-3"><ProblemNotice problem={problem} /></div> : null}
     </Card>
   );
