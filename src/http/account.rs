@@ -14,6 +14,7 @@ use super::auth::Asking;
 use super::body::{Fields, JsonObject};
 use super::error::{ApiError, Problem, Result};
 use super::setup::checked;
+use crate::analytics::Analytics;
 use crate::domain::access::{Role, Who};
 use crate::domain::ids::UserId;
 use crate::domain::invalid::Invalid;
@@ -43,6 +44,8 @@ pub struct MeAnswer {
     site_id: Option<String>,
     /// Who knows sites, goals and people: `own` or `plausible`.
     directory: &'static str,
+    /// Where the traffic is: in a file of the server's own, `embedded`, or in `clickhouse`.
+    analytics: &'static str,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -143,6 +146,10 @@ pub async fn me(State(api): State<Api>, asking: Asking) -> Result<Json<MeAnswer>
         accounts,
         site_id: actor.only_site.map(|site| site.to_string()),
         directory: if api.settings.mirrors_plausible { "plausible" } else { "own" },
+        analytics: match api.analytics {
+            Analytics::Embedded(_) => "embedded",
+            Analytics::ClickHouse(_) => "clickhouse",
+        },
     }))
 }
 

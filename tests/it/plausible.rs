@@ -595,6 +595,7 @@ on_both! {
         assert_eq!(domains(&as_bearer(&app, Method::GET, "/api/sites", TOKEN).await.expect(200)), ["one.example"]);
         let me = as_bearer(&app, Method::GET, "/api/me", TOKEN).await.expect(200);
         assert_eq!(me["role"], "editor");
+        assert_eq!((&me["directory"], &me["analytics"]), (&json!("plausible"), &json!("clickhouse")));
         assert!(text(&me["who"]).starts_with("plugin_token:"));
         let body = json!({"name": "Test", "url": endpoint.url(), "triggers": [{"type": "goal_completion"}]});
         let made = app.post_as(TOKEN, "/api/sites/one.example/webhooks", body.clone()).await.expect(201);

@@ -196,6 +196,7 @@ on_both! {
         assert_eq!(set_up(body("the-token")).await.expect(403)["code"], "wrong_setup_token");
         let me = Answer::of(app.request(Method::GET, "/api/me").bearer_auth(&key)).await.expect(200);
         assert_eq!((&me["account"]["name"], &me["role"]), (&json!("Mine"), &json!("owner")));
+        assert_eq!((&me["directory"], &me["analytics"]), (&json!("own"), &json!("embedded")));
 
         // Signing in gives a session; it counts only for requests of our own pages.
         let sign_in = async |password: &str| {

@@ -1269,6 +1269,8 @@ export interface components {
             account: components["schemas"]["Account"];
             /** @description Every account whoever is signed in can go on in; with a key just the one. */
             accounts: components["schemas"]["Membership"][];
+            /** @description Where the traffic is: in a file of the server's own, `embedded`, or in `clickhouse`. */
+            analytics: string;
             /** @description Who knows sites, goals and people: `own` or `plausible`. */
             directory: string;
             role: string;
