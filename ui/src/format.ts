@@ -9,10 +9,9 @@ export const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
 
 export const number = (value: number) => numbers.format(value);
 
+/** "99.5 %": the sign stays with its number. */
 export const percent = (part: number, whole: number) =>
-  new Intl.NumberFormat(locale, { style: "percent", maximumFractionDigits: part === whole ? 0 : 1 }).format(
-    whole === 0 ? 0 : part / whole,
-  );
+  `${new Intl.NumberFormat(locale, { maximumFractionDigits: 1 }).format(whole === 0 ? 0 : (part / whole) * 100)}\u00a0%`;
 
 /** "12 Nov 2026, 09:10:03 CET" */
 export const exact = (moment: string | number) =>
@@ -63,7 +62,8 @@ export function shortUrl(url: string): { host: string; path: string } {
   if (url === INBOX) return { host: text.inbox.title, path: "" };
   try {
     const { host, pathname, search } = new URL(url);
-    return { host, path: (pathname === "/" ? "" : pathname) + (search ? "?…" : "") };
+    // Whoever may not see the path is told "/…", which an address encodes.
+    return { host, path: (pathname === "/" ? "" : pathname.replaceAll("%E2%80%A6", "…")) + (search ? "?…" : "") };
   } catch {
     return { host: url, path: "" };
   }

@@ -1,6 +1,6 @@
 // How a webhook is, in one word and why.
 import type { Delivery, Webhook } from "./api/client";
-import { ago } from "./format";
+import { ago, lasting } from "./format";
 import { text } from "./text";
 
 export type Tone = "good" | "warn" | "bad" | "plain";
@@ -23,7 +23,7 @@ export function healthOf(webhook: Webhook, last: Delivery | null | undefined): H
     case "paused":
       return say("paused", "plain", 4, why.paused);
     case "failing": {
-      const since = webhook.failing_since ? why.failing(ago(webhook.failing_since)) : "";
+      const since = webhook.failing_since ? why.failing(lasting((Date.now() - Date.parse(webhook.failing_since)) / 1_000)) : "";
       return say("failing", "bad", 1, [since, last?.error_message ?? ""].filter(Boolean).join(": "));
     }
   }

@@ -24,6 +24,8 @@ const client = new QueryClient({
       // What the server refuses it refuses again; what it cannot do now it may do in a moment.
       retry: (count, error) => count < 2 && !(error instanceof Problem && error.status > 0 && error.status < 500),
       staleTime: 1_000,
+      // The server may well be reached by whom the browser calls offline; otherwise it is said.
+      networkMode: "always",
     },
   },
 });

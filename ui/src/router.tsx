@@ -12,6 +12,7 @@ import { SignIn } from "./pages/sign-in";
 import { Invitation } from "./pages/invitation";
 import { SignUp } from "./pages/sign-up";
 import { SiteFrame } from "./pages/site-frame";
+import { NotFound } from "./parts/ui";
 import { STEPS, type StartSearch, type Step } from "./steps";
 
 const optional = (value: unknown) => (typeof value === "string" && value !== "" ? value : undefined);
@@ -53,6 +54,7 @@ const shell = createRoute({
   id: "shell",
   component: Shell,
   errorComponent: Crash,
+  notFoundComponent: NotFound,
   beforeLoad: async ({ context, location }) => {
     try {
       await context.client.ensureQueryData(meQuery);

@@ -56,6 +56,8 @@ export function eventSentence(delivery: Delivery): string {
   const payload = delivery.payload as { data?: Record<string, unknown> };
   const data = typeof payload === "object" && payload ? (payload.data ?? {}) : {};
   const figure = (name: string) => number(Number(data[name] ?? 0));
+  // What a test says of the endpoint is true only once it arrived.
+  if (delivery.event_type === "test") return text.deliveries.sentences.test;
   if (["visitor_spike", "visitor_drop"].includes(delivery.event_type) && "current_visitors" in data) {
     const { drop, spike } = text.deliveries.sentences;
     return (delivery.event_type === "visitor_drop" ? drop : spike)(figure("current_visitors"), figure("previous_visitors"), figure("change_percent"));

@@ -85,7 +85,7 @@ describe("ten thousand deliveries", () => {
     const last = page.locator(`li[aria-posinset="${MANY - 3}"] a`);
     const href = await last.getAttribute("href");
     await last.click();
-    await page.getByRole("heading", { level: 1, name: "This is a test." }).waitFor();
+    await page.getByRole("heading", { level: 1, name: "Test event" }).waitFor();
     await page.goBack();
     await page.locator(`a[href="${href}"]`).waitFor();
     await page.locator(`a[href="${href}"]`).focus();

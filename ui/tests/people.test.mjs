@@ -174,10 +174,12 @@ it("says kindly that nobody signs up where the operator has not opened that", as
   const page = await openPage(browser, server, { size: "phone" });
   try {
     await page.goto(`${server.base}/sign-up`);
-    await page.getByLabel("Account name").fill("Compilers");
-    await page.getByLabel("E-mail address").fill(GRACE);
-    await page.getByLabel("Password").fill(HERS);
-    await page.getByRole("button", { name: "Create account" }).click();
+    // Before anything is filled in.
+    await page.getByRole("heading", { name: "Signing up is closed here" }).waitFor();
+    await page.getByRole("link", { name: "Sign in" }).click();
+    await page.getByLabel("E-mail address").waitFor();
+    assert.equal(await page.getByRole("link", { name: "Sign up" }).count(), 0);
+    await page.goBack();
     await page.getByRole("heading", { name: "Signing up is closed here" }).waitFor();
     await settle(page);
     assert.deepEqual(await violations(page), []);

@@ -56,14 +56,34 @@ interface Told<T> {
   response: Response;
 }
 
+let away = false;
+const watchers = new Set<() => void>();
+function note(is: boolean) {
+  if (away === is) return;
+  away = is;
+  for (const watcher of watchers) watcher();
+}
+
+/** Whether the server answered nothing when it was last asked. */
+export const reach = {
+  isAway: () => away,
+  watch: (watcher: () => void) => {
+    watchers.add(watcher);
+    return () => watchers.delete(watcher);
+  },
+};
+
 /** The body of an answer, or a `Problem`. */
 export async function answer<T>(call: Promise<Told<T>>): Promise<T> {
   let told: Told<T>;
   try {
     told = await call;
   } catch (error) {
+    // What was given up here says nothing about the server.
+    if (!(error instanceof DOMException && error.name === "AbortError")) note(true);
     throw Problem.of(error);
   }
+  note(false);
   if (told.response.ok) return told.data as T;
   const body = (told.error ?? {}) as Partial<Schemas["Problem"]>;
   const detail = body.detail ?? text.problem.status(told.response.status);

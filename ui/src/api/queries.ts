@@ -141,6 +141,17 @@ export const invitedQuery = (token: string) =>
     refetchOnWindowFocus: false,
   });
 
+/** Why nobody can sign up here, or null. Asked with nothing filled in, which is refused in one way or the other. */
+export const signUpClosedQuery = queryOptions({
+  queryKey: ["sign-up"],
+  queryFn: async () => {
+    const { error } = await api.POST("/api/sign-up", { body: { account: "", email: "", password: "" } });
+    return error?.code === "sign_up_closed" ? (error.detail ?? "") : null;
+  },
+  staleTime: Infinity,
+  refetchOnWindowFocus: false,
+});
+
 export const auditQuery = infiniteQueryOptions({
   queryKey: ["audit"],
   queryFn: ({ pageParam }) =>

@@ -9,10 +9,11 @@ const words = text.audit;
 /** Each change in a line: what it was before, what it is now. */
 function changes(detail: Record<string, unknown> | null) {
   const plain = (value: unknown) => (value === null || value === undefined ? words.nothing : typeof value === "string" ? value : JSON.stringify(value));
-  const lines = Object.entries(detail ?? {}).map(([name, value]) =>
+  const said = Object.entries(detail ?? {}).filter(([, value]) => value !== null && value !== undefined);
+  const lines = said.map(([name, value]) =>
     Array.isArray(value) && value.length === 2 ? words.change(name, plain(value[0]), plain(value[1])) : `${name}: ${plain(value)}`,
   );
-  return lines.length === 0 ? words.nothing : <ul>{lines.map((line) => <li key={line}>{line}</li>)}</ul>;
+  return lines.length === 0 ? null : <ul>{lines.map((line) => <li key={line}>{line}</li>)}</ul>;
 }
 
 export function Audit() {
@@ -22,7 +23,12 @@ export function Audit() {
   const who = (actor: string) => {
     const [kind = "", id] = actor.split(":");
     const name = members.data?.find((member) => member.id === id)?.email ?? keys.data?.find((key) => key.id === id)?.name ?? id;
-    return [words.actors[kind] ?? kind, name].filter(Boolean).join(" ");
+    // People are known by their address.
+    return kind === "user" && name.includes("@") ? name : [words.actors[kind] ?? kind, name].filter(Boolean).join(" ");
+  };
+  const what = (object: string) => {
+    const [kind = "", id] = object.split(":");
+    return kind === "user" ? (members.data?.find((member) => member.id === id)?.email ?? object) : object;
   };
   return (
     <>
@@ -33,18 +39,19 @@ export function Audit() {
             const list = pages.flatMap((page) => page.entries);
             if (list.length === 0) return <Empty title={words.title} icon="list">{words.empty}</Empty>;
             return (
-              <Table label={words.title} head={[words.when, words.who, words.what, words.object, words.changes, words.network]}>
-                {list.map((entry) => (
-                  <tr key={entry.id}>
-                    <td className="px-5 py-2.5"><Moment at={entry.inserted_at} exactly /></td>
-                    <td className="min-w-52 px-5 py-2.5 [overflow-wrap:anywhere]">{who(entry.actor)}</td>
-                    <td className="px-5 py-2.5 font-mono text-xs whitespace-nowrap">{entry.action}</td>
-                    <td className="min-w-36 px-5 py-2.5 font-mono text-xs [overflow-wrap:anywhere]">{entry.object}</td>
-                    <td className="min-w-44 px-5 py-2.5 [overflow-wrap:anywhere]">{changes(entry.detail)}</td>
-                    <td className="px-5 py-2.5 font-mono text-xs whitespace-nowrap">{entry.network ?? words.nothing}</td>
-                  </tr>
-                ))}
-              </Table>
+              <Table
+                label={words.title}
+                items={list}
+                keyOf={({ id }) => id}
+                columns={[
+                  { name: words.when, className: "whitespace-nowrap", of: (entry) => <Moment at={entry.inserted_at} exactly /> },
+                  { name: words.who, className: "[overflow-wrap:anywhere] sm:min-w-44", of: ({ actor }) => who(actor) },
+                  { name: words.what, className: "sm:whitespace-nowrap", of: ({ action }) => <span title={action}>{words.actions[action] ?? action}</span> },
+                  { name: words.object, className: "font-mono text-xs [overflow-wrap:anywhere] sm:min-w-44", of: ({ object }) => what(object) },
+                  { name: words.changes, className: "[overflow-wrap:anywhere] sm:min-w-44", of: ({ detail }) => changes(detail) },
+                  { name: words.network, className: "font-mono text-xs whitespace-nowrap", of: ({ network }) => network ?? null },
+                ]}
+              />
             );
           }}
         </Asked>

@@ -11,6 +11,7 @@ import { Phases } from "../parts/phases";
 import { tell } from "../parts/toast";
 import { isChange, trimmed } from "../parts/trigger-fields";
 import { Asked, Badge, Button, Card, Code, Confirm, Copy, Head, Loading, Moment, Notice, Pairs } from "../parts/ui";
+import { Writes } from "../parts/writes";
 import { eventSentence } from "../sentences";
 import { text } from "../text";
 
@@ -24,7 +25,7 @@ export function DeliveryPage() {
   const webhook = useQuery(webhookQuery(site, id));
   useLive(["delivery", site, id, deliveryId]);
   return (
-    <Asked query={delivery}>
+    <Asked query={delivery} whole>
       {(known) => {
         const attempts = known.attempts ?? [];
         const last = attempts.at(-1);
@@ -36,10 +37,10 @@ export function DeliveryPage() {
               badge={<Badge tone={STATUS_TONES[known.status] ?? "plain"}>{words.statuses[known.status] ?? known.status}</Badge>}
               lead={<><Moment at={known.inserted_at} exactly /> · {words.attempts(known.attempt)}</>}
             >
-              <ResendButton site={site} delivery={known} />
+              <Writes><ResendButton site={site} delivery={known} /></Writes>
             </Head>
             <div className="grid gap-6">
-              <Diagnosis delivery={known} />
+              <Diagnosis delivery={known} webhook={webhook.data} />
               <div className="grid items-start gap-6 lg:grid-cols-2">
                 <Card title={words.timeline} lead={text.common.zone(zone)}><Timeline delivery={known} attempts={attempts} /></Card>
                 <Response attempt={last} />
@@ -79,12 +80,24 @@ function ResendButton({ site, delivery }: { site: string; delivery: Delivery }) 
   );
 }
 
-function Diagnosis({ delivery }: { delivery: Delivery }) {
-  if (delivery.status === "success") return null;
-  const reason = delivery.reason ? (words.reasons[delivery.reason] ?? delivery.reason) : "";
-  const said = [reason, delivery.error_message].filter(Boolean).join(" ");
+/** What went wrong, or why it waits, and what to do. */
+function Diagnosis({ delivery, webhook }: { delivery: Delivery; webhook: Webhook | undefined }) {
+  const { status, error_message: error, reason } = delivery;
+  if (status === "success") return null;
+  if (!ENDED.includes(status) && webhook) {
+    const waits =
+      webhook.status === "paused" ? words.waitsPaused
+      : webhook.status === "disabled" ? words.waitsDisabled
+      : webhook.left_alone_until ? words.waitsApart(ago(webhook.left_alone_until))
+      : null;
+    if (waits) return <Notice tone="warn" title={words.waits}><p>{[error, waits].filter(Boolean).join(" ")}</p></Notice>;
+  }
+  // That it is gone is said by the error already.
+  const why = reason && !(reason === "endpoint_gone" && error) ? (words.reasons[reason] ?? reason) : "";
+  const said = [error, why].filter(Boolean).join(" ");
   if (!said) return null;
-  return <Notice tone={delivery.status === "failed" ? "bad" : delivery.status === "cancelled" ? "plain" : "warn"} title={words.diagnosis}><p>{said}</p></Notice>;
+  const sent = status !== "cancelled";
+  return <Notice tone={status === "failed" ? "bad" : sent ? "warn" : "plain"} title={sent ? words.diagnosis : words.notSent}><p>{said}</p></Notice>;
 }
 
 /** The site's visitors before and after, as they are known today, and what was usual. */
@@ -156,7 +169,7 @@ function Response({ attempt }: { attempt: Attempt | undefined }) {
     <Card title={words.response} lead={attempt ? words.responses(attempt.number) : undefined}>
       <div className="grid gap-3 p-5">
         {!attempt?.response_code ? (
-          <p className="text-sm text-muted">{words.noResponse}</p>
+          <p className="text-sm text-muted">{attempt ? words.noResponse : words.nothingSent}</p>
         ) : (
           <>
             <Headers headers={[["status", String(attempt.response_code)], ...Object.entries(attempt.response_headers)]} />

@@ -2,9 +2,10 @@ import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useParams } from "@tanstack/react-router";
 import { useState } from "react";
 import { api, answer, type Goal } from "../api/client";
-import { goalsQuery } from "../api/queries";
+import { goalsQuery, meQuery } from "../api/queries";
 import { useForm } from "../parts/form";
-import { Asked, Badge, Button, Card, Confirm, Empty, Head, ProblemNotice, SelectField, TextField } from "../parts/ui";
+import { Asked, Button, Card, Confirm, Empty, Head, ProblemNotice, SelectField, TextField } from "../parts/ui";
+import { Writes } from "../parts/writes";
 import { text } from "../text";
 
 type Kind = keyof typeof text.goals.kinds;
@@ -18,6 +19,7 @@ const describe = (goal: Goal) => {
 export function Goals() {
   const { site } = useParams({ from: "/shell/sites/$site/goals" });
   const goals = useQuery(goalsQuery(site));
+  const me = useQuery(meQuery);
   const client = useQueryClient();
   const [deleting, setDeleting] = useState<Goal | null>(null);
   const changed = () => client.invalidateQueries({ queryKey: ["goals", site] });
@@ -27,8 +29,8 @@ export function Goals() {
   };
   return (
     <>
-      <Head title={text.goals.title} lead={text.goals.lead} />
-      <div className="grid items-start gap-6 lg:grid-cols-[1fr_22rem]">
+      <Head title={text.goals.title} lead={me.data?.directory === "plausible" ? text.goals.mirrored : text.goals.lead} />
+      <div className="grid items-start gap-6 lg:has-[form]:grid-cols-[1fr_22rem]">
         <div className="card">
           <Asked query={goals}>
             {(list) =>
@@ -42,8 +44,7 @@ export function Goals() {
                         <p className="font-medium">{goal.display_name}</p>
                         <p className="text-sm text-muted">{describe(goal)}</p>
                       </div>
-                      <span className="max-sm:hidden"><Badge tone="plain">{text.goals.kinds[goal.goal_type as Kind] ?? goal.goal_type}</Badge></span>
-                      <Button small look="quiet" icon="trash" onClick={() => setDeleting(goal)} aria-label={`${text.common.delete} ${goal.display_name}`} />
+                      <Writes own><Button small look="quiet" icon="trash" onClick={() => setDeleting(goal)} aria-label={`${text.common.delete} ${goal.display_name}`} /></Writes>
                     </li>
                   ))}
                 </ul>
@@ -51,7 +52,7 @@ export function Goals() {
             }
           </Asked>
         </div>
-        <NewGoal site={site} onDone={changed} />
+        <Writes own><NewGoal site={site} onDone={changed} /></Writes>
       </div>
       <Confirm open={!!deleting} title={text.goals.deleteTitle} yes={text.common.delete} danger onYes={() => remove(deleting!.id)} onClose={() => setDeleting(null)}>
         {deleting && text.goals.deleteWhy(deleting.display_name)}
@@ -92,7 +93,7 @@ function NewGoal({ site, onDone }: { site: string; onDone: () => Promise<void> }
           <TextField label={text.goals.scroll} errors={form.errors["scroll_threshold"]} type="number" min={1} max={100} value={depth} onChange={(change) => setDepth(change.target.value)} required />
         )}
         <TextField label={text.goals.display} hint={text.goals.displayHint} optional errors={form.errors["display_name"]} value={display} onChange={(change) => setDisplay(change.target.value)} />
-        <Button type="submit" look="main" busy={form.busy}>{text.goals.add}</Button>
+        <div className="flex justify-end"><Button type="submit" look="main" busy={form.busy}>{text.goals.add}</Button></div>
       </form>
     </Card>
   );

@@ -2,8 +2,10 @@ import { useQuery } from "@tanstack/react-query";
 import { useParams } from "@tanstack/react-router";
 import { gapsQuery, meQuery, sitesQuery } from "../api/queries";
 import { exact, lasting, zone } from "../format";
+import { Places } from "../parts/places";
 import { ButtonLink, Card, Head } from "../parts/ui";
 import { Traffic, Ways } from "../parts/ways";
+import { Writes } from "../parts/writes";
 import { text } from "../text";
 
 const words = text.gaps;
@@ -15,12 +17,13 @@ export function Install() {
   const domain = sites.data?.find(({ id, domain }) => id === site || domain === site)?.domain ?? site;
   return (
     <>
-      <Head title={text.install.title} lead={me.data?.directory === "plausible" ? undefined : text.install.lead}>
-        <ButtonLink to="/sites/$site/webhooks/new" params={{ site }} look="main" icon="plus">{text.install.next}</ButtonLink>
+      <Head title={me.data?.directory === "plausible" ? text.nav.install : text.install.title} lead={me.data?.directory === "plausible" ? undefined : text.install.lead}>
+        <Writes><ButtonLink to="/sites/$site/webhooks/new" params={{ site }} look="main" icon="plus">{text.install.next}</ButtonLink></Writes>
       </Head>
       <div className="grid gap-6">
         <Traffic site={site} />
         <Ways domain={domain} />
+        <Places />
         <Gaps site={site} />
       </div>
     </>

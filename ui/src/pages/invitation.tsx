@@ -27,9 +27,11 @@ export function Invitation() {
     await navigate({ to: "/", replace: true });
   });
   if (token === "" || invited.error) {
+    const problem = Problem.of(invited.error);
+    const why = token === "" ? words.noToken : problem.code === "wrong_invitation" ? words.broken : problem.message;
     return (
       <PlainFrame>
-        <Head title={words.brokenTitle} lead={invited.error ? Problem.of(invited.error).message : words.noToken} />
+        <Head title={words.brokenTitle} lead={why} />
         <ButtonLink to="/sign-in">{text.signIn.title}</ButtonLink>
       </PlainFrame>
     );

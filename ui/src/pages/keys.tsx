@@ -5,6 +5,7 @@ import { keysQuery, meQuery, sitesQuery } from "../api/queries";
 import { day, fromInput } from "../format";
 import { useForm } from "../parts/form";
 import { Asked, Button, Code, Confirm, Dialog, Empty, Head, Moment, Notice, ProblemNotice, SelectField, Table, TextField } from "../parts/ui";
+import { Writes } from "../parts/writes";
 import { ROLES, roleOptions, upTo } from "../roles";
 import { text } from "../text";
 
@@ -23,7 +24,7 @@ export function Keys() {
     await answer(api.DELETE("/api/keys/{id}", { params: { path: { id } } }));
     await changed();
   };
-  const add = <Button look="main" icon="plus" onClick={() => setAdding(true)}>{words.add}</Button>;
+  const add = <Writes least="admin"><Button look="main" icon="plus" onClick={() => setAdding(true)}>{words.add}</Button></Writes>;
   return (
     <>
       <Head title={words.title} lead={words.lead}>{add}</Head>
@@ -39,19 +40,20 @@ export function Keys() {
             list.length === 0 ? (
               <Empty title={words.emptyTitle} icon="key">{words.empty}</Empty>
             ) : (
-              <Table label={words.title} head={[text.common.name, words.key, text.common.role, words.site, words.lastUsed, words.expires, text.common.actions]}>
-                {list.map((key) => (
-                  <tr key={key.id}>
-                    <td className="min-w-40 px-5 py-3 font-medium [overflow-wrap:anywhere]">{key.name}</td>
-                    <td className="px-5 py-3 font-mono text-xs whitespace-nowrap">{key.prefix}…</td>
-                    <td className="px-5 py-3">{words.roleNames[key.role] ?? key.role}</td>
-                    <td className="px-5 py-3 [overflow-wrap:anywhere]">{key.site_id ? domainOf(key.site_id) : words.allSites}</td>
-                    <td className="px-5 py-3">{key.last_used_at ? <Moment at={key.last_used_at} /> : text.common.never}</td>
-                    <td className="px-5 py-3 whitespace-nowrap">{key.expires_at ? day(key.expires_at) : text.common.never}</td>
-                    <td className="px-5 py-3"><Button small look="quiet" icon="trash" onClick={() => setDeleting(key)} aria-label={`${text.common.delete} ${key.name}`} /></td>
-                  </tr>
-                ))}
-              </Table>
+              <Table
+                label={words.title}
+                items={list}
+                keyOf={({ id }) => id}
+                columns={[
+                  { name: text.common.name, bare: true, className: "font-medium [overflow-wrap:anywhere] sm:min-w-40", of: ({ name }) => name },
+                  { name: words.key, className: "font-mono text-xs whitespace-nowrap", of: ({ prefix }) => `${prefix}…` },
+                  { name: text.common.role, of: ({ role }) => words.roleNames[role] ?? role },
+                  { name: words.site, className: "[overflow-wrap:anywhere]", of: ({ site_id }) => (site_id ? domainOf(site_id) : words.allSites) },
+                  { name: words.lastUsed, of: ({ last_used_at }) => (last_used_at ? <Moment at={last_used_at} /> : text.common.never) },
+                  { name: words.expires, className: "whitespace-nowrap", of: ({ expires_at }) => (expires_at ? day(expires_at) : text.common.never) },
+                  { name: text.common.actions, bare: true, of: (key) => <Button small look="quiet" icon="trash" className="-ml-2.5" onClick={() => setDeleting(key)} aria-label={`${text.common.delete} ${key.name}`} /> },
+                ]}
+              />
             )
           }
         </Asked>

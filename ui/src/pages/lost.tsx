@@ -1,14 +1,10 @@
 import { Problem } from "../api/client";
-import { Button, ButtonLink, Empty, Head, ProblemNotice } from "../parts/ui";
+import { Button, Empty, NotFound, ProblemNotice } from "../parts/ui";
 import { text } from "../text";
 
+/** An address that is none of ours, and nobody is signed in. */
 export function Lost() {
-  return (
-    <main className="mx-auto max-w-xl p-6">
-      <Head title={text.problem.notFound} lead={text.problem.notFoundWhy} />
-      <ButtonLink to="/" look="main">{text.nav.overview}</ButtonLink>
-    </main>
-  );
+  return <main className="mx-auto max-w-xl p-6"><NotFound /></main>;
 }
 
 export function Crash({ error }: { error: unknown }) {

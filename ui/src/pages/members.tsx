@@ -23,6 +23,12 @@ export function Members() {
   const managed = me.data?.directory === "plausible";
   const invites = !managed && mayAtLeast(me.data?.role, "admin");
   const isMe = (member: Member | null) => !!member && me.data?.who === `user:${member.id}`;
+  const isBelow = (member: Member) => invites && upTo(me.data?.role).includes(member.role);
+  const leaving = (member: Member) => {
+    const verb = isMe(member) ? words.leave : words.remove;
+    if (!isMe(member) && !isBelow(member)) return null;
+    return <Button small look="quiet" className="-ml-2.5" onClick={() => setGoing(member)} aria-label={`${verb} ${member.email}`}>{verb}</Button>;
+  };
   const remove = async () => {
     const left = isMe(going);
     await answer(api.DELETE("/api/members/{id}", { params: { path: { id: going!.id } } }));
@@ -49,27 +55,22 @@ export function Members() {
               list.length === 0 ? (
                 <Empty title={words.title} icon="people">{words.empty}</Empty>
               ) : (
-                <Table label={words.title} head={[words.email, text.common.role, words.since, ...(managed ? [] : [text.common.actions])]}>
-                  {list.map((member) => {
-                    const mine = isMe(member);
-                    const below = invites && upTo(me.data?.role).includes(member.role);
-                    return (
-                      <tr key={member.id}>
-                        <td className="min-w-44 px-5 py-3 [overflow-wrap:anywhere]">
-                          <span className="font-medium">{member.email}</span>
-                          {mine && <span className="text-muted"> ({words.you})</span>}
-                        </td>
-                        <td className="px-5 py-3">{below ? <RoleOf member={member} most={me.data?.role} /> : roleName(member.role)}</td>
-                        <td className="px-5 py-3"><Moment at={member.inserted_at} /></td>
-                        {!managed && (
-                          <td className="px-5 py-3">
-                            {(mine || below) && <Button small look="quiet" onClick={() => setGoing(member)} aria-label={`${mine ? words.leave : words.remove} ${member.email}`}>{mine ? words.leave : words.remove}</Button>}
-                          </td>
-                        )}
-                      </tr>
-                    );
-                  })}
-                </Table>
+                <Table
+                  label={words.title}
+                  items={list}
+                  keyOf={({ id }) => id}
+                  columns={[
+                    {
+                      name: words.email,
+                      bare: true,
+                      className: "[overflow-wrap:anywhere] sm:min-w-44",
+                      of: (member) => <span><span className="font-medium">{member.email}</span>{isMe(member) && <span className="text-muted"> ({words.you})</span>}</span>,
+                    },
+                    { name: text.common.role, of: (member) => (isBelow(member) ? <RoleOf member={member} most={me.data?.role} /> : roleName(member.role)) },
+                    { name: words.since, of: (member) => <Moment at={member.inserted_at} /> },
+                    ...(managed ? [] : [{ name: text.common.actions, bare: true, of: (member: Member) => leaving(member) }]),
+                  ]}
+                />
               )
             }
           </Asked>
@@ -132,16 +133,17 @@ function Pending() {
           list.length === 0 ? (
             <p className="px-5 py-4 text-sm text-muted">{words.noPending}</p>
           ) : (
-            <Table label={words.pending} head={[words.email, text.common.role, words.expires, text.common.actions]}>
-              {list.map((invitation) => (
-                <tr key={invitation.id}>
-                  <td className="min-w-44 px-5 py-3 font-medium [overflow-wrap:anywhere]">{invitation.email}</td>
-                  <td className="px-5 py-3">{roleName(invitation.role)}</td>
-                  <td className="px-5 py-3 whitespace-nowrap">{day(invitation.expires_at)}</td>
-                  <td className="px-5 py-3"><Button small look="quiet" onClick={() => setRevoking(invitation)} aria-label={`${words.revoke} ${invitation.email}`}>{words.revoke}</Button></td>
-                </tr>
-              ))}
-            </Table>
+            <Table
+              label={words.pending}
+              items={list}
+              keyOf={({ id }) => id}
+              columns={[
+                { name: words.email, bare: true, className: "font-medium [overflow-wrap:anywhere] sm:min-w-44", of: ({ email }) => email },
+                { name: text.common.role, of: ({ role }) => roleName(role) },
+                { name: words.expires, className: "whitespace-nowrap", of: ({ expires_at }) => day(expires_at) },
+                { name: text.common.actions, bare: true, of: (invitation) => <Button small look="quiet" className="-ml-2.5" onClick={() => setRevoking(invitation)} aria-label={`${words.revoke} ${invitation.email}`}>{words.revoke}</Button> },
+              ]}
+            />
           )
         }
       </Asked>

@@ -47,7 +47,8 @@ export function Operation() {
                 rows={[
                   [words.ready, state(!!told?.ok, words.ready, words.notReady)],
                   [words.database, state(!!told?.database, words.answers, words.silent)],
-                  [words.analytics, state(!!told?.analytics, words.answers, words.silent)],
+                  [words.analytics, <span className="flex flex-wrap gap-x-2">{state(!!told?.analytics, words.answers, words.silent)}<span className="text-muted">{text.places.inUseShort[me.data?.analytics ?? ""]}</span></span>],
+                  ...(me.data ? [[words.directory, words.directories[me.data.directory] ?? me.data.directory] as [string, string]] : []),
                   [words.stopping, told?.stopping ? words.yes : words.no],
                 ]}
               />
@@ -58,25 +59,39 @@ export function Operation() {
           <Asked query={metrics}>
             {(told) => {
               if (told === null) return <p className="p-5 text-muted">{words.noMetrics}</p>;
-              const known = (name: string) => Number(name in words.names);
-              const figures = read(told).sort((one, other) => known(other.name) - known(one.name) || one.name.localeCompare(other.name));
+              const figures = read(told).sort((one, other) => one.name.localeCompare(other.name));
+              const [known, others] = [figures.filter(({ name }) => name in words.names), figures.filter(({ name }) => !(name in words.names))];
               return (
-                <Table label={words.figures} head={[words.metric, words.value]}>
-                  {figures.map((figure) => (
-                    <tr key={figure.name + figure.labels}>
-                      <td className="px-5 py-2 [overflow-wrap:anywhere]">
-                        {words.names[figure.name] ?? <span className="font-mono text-xs">{figure.name}</span>} <span className="text-muted">{figure.labels}</span>
-                      </td>
-                      <td className="px-5 py-2 tabular-nums">{number(figure.value)}</td>
-                    </tr>
-                  ))}
-                </Table>
+                <>
+                  <Figures label={words.figures} figures={known} />
+                  {others.length > 0 && (
+                    <details className="border-t border-line">
+                      <summary className="px-5 py-3 text-sm font-medium -outline-offset-2!">{words.others}</summary>
+                      <div className="border-t border-line"><Figures label={words.others} figures={others} /></div>
+                    </details>
+                  )}
+                </>
               );
             }}
           </Asked>
         </Card>
       </div>
     </>
+  );
+}
+
+function Figures({ label, figures }: { label: string; figures: Figure[] }) {
+  return (
+    <Table
+      label={label}
+      scrolls
+      items={figures}
+      keyOf={({ name, labels }) => name + labels}
+      columns={[
+        { name: words.metric, className: "[overflow-wrap:anywhere]", of: ({ name, labels }) => <>{words.names[name] ?? <span className="font-mono text-xs">{name}</span>} <span className="text-muted">{words.labels[labels] ?? labels}</span></> },
+        { name: words.value, className: "tabular-nums", of: ({ value }) => number(value) },
+      ]}
+    />
   );
 }
 
@@ -101,21 +116,27 @@ function Whole({ told }: { told: Schemas["OperationAnswer"] }) {
         ))}
       </dl>
       <Card title={words.nodes} lead={words.nodesLead(number(shards.held), number(shards.total))}>
-        <Table label={words.nodes} head={[words.seen, words.shards, words.roles, words.version, words.started, words.node]}>
-          {nodes.map((node) => {
-            const alive = node.unseen_seconds < MISSED_AFTER;
-            return (
-              <tr key={node.id}>
-                <td className="px-5 py-2.5 whitespace-nowrap"><Badge tone={alive ? "good" : "bad"}>{alive ? words.alive : words.missing}</Badge> <span className="ml-1 text-muted">{words.seenAgo(node.unseen_seconds)}</span></td>
-                <td className="px-5 py-2.5 tabular-nums">{number(node.shards)}</td>
-                <td className="px-5 py-2.5 whitespace-nowrap">{node.roles.join(", ")}</td>
-                <td className="px-5 py-2.5">{node.version}</td>
-                <td className="px-5 py-2.5"><Moment at={node.started_at} /></td>
-                <td className="px-5 py-2.5 font-mono text-xs whitespace-nowrap">{node.id}</td>
-              </tr>
-            );
-          })}
-        </Table>
+        <Table
+          label={words.nodes}
+          items={nodes}
+          keyOf={({ id }) => id}
+          columns={[
+            {
+              name: words.seen,
+              bare: true,
+              className: "whitespace-nowrap",
+              of: ({ unseen_seconds: unseen }) => {
+                const alive = unseen < MISSED_AFTER;
+                return <><Badge tone={alive ? "good" : "bad"}>{alive ? words.alive : words.missing}</Badge> <span className="ml-1 text-muted">{words.seenAgo(unseen)}</span></>;
+              },
+            },
+            { name: words.shards, className: "tabular-nums", of: ({ shards }) => number(shards) },
+            { name: words.roles, className: "sm:whitespace-nowrap", of: ({ roles }) => roles.join(", ") },
+            { name: words.version, of: ({ version }) => version },
+            { name: words.started, of: (node) => <Moment at={node.started_at} /> },
+            { name: words.node, className: "font-mono text-xs", of: ({ id }) => id },
+          ]}
+        />
       </Card>
     </>
   );

@@ -5,6 +5,7 @@ import { number, percent, shortUrl } from "../format";
 import { healthOf } from "../health";
 import { useLive } from "../live";
 import { Asked, Badge, ButtonLink, Card, Empty, Head, Notice } from "../parts/ui";
+import { Writes } from "../parts/writes";
 import { text } from "../text";
 
 export function Overview() {
@@ -38,7 +39,7 @@ export function Overview() {
         {(list) =>
           list.length === 0 ? (
             <div className="card">
-              <Empty title={text.overview.emptyTitle} icon="globe" action={<ButtonLink to="/start" look="main">{text.overview.start}</ButtonLink>}>{text.overview.empty}</Empty>
+              <Empty title={text.overview.emptyTitle} icon="globe" action={<Writes><ButtonLink to="/start" look="main">{text.overview.start}</ButtonLink></Writes>}>{text.overview.empty}</Empty>
             </div>
           ) : (
             <div className="grid gap-6">
@@ -58,7 +59,7 @@ export function Overview() {
                     ) : (
                       <div className="flex flex-wrap items-center justify-between gap-3 text-muted">
                         {text.overview.noWebhooks}
-                        <ButtonLink to="/sites/$site/webhooks/new" params={{ site: list[0]!.domain }} look="main" small icon="plus">{text.webhooks.add}</ButtonLink>
+                        <Writes><ButtonLink to="/sites/$site/webhooks/new" params={{ site: list[0]!.domain }} look="main" small icon="plus">{text.webhooks.add}</ButtonLink></Writes>
                       </div>
                     )}
                   </div>
@@ -77,7 +78,7 @@ export function Overview() {
                   </ul>
                 )}
               </Card>
-              <Card title={text.overview.sitesTitle} actions={<ButtonLink to="/sites/new" small icon="plus">{text.sites.add}</ButtonLink>}>
+              <Card title={text.overview.sitesTitle} actions={<Writes own><ButtonLink to="/sites/new" small icon="plus">{text.sites.add}</ButtonLink></Writes>}>
                 <ul className="divide-y divide-line">
                   {list.map((site, index) => (
                     <li key={site.id} className="flex flex-wrap items-center justify-between gap-x-4 px-5 py-3">

@@ -1,11 +1,11 @@
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, Outlet, useNavigate, useRouterState } from "@tanstack/react-router";
-import { lazy, Suspense, useEffect, useRef } from "react";
-import { api, answer, home } from "../api/client";
+import { lazy, Suspense, useEffect, useRef, useSyncExternalStore } from "react";
+import { api, answer, home, reach } from "../api/client";
 import { meQuery } from "../api/queries";
 import { Icon } from "../parts/icon";
 import { Toasts } from "../parts/toast";
-import { Button } from "../parts/ui";
+import { Button, Notice } from "../parts/ui";
 import { useShortcuts } from "../shortcuts";
 import { text } from "../text";
 import { useTheme, type Theme } from "../theme";
@@ -34,6 +34,28 @@ const ACCOUNT = [
   ["/account/settings", text.nav.account_settings],
   ["/account/you", text.nav.you],
 ] as const;
+
+/** Milliseconds between two looks whether the server is back. */
+const BACK = 5_000;
+
+/** What is on the page stays there while the server is away; that it may be out of date is said. */
+function Away() {
+  const away = useSyncExternalStore(reach.watch, reach.isAway);
+  const client = useQueryClient();
+  useEffect(() => {
+    if (!away) return;
+    const timer = setInterval(() => void client.invalidateQueries({ queryKey: meQuery.queryKey }), BACK);
+    return () => {
+      clearInterval(timer);
+      void client.invalidateQueries();
+    };
+  }, [away, client]);
+  return (
+    <div role="status" className="mx-auto max-w-6xl px-4 not-empty:pt-5 sm:px-6">
+      {away && <Notice tone="warn">{text.problem.away}</Notice>}
+    </div>
+  );
+}
 
 export function Shell() {
   const me = useQuery(meQuery);
@@ -104,6 +126,7 @@ export function Shell() {
           </details>
         </nav>
       </header>
+      <Away />
       <main id="content" tabIndex={-1} className="mx-auto max-w-6xl px-4 pt-7 pb-24 outline-none sm:px-6">
         <Outlet />
       </main>

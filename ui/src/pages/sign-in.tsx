@@ -1,7 +1,8 @@
-import { useQueryClient } from "@tanstack/react-query";
+import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useRouter, useSearch } from "@tanstack/react-router";
 import { useState } from "react";
 import { api, answer, basePath } from "../api/client";
+import { signUpClosedQuery } from "../api/queries";
 import { useForm } from "../parts/form";
 import { Button, Head, ProblemNotice, TextField } from "../parts/ui";
 import { text } from "../text";
@@ -11,6 +12,7 @@ export function SignIn() {
   const { to } = useSearch({ from: "/sign-in" });
   const router = useRouter();
   const client = useQueryClient();
+  const open = useQuery(signUpClosedQuery).data === null;
   const [email, setEmail] = useState("");
   const [password, setPassword] = useState("");
   const form = useForm(async () => {
@@ -29,7 +31,7 @@ export function SignIn() {
         <TextField label={text.signIn.password} errors={form.errors["password"]} type="password" value={password} onChange={(event) => setPassword(event.target.value)} required autoComplete="current-password" />
         <Button type="submit" look="main" busy={form.busy}>{text.signIn.submit}</Button>
         <p className="text-sm text-muted">{text.signIn.first}</p>
-        <p className="text-sm text-muted">{text.signIn.noAccount} <Link to="/sign-up" className="link">{text.signUp.title}</Link></p>
+        {open && <p className="text-sm text-muted">{text.signIn.noAccount} <Link to="/sign-up" className="link">{text.signUp.title}</Link></p>}
       </form>
     </PlainFrame>
   );

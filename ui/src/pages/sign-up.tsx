@@ -1,7 +1,8 @@
-import { useQueryClient } from "@tanstack/react-query";
+import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useNavigate } from "@tanstack/react-router";
 import { useState } from "react";
 import { api, answer } from "../api/client";
+import { signUpClosedQuery } from "../api/queries";
 import { useForm } from "../parts/form";
 import { Button, ButtonLink, Head, ProblemNotice, TextField } from "../parts/ui";
 import { text } from "../text";
@@ -20,10 +21,11 @@ export function SignUp() {
     client.clear();
     await navigate({ to: "/sites/new", replace: true });
   });
-  if (form.problem?.code === "sign_up_closed") {
+  const closed = useQuery(signUpClosedQuery).data ?? (form.problem?.code === "sign_up_closed" ? form.problem.message : null);
+  if (closed) {
     return (
       <PlainFrame>
-        <Head title={words.closedTitle} lead={form.problem.message} />
+        <Head title={words.closedTitle} lead={closed} />
         <ButtonLink to="/sign-in">{text.signIn.title}</ButtonLink>
       </PlainFrame>
     );

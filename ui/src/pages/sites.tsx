@@ -6,20 +6,22 @@ import { sitesQuery } from "../api/queries";
 import { ago, zone as here } from "../format";
 import { useForm } from "../parts/form";
 import { Asked, Button, ButtonLink, Code, Empty, Head, ProblemNotice, TextField } from "../parts/ui";
+import { ViewerNotice, Writes } from "../parts/writes";
 import { text } from "../text";
 
 export function Sites() {
   const sites = useQuery(sitesQuery);
+  const add = <Writes own><ButtonLink to="/sites/new" look="main" icon="plus">{text.sites.add}</ButtonLink></Writes>;
   return (
     <>
       <Head title={text.sites.title} lead={text.sites.lead}>
-        <ButtonLink to="/sites/new" look="main" icon="plus">{text.sites.add}</ButtonLink>
+        {sites.data?.length ? add : null}
       </Head>
       <div className="card">
         <Asked query={sites}>
           {(list) =>
             list.length === 0 ? (
-              <Empty title={text.sites.emptyTitle} icon="globe" action={<ButtonLink to="/sites/new" look="main" icon="plus">{text.sites.add}</ButtonLink>}>{text.sites.empty}</Empty>
+              <Empty title={text.sites.emptyTitle} icon="globe" action={add}>{text.sites.empty}</Empty>
             ) : (
               <ul className="divide-y divide-line">
                 {list.map((site) => (
@@ -40,16 +42,25 @@ export function Sites() {
 /** The zones this browser knows. */
 export const ZONES = [...new Set(["Etc/UTC", here, ...Intl.supportedValuesOf("timeZone")])];
 
-export function ZoneField({ value, onChange, errors }: { value: string; onChange: (zone: string) => void; errors: string[] | undefined }) {
+export function ZoneField({ value, onChange, errors, readOnly }: { value: string; onChange: (zone: string) => void; errors: string[] | undefined; readOnly?: boolean }) {
   return (
     <>
-      <TextField label={text.sites.zone} hint={text.sites.zoneHint} errors={errors} value={value} onChange={(event) => onChange(event.target.value)} list="zones" required autoComplete="off" />
+      <TextField label={text.sites.zone} hint={text.sites.zoneHint} errors={errors} value={value} onChange={(event) => onChange(event.target.value)} list="zones" required autoComplete="off" readOnly={readOnly} />
       <datalist id="zones">{ZONES.map((zone) => <option key={zone} value={zone} />)}</datalist>
     </>
   );
 }
 
 export function NewSite() {
+  return (
+    <div className="max-w-xl">
+      <Head title={text.sites.newTitle} above={<Link to="/sites" className="link">{text.nav.sites}</Link>} />
+      <Writes own instead={<ViewerNotice />}><NewSiteForm /></Writes>
+    </div>
+  );
+}
+
+function NewSiteForm() {
   const client = useQueryClient();
   const navigate = useNavigate();
   const [domain, setDomain] = useState("");
@@ -60,8 +71,7 @@ export function NewSite() {
     await navigate({ to: "/sites/$site/install", params: { site: site.domain } });
   });
   return (
-    <div className="max-w-xl">
-      <Head title={text.sites.newTitle} above={<Link to="/sites" className="link">{text.nav.sites}</Link>} />
+    <>
       <form onSubmit={form.submit} className="card grid gap-5 p-5">
         <ProblemNotice problem={form.rest} />
         <TextField label={text.sites.domain} hint={text.sites.domainHint} errors={form.errors["domain"]} value={domain} onChange={(event) => setDomain(event.target.value)} required autoFocus autoComplete="off" spellCheck={false} />
@@ -75,6 +85,6 @@ export function NewSite() {
         <p>{text.sites.cli}</p>
         <Code label={text.sites.cli}>{`pulsehook sites create ${domain || "example.com"} --timezone ${timezone}`}</Code>
       </div>
-    </div>
+    </>
   );
 }

@@ -9,11 +9,13 @@ import { Destination } from "../parts/destination";
 import { useForm } from "../parts/form";
 import { Icon } from "../parts/icon";
 import { Inbox } from "../parts/inbox";
+import { Places } from "../parts/places";
 import { Secret } from "../parts/secret";
 import { Test } from "../parts/test";
 import { fresh, TriggerFields, trimmed } from "../parts/trigger-fields";
 import { Asked, Button, ButtonLink, Head, Notice, ProblemNotice, SelectField, TextField } from "../parts/ui";
 import { Traffic, Ways } from "../parts/ways";
+import { ViewerNotice, Writes } from "../parts/writes";
 import { keepSecret } from "../secrets";
 import { STEPS, type StartSearch, type Step } from "../steps";
 import { text } from "../text";
@@ -23,6 +25,10 @@ const words = text.start;
 
 /** From an account to a delivery that is seen, on one page. */
 export function Start() {
+  return <Writes instead={<><Head title={words.title} /><ViewerNotice /></>}><Steps /></Writes>;
+}
+
+function Steps() {
   const search = useSearch({ from: "/shell/start" });
   const navigate = useNavigate({ from: "/start" });
   const [url, setUrl] = useState<string>(INBOX);
@@ -81,7 +87,7 @@ export function Start() {
           const shape = state === "now" ? "bg-press text-white" : state === "later" ? "border border-edge text-muted" : waits ? "bg-warn-tint text-warn" : "bg-good-tint text-good";
           return (
             <li key={name} aria-current={state === "now" ? "step" : undefined} className={`card ${state === "later" ? "bg-transparent!" : ""}`}>
-              <div className="flex min-h-14 flex-wrap items-center gap-x-3 gap-y-1 px-5 py-2.5">
+              <div className="flex min-h-14 flex-wrap items-center gap-x-3 gap-y-1 py-2.5 pr-3 pl-4 sm:pl-5">
                 <span aria-hidden="true" className={`grid size-7 shrink-0 place-items-center rounded-full text-sm font-semibold ${shape}`}>
                   {state === "done" ? <Icon name={waits ? "clock" : "check"} /> : index + 1}
                 </span>
@@ -91,7 +97,7 @@ export function Start() {
                 {state === "done" && <span className="min-w-0 flex-1 truncate text-sm text-muted">{summaries[name]}</span>}
                 {open && <Button small look="quiet" aria-label={words.change(words.steps[name])} onClick={() => go({ step: name, ...(name === "site" ? { site: undefined } : {}) } as StartSearch)}>{text.common.edit}</Button>}
               </div>
-              {state === "now" && <div className="border-t border-line p-5">{bodies[name]}</div>}
+              {state === "now" && <div className="border-t border-line p-4 sm:p-5">{bodies[name]}</div>}
             </li>
           );
         })}
@@ -110,8 +116,8 @@ function SiteStep({ onDone }: { onDone: (site: string) => void }) {
   return (
     <Asked query={sites} rows={1}>
       {(list) => {
-        if (mirrored && list.length === 0) return <Notice tone="plain" role="status" title={words.noMirrored}>{null}</Notice>;
-        if (list.length === 0 || fresh) return <NewSite onDone={onDone} />;
+        if (mirrored && list.length === 0) return <Notice tone="plain" role="status" title={words.noMirrored} />;
+        if (list.length === 0 || fresh) return <div className="grid gap-5"><NewSite onDone={onDone} />{list.length === 0 && <Places />}</div>;
         const value = chosen ?? list[0]!.domain;
         return (
           <div className="grid gap-4">
@@ -157,6 +163,7 @@ function TrafficStep({ site, onDone }: { site: string; onDone: () => void }) {
       <p className="text-muted">{words.traffic}</p>
       <Traffic site={site} />
       <Ways domain={site} />
+      <Places />
       <div className="flex justify-end"><Button look="main" onClick={onDone}>{seen ? words.goOn : words.later}</Button></div>
     </div>
   );

@@ -8,9 +8,9 @@ import { exact, number } from "../format";
 import { useForm } from "../parts/form";
 import { changes, fresh, isChange, TriggerFields, trimmed } from "../parts/trigger-fields";
 import type { Handle } from "../parts/chart";
-import { Asked, Button, ButtonLink, Card, Head, Loading, Notice, ProblemNotice } from "../parts/ui";
+import { Asked, Button, ButtonLink, Card, Head, Loading, NotFound, Notice, ProblemNotice } from "../parts/ui";
+import { ViewerNotice, Writes } from "../parts/writes";
 import { text } from "../text";
-import { Lost } from "./lost";
 
 const Chart = lazy(async () => ({ default: (await import("../parts/chart")).Chart }));
 const words = text.triggers;
@@ -27,16 +27,20 @@ export function EditTrigger() {
   const { site, webhook: id, trigger: triggerId } = useParams({ from: "/shell/sites/$site/webhooks/$webhook/triggers/$trigger" });
   const webhook = useQuery({ ...webhookQuery(site, id), staleTime: Infinity });
   return (
-    <Asked query={webhook}>
+    <Asked query={webhook} whole>
       {(known) => {
         const trigger = known.triggers.find((one) => one.id === triggerId);
-        return trigger ? <TriggerForm site={site} id={id} known={trigger} /> : <Lost />;
+        return trigger ? <TriggerForm site={site} id={id} known={trigger} /> : <NotFound />;
       }}
     </Asked>
   );
 }
 
-function TriggerForm({ site, id, known }: { site: string; id: string; known?: Trigger }) {
+function TriggerForm(props: { site: string; id: string; known?: Trigger }) {
+  return <Writes instead={<><Head title={props.known ? words.editTitle : words.addTitle} /><ViewerNotice /></>}><TriggerEditor {...props} /></Writes>;
+}
+
+function TriggerEditor({ site, id, known }: { site: string; id: string; known?: Trigger }) {
   const client = useQueryClient();
   const navigate = useNavigate();
   const webhook = useQuery(webhookQuery(site, id));

@@ -2,14 +2,14 @@ import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useNavigate, useParams } from "@tanstack/react-router";
 import { useState } from "react";
 import { api, answer, INBOX, type TriggerBody, type Webhook, type WebhookBody } from "../api/client";
-import { goalsQuery, webhookQuery } from "../api/queries";
+import { webhookQuery } from "../api/queries";
 import { shortUrl } from "../format";
 import { Destination } from "../parts/destination";
 import { useForm } from "../parts/form";
 import { fresh, TriggerFields, trimmed } from "../parts/trigger-fields";
 import { Asked, Button, ButtonLink, Card, Head, ProblemNotice, SelectField, TextField } from "../parts/ui";
+import { ViewerNotice, Writes } from "../parts/writes";
 import { keepSecret } from "../secrets";
-import { triggerSentence } from "../sentences";
 import { text } from "../text";
 
 const words = text.webhooks;
@@ -20,7 +20,7 @@ export function NewWebhook() {
   return (
     <>
       <Head title={words.newTitle} above={<Link to="/sites/$site/webhooks" params={{ site }} className="link">{words.title}</Link>} />
-      <WebhookForm site={site} />
+      <Writes instead={<ViewerNotice />}><WebhookForm site={site} /></Writes>
     </>
   );
 }
@@ -31,7 +31,7 @@ export function EditWebhook() {
   return (
     <>
       <Head title={words.editTitle} above={<Link to="/sites/$site/webhooks/$webhook" params={{ site, webhook: id }} className="link">{webhook.data?.name ?? words.title}</Link>} />
-      <Asked query={webhook}>{(known) => <WebhookForm site={site} known={known} />}</Asked>
+      <Asked query={webhook}>{(known) => <Writes instead={<ViewerNotice />}><WebhookForm site={site} known={known} /></Writes>}</Asked>
     </>
   );
 }
@@ -50,7 +50,6 @@ interface Draft {
 function WebhookForm({ site, known }: { site: string; known?: Webhook }) {
   const client = useQueryClient();
   const navigate = useNavigate();
-  const goals = useQuery(goalsQuery(site));
   const [url, setUrl] = useState(known?.url ?? "");
   const [name, setName] = useState(known?.name ?? "");
   const [named, setNamed] = useState(!!known);
@@ -168,10 +167,10 @@ function WebhookForm({ site, known }: { site: string; known?: Webhook }) {
       </details>
       {!known && host && (
         <section aria-label={words.summary} className="rounded-lg bg-tint px-5 py-4 text-sm">
-          <ul className="grid gap-1">
-            {triggers.map(({ key, body }) => <li key={key}>{triggerSentence(body, goals.data)}</li>)}
-            <li className="font-medium [overflow-wrap:anywhere]">{url === INBOX ? words.summaryInbox : words.summaryPost(host)}</li>
-          </ul>
+          <p className="[overflow-wrap:anywhere]">
+            {words.summaryWhen([...new Set(triggers.map(({ body }) => text.triggers.names[body.type] ?? body.type))])}{" "}
+            <span className="font-medium">{url === INBOX ? words.summaryInbox : words.summaryPost(host)}</span>
+          </p>
         </section>
       )}
       <div className="flex justify-end gap-2">

@@ -12,6 +12,7 @@ import { Secret } from "../parts/secret";
 import { Test } from "../parts/test";
 import { tell } from "../parts/toast";
 import { Asked, Badge, Button, ButtonLink, Card, Confirm, Head, Moment, Notice, Pairs } from "../parts/ui";
+import { Writes } from "../parts/writes";
 import { keepSecret } from "../secrets";
 import { triggerSentence } from "../sentences";
 import { text } from "../text";
@@ -27,7 +28,7 @@ export function WebhookPage() {
   const pulse = pulses.data?.get(id);
   useLive(["webhook", site, id], ["pulse", site], ["fresh", site, id], ["resends", site, id], ["inbox", site, id]);
   return (
-    <Asked query={webhook}>
+    <Asked query={webhook} whole>
       {(known) => {
         const health = pulse && healthOf(known, pulse.last);
         const { host, path } = shortUrl(known.url);
@@ -39,11 +40,11 @@ export function WebhookPage() {
               badge={health && <Badge tone={health.tone}>{words.health[health.word]}</Badge>}
               lead={<><span className="text-ink">{host}</span>{path}{health && <span className="block text-sm">{health.why}</span>}</>}
             >
-              <Actions site={site} webhook={known} />
+              <Writes><Actions site={site} webhook={known} /></Writes>
             </Head>
             <div className="grid gap-6">
               <Secret id={id} />
-              <Test site={site} webhook={known.id} />
+              <Writes><Test site={site} webhook={known.id} /></Writes>
               {known.url === INBOX && <Inbox site={site} webhook={known} />}
               <div className="grid items-start gap-6 lg:grid-cols-[3fr_2fr]">
                 <Triggers site={site} webhook={known} />
@@ -88,7 +89,7 @@ function Actions({ site, webhook }: { site: string; webhook: Webhook }) {
   };
   const stopped = webhook.status === "paused" || webhook.status === "disabled";
   return (
-    <>
+    <div className="flex flex-wrap gap-2 max-sm:grid max-sm:w-full max-sm:grid-cols-2">
       <ButtonLink to="/sites/$site/webhooks/$webhook/edit" params={{ site, webhook: webhook.id }} icon="edit" small>{text.common.edit}</ButtonLink>
       <Button small icon={stopped ? "play" : "pause"} onClick={() => void setActive(stopped)}>
         {webhook.status === "disabled" ? words.enable : stopped ? words.resume : words.pause}
@@ -99,7 +100,7 @@ function Actions({ site, webhook }: { site: string; webhook: Webhook }) {
         {webhook.secret ? words.rotateWhy : words.addSecretWhy}
       </Confirm>
       <Confirm open={asking === "delete"} title={words.deleteTitle} yes={text.common.delete} danger onYes={remove} onClose={close}>{words.deleteWhy}</Confirm>
-    </>
+    </div>
   );
 }
 
@@ -112,7 +113,7 @@ function Triggers({ site, webhook }: { site: string; webhook: Webhook }) {
     await client.invalidateQueries({ queryKey: ["webhook", site, webhook.id] });
   };
   return (
-    <Card title={words.triggers} actions={<ButtonLink to="/sites/$site/webhooks/$webhook/triggers/new" params={{ site, webhook: webhook.id }} small icon="plus">{text.triggers.add}</ButtonLink>}>
+    <Card title={words.triggers} actions={<Writes><ButtonLink to="/sites/$site/webhooks/$webhook/triggers/new" params={{ site, webhook: webhook.id }} small icon="plus">{text.triggers.add}</ButtonLink></Writes>}>
       {webhook.triggers.length === 0 ? (
         <div className="p-5"><Notice tone="warn">{text.triggers.empty}</Notice></div>
       ) : (
@@ -120,13 +121,15 @@ function Triggers({ site, webhook }: { site: string; webhook: Webhook }) {
           {webhook.triggers.map((trigger) => {
             const name = text.triggers.names[trigger.type] ?? trigger.type;
             return (
-              <li key={trigger.id} className="flex items-start gap-3 px-5 py-3">
+              <li key={trigger.id} className="flex items-start gap-x-1 py-3 pr-3 pl-5">
                 <div className="min-w-0 flex-1 [overflow-wrap:anywhere]">
                   <p className="font-medium">{name}</p>
                   <p className="text-sm text-muted">{triggerSentence(trigger, goals.data)}</p>
                 </div>
-                <ButtonLink to="/sites/$site/webhooks/$webhook/triggers/$trigger" params={{ site, webhook: webhook.id, trigger: trigger.id }} small look="quiet" icon="edit"><span className="sr-only">{text.common.edit} {name}</span></ButtonLink>
-                <Button small look="quiet" icon="trash" aria-label={`${text.common.delete} ${name}`} onClick={() => setDeleting(trigger)} />
+                <Writes>
+                  <ButtonLink to="/sites/$site/webhooks/$webhook/triggers/$trigger" params={{ site, webhook: webhook.id, trigger: trigger.id }} small look="quiet" icon="edit"><span className="sr-only">{text.common.edit} {name}</span></ButtonLink>
+                  <Button small look="quiet" icon="trash" aria-label={`${text.common.delete} ${name}`} onClick={() => setDeleting(trigger)} />
+                </Writes>
               </li>
             );
           })}
@@ -176,13 +179,17 @@ function Resends({ site, id }: { site: string; id: string }) {
     <Card title={text.deliveries.resends}>
       <ul className="divide-y divide-line">
         {recent.map((resend) => (
-          <li key={resend.id} className="flex flex-wrap items-center gap-x-4 gap-y-2 px-5 py-3 text-sm">
-            <Badge tone={resend.status === "done" ? "good" : resend.status === "running" ? "warn" : "plain"}>{text.deliveries.resendStatuses[resend.status] ?? resend.status}</Badge>
-            <progress max={Math.max(1, resend.total)} value={resend.queued} aria-label={text.deliveries.resends} className="h-2 w-40 accent-press" />
-            <span className="flex-1">{text.deliveries.progress(number(resend.queued), number(resend.total))}</span>
-            {resend.status === "running" && <Button small icon="pause" onClick={() => void set(resend.id, "paused")}>{words.pause}</Button>}
-            {resend.status === "paused" && <Button small icon="play" onClick={() => void set(resend.id, "running")}>{words.resume}</Button>}
-            {(resend.status === "running" || resend.status === "paused") && <Button small onClick={() => void set(resend.id, "cancelled")}>{text.deliveries.cancelResend}</Button>}
+          <li key={resend.id} className="grid items-center gap-x-4 gap-y-2 px-5 py-3 text-sm sm:min-h-14 sm:grid-cols-[7rem_10rem_minmax(0,1fr)_auto]">
+            <span><Badge tone={resend.status === "done" ? "good" : resend.status === "running" ? "warn" : "plain"}>{text.deliveries.resendStatuses[resend.status] ?? resend.status}</Badge></span>
+            <progress max={Math.max(1, resend.total)} value={resend.queued} aria-label={text.deliveries.resends} className="w-full" />
+            <span className="tabular-nums">{text.deliveries.progress(number(resend.queued), number(resend.total))}</span>
+            <Writes>
+              <span className="flex gap-2 empty:hidden">
+                {resend.status === "running" && <Button small icon="pause" onClick={() => void set(resend.id, "paused")}>{words.pause}</Button>}
+                {resend.status === "paused" && <Button small icon="play" onClick={() => void set(resend.id, "running")}>{words.resume}</Button>}
+                {(resend.status === "running" || resend.status === "paused") && <Button small onClick={() => void set(resend.id, "cancelled")}>{text.deliveries.cancelResend}</Button>}
+              </span>
+            </Writes>
           </li>
         ))}
       </ul>

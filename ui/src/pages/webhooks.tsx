@@ -1,10 +1,11 @@
 import { useQuery } from "@tanstack/react-query";
 import { Link, useParams } from "@tanstack/react-router";
 import { pulseQuery, webhooksQuery } from "../api/queries";
-import { shortUrl } from "../format";
+import { number, shortUrl } from "../format";
 import { healthOf } from "../health";
 import { useLive } from "../live";
 import { Asked, Badge, ButtonLink, Code, Empty, Head, Moment } from "../parts/ui";
+import { Writes } from "../parts/writes";
 import { text } from "../text";
 
 const words = text.webhooks;
@@ -14,7 +15,7 @@ export function Webhooks() {
   const webhooks = useQuery(webhooksQuery(site));
   const pulses = useQuery(pulseQuery(site));
   useLive(["webhooks", site], ["pulse", site]);
-  const add = <ButtonLink to="/sites/$site/webhooks/new" params={{ site }} look="main" icon="plus">{words.add}</ButtonLink>;
+  const add = <Writes><ButtonLink to="/sites/$site/webhooks/new" params={{ site }} look="main" icon="plus">{words.add}</ButtonLink></Writes>;
   return (
     <>
       <Head title={words.title} lead={words.lead}>{webhooks.data?.length ? add : null}</Head>
@@ -52,14 +53,15 @@ export function Webhooks() {
                           {health ? (
                             <>
                               <Badge tone={health.tone}>{words.health[health.word]}</Badge>
-                              <p className="mt-1 text-sm text-muted [overflow-wrap:anywhere]">{health.why}</p>
+                              {/* The columns beside it say when the last one was, or that there was none. */}
+                              {health.word !== "healthy" && health.word !== "unused" && <p className="mt-1 text-sm text-muted [overflow-wrap:anywhere]">{health.why}</p>}
                             </>
                           ) : (
                             <span role="status" aria-label={text.common.loading} className="block h-6 w-28 animate-pulse rounded-full bg-sunken" />
                           )}
                         </div>
-                        <p className="text-sm"><span className="text-muted md:sr-only">{words.columns.last}: </span>{pulse && (pulse.last ? <Moment at={pulse.last.updated_at} /> : text.common.never)}</p>
-                        <p className="text-sm tabular-nums"><span className="text-muted md:sr-only">{words.columns.rate}: </span>{pulse && (pulse.delivered + pulse.failed > 0 ? words.ofTwentyFour(pulse.delivered, pulse.delivered + pulse.failed) : "–")}</p>
+                        <p className="text-sm max-md:text-muted"><span className="md:sr-only">{words.columns.last}: </span>{pulse && (pulse.last ? <Moment at={pulse.last.updated_at} /> : text.common.never)}</p>
+                        <p className={`text-sm tabular-nums max-md:-mt-1.5 max-md:text-muted ${pulse && pulse.delivered + pulse.failed > 0 ? "" : "max-md:hidden"}`}><span className="md:sr-only">{words.columns.rate}: </span>{pulse && (pulse.delivered + pulse.failed > 0 ? words.ofTwentyFour(number(pulse.delivered), number(pulse.delivered + pulse.failed)) : "–")}</p>
                       </li>
                     );
                   })}

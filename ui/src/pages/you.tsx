@@ -51,7 +51,7 @@ function Password({ email }: { email: string }) {
         <input type="hidden" name="username" value={email} autoComplete="username" />
         <TextField label={words.current} errors={form.errors["current_password"]} type="password" value={current} onChange={(event) => setCurrent(event.target.value)} required autoComplete="current-password" />
         <TextField label={words.fresh} hint={text.setup.passwordHint} errors={form.errors["new_password"]} type="password" value={fresh} onChange={(event) => setFresh(event.target.value)} required autoComplete="new-password" />
-        <div><Button type="submit" look="main" busy={form.busy}>{words.change}</Button></div>
+        <div className="flex justify-end"><Button type="submit" look="main" busy={form.busy}>{words.change}</Button></div>
       </form>
     </Card>
   );
@@ -78,24 +78,27 @@ function Sessions({ accounts }: { accounts: Map<string, string> }) {
     await navigate({ to: "/sign-in", search: {} });
   };
   return (
-    <Card title={words.sessions} actions={<Button small onClick={() => setEverywhere(true)}>{words.everywhere}</Button>}>
+    <Card title={words.sessions} lead={words.sessionsLead} actions={<Button small onClick={() => setEverywhere(true)}>{words.everywhere}</Button>}>
       {!!problem && <div className="p-5"><ProblemNotice problem={problem} /></div>}
       <Asked query={sessions}>
         {(list) => (
-          <Table label={words.sessions} head={[words.browser, words.account, words.lastUsed, words.since, text.common.actions]}>
-            {list.map((session) => (
-              <tr key={session.id}>
-                <td className="min-w-40 px-5 py-3 [overflow-wrap:anywhere]">
-                  <span className="font-medium" title={session.user_agent}>{browserOf(session.user_agent)}</span>
-                  {session.current && <span className="text-muted"> ({words.here})</span>}
-                </td>
-                <td className="px-5 py-3 [overflow-wrap:anywhere]">{accounts.get(session.account_id) ?? session.account_id}</td>
-                <td className="px-5 py-3"><Moment at={session.last_used_at} /></td>
-                <td className="px-5 py-3"><Moment at={session.inserted_at} /></td>
-                <td className="px-5 py-3">{!session.current && <Button small look="quiet" onClick={() => void end(session.id)} aria-label={words.endOf(browserOf(session.user_agent))}>{words.end}</Button>}</td>
-              </tr>
-            ))}
-          </Table>
+          <Table
+            label={words.sessions}
+            items={list}
+            keyOf={({ id }) => id}
+            columns={[
+              {
+                name: words.browser,
+                bare: true,
+                className: "[overflow-wrap:anywhere] sm:min-w-40",
+                of: ({ user_agent, current }) => <span><span className="font-medium" title={user_agent}>{browserOf(user_agent)}</span>{current && <span className="text-muted"> ({words.here})</span>}</span>,
+              },
+              { name: words.account, className: "[overflow-wrap:anywhere]", of: ({ account_id }) => accounts.get(account_id) ?? account_id },
+              { name: words.lastUsed, of: (session) => <Moment at={session.last_used_at} /> },
+              { name: words.since, of: (session) => <Moment at={session.inserted_at} /> },
+              { name: text.common.actions, bare: true, of: ({ id, user_agent, current }) => (current ? null : <Button small look="quiet" className="-ml-2.5" onClick={() => void end(id)} aria-label={words.endOf(browserOf(user_agent))}>{words.end}</Button>) },
+            ]}
+          />
         )}
       </Asked>
       <Confirm open={everywhere} title={words.everywhereTitle} yes={words.everywhere} danger onYes={endAll} onClose={() => setEverywhere(false)}>

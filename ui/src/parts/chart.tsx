@@ -45,8 +45,31 @@ export function Chart({ told, summary, threshold, handle }: Props) {
         <span className="font-medium">{summary}</span>
         <Button small onClick={() => setTable(!table)} aria-pressed={table}>{table ? text.common.asChart : text.common.asTable}</Button>
       </figcaption>
-      {table ? <Numbers told={told} threshold={threshold} /> : <Picture told={told} summary={summary} threshold={threshold} handle={handle} />}
+      {table ? (
+        <Numbers told={told} threshold={threshold} />
+      ) : (
+        <>
+          <Picture told={told} summary={summary} threshold={threshold} handle={handle} />
+          <Legend told={told} threshold={threshold} />
+        </>
+      )}
     </figure>
+  );
+}
+
+/** What the lines of the picture are. Whoever cannot see it has the table. */
+function Legend({ told, threshold }: Pick<Props, "told" | "threshold">) {
+  const known = told.series.some(({ low }) => low !== undefined);
+  const marks: [string, string, boolean][] = [
+    [words.series.observed, "h-0 w-5 border-t-2 border-accent", true],
+    [words.series.expected, "h-3 w-5 rounded-sm bg-ink/15", known],
+    [words.series.threshold, "h-0 w-5 border-t-2 border-dashed border-warn", threshold.some((value) => value !== undefined)],
+    [words.firedAt, "h-3 w-2 rounded-sm bg-bad/30", told.firings.length > 0],
+  ];
+  return (
+    <ul aria-hidden="true" className="flex flex-wrap gap-x-4 gap-y-1 text-xs text-muted">
+      {marks.filter(([, , is]) => is).map(([name, look]) => <li key={name} className="flex items-center gap-1.5"><span className={look} />{name}</li>)}
+    </ul>
   );
 }
 
@@ -229,15 +252,21 @@ function Numbers({ told, threshold }: Pick<Props, "told" | "threshold">) {
   const cell = (value: number | undefined) => (value === undefined ? "–" : number(Math.round(value * 10) / 10));
   return (
     <div className="max-h-96 overflow-y-auto">
-      <Table label={words.chart} head={[words.series.at, words.series.observed, words.series.expected, words.series.low, words.series.high, words.series.threshold, words.firedAt]}>
-        {shown.map((point) => (
-          <tr key={point.timestamp}>
-            <td className="px-5 py-1.5 whitespace-nowrap">{exact(point.timestamp)}</td>
-            {[point.observed, point.expected, point.low, point.high, point.line].map((value, index) => <td key={index} className="px-5 py-1.5 tabular-nums">{cell(value)}</td>)}
-            <td className="px-5 py-1.5">{fired.has(point.timestamp) ? "●" : ""}<span className="sr-only">{fired.has(point.timestamp) ? words.firedAt : ""}</span></td>
-          </tr>
-        ))}
-      </Table>
+      <Table
+        label={words.chart}
+        scrolls
+        items={shown}
+        keyOf={({ timestamp }) => timestamp}
+        columns={[
+          { name: words.series.at, className: "whitespace-nowrap", of: ({ timestamp }) => exact(timestamp) },
+          { name: words.series.observed, className: "tabular-nums", of: ({ observed }) => cell(observed) },
+          { name: words.series.expected, className: "tabular-nums", of: ({ expected }) => cell(expected) },
+          { name: words.series.low, className: "tabular-nums", of: ({ low }) => cell(low) },
+          { name: words.series.high, className: "tabular-nums", of: ({ high }) => cell(high) },
+          { name: words.series.threshold, className: "tabular-nums", of: ({ line }) => cell(line) },
+          { name: words.firedAt, of: ({ timestamp }) => fired.has(timestamp) && <><span aria-hidden="true">●</span><span className="sr-only">{words.firedAt}</span></> },
+        ]}
+      />
     </div>
   );
 }

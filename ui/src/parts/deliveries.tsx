@@ -5,11 +5,13 @@ import { api, answer, home, type Delivery, type Webhook } from "../api/client";
 import { deliveriesQuery, freshQuery, type DeliveryFilter } from "../api/queries";
 import { ago, fromInput, number, toInput } from "../format";
 import type { Tone } from "../health";
+import { useNarrow } from "../narrow";
 import { eventSentence } from "../sentences";
 import { text } from "../text";
 import { Rows } from "./rows";
+import { Writes } from "./writes";
 import { tell } from "./toast";
-import { Asked, Badge, Button, Card, Dialog, Empty, Moment, ProblemNotice, SelectField, TextField } from "./ui";
+import { Asked, Badge, Button, ButtonLink, Card, Dialog, Empty, Moment, ProblemNotice, SelectField, TextField } from "./ui";
 
 const words = text.deliveries;
 export const STATUS_TONES: Record<string, Tone> = {
@@ -45,6 +47,8 @@ export function Deliveries({ site, webhook, webhooks, filter, onFilter }: Props)
 
   // Nothing is drawn yet, so nothing can move.
   const empty = !!list.data && drawn.length === 0;
+  /** Filters would have nothing to leave out. */
+  const nothing = empty && !filtered;
   useEffect(() => {
     if (empty && waiting > 0) again();
   }, [empty, waiting, again]);
@@ -55,16 +59,17 @@ export function Deliveries({ site, webhook, webhooks, filter, onFilter }: Props)
   }, [hasNextPage, isFetchingNextPage, fetchNextPage]);
 
   return (
-    <Card {...(webhook ? { title: words.title, actions: <Button small icon="repeat" onClick={() => setRange(true)}>{words.resendRange}</Button> } : {})}>
-      <Filters filter={filter} webhooks={webhooks} onFilter={onFilter} />
-      <div aria-live="polite" className="flex min-h-10 items-center gap-3 border-b border-line px-5 py-1.5 text-sm text-muted">
+    <Card {...(webhook ? { title: words.title, actions: !nothing && <Writes><Button small icon="repeat" onClick={() => setRange(true)}>{words.resendRange}</Button></Writes> } : {})}>
+      {!nothing && <Filters filter={filter} webhooks={webhooks} onFilter={onFilter} />}
+      <div aria-live="polite" className={nothing ? "sr-only" : "flex min-h-10 items-center gap-3 border-b border-line px-5 py-1.5 text-sm text-muted"}>
         <span className="tabular-nums">{words.count(number(total))}</span>
+        {filtered && <Button small look="quiet" className="-my-1" onClick={() => onFilter({})}>{words.clear}</Button>}
         {waiting > 0 && !empty && <Button small look="main" onClick={again}>{words.fresh(waiting)}</Button>}
       </div>
       <Asked query={list}>
         {() =>
           drawn.length === 0 ? (
-            <Empty title={filtered ? words.noneTitle : words.emptyTitle} icon="send">{filtered ? words.none : webhook ? words.empty : words.emptySite}</Empty>
+            <Nothing site={site} filtered={filtered} webhook={webhook} webhooks={webhooks} />
           ) : (
             <Rows label={words.title} items={drawn} keyOf={idOf} onNearEnd={more}>
               {(listed) => {
@@ -91,6 +96,14 @@ export function Deliveries({ site, webhook, webhooks, filter, onFilter }: Props)
 
 const idOf = ({ id }: Delivery) => id;
 
+/** Why there is none, and what to do about it. */
+function Nothing({ site, filtered, webhook, webhooks }: Pick<Props, "site" | "webhook" | "webhooks"> & { filtered: boolean }) {
+  if (filtered) return <Empty title={words.noneTitle} icon="send" >{words.none}</Empty>;
+  if (webhook) return <Empty title={words.emptyTitle} icon="send">{words.empty}</Empty>;
+  if (webhooks?.length === 0) return <Empty title={words.emptyTitle} icon="send" action={<Writes><ButtonLink to="/sites/$site/webhooks/new" params={{ site }} look="main" icon="plus">{text.webhooks.add}</ButtonLink></Writes>}>{words.emptyNoWebhook}</Empty>;
+  return <Empty title={words.emptyTitle} icon="send" action={<ButtonLink to="/sites/$site/webhooks" params={{ site }}>{words.toWebhooks}</ButtonLink>}>{words.emptySite}</Empty>;
+}
+
 /** There may be thousands: drawn again only when something of it changed, and no `Link`, each of which follows the router. */
 const Row = memo(function Row({ site, delivery, name }: { site: string; delivery: Delivery; name: string | undefined }) {
   const router = useRouter();
@@ -101,7 +114,7 @@ const Row = memo(function Row({ site, delivery, name }: { site: string; delivery
     void router.navigate(to);
   };
   const type = text.triggers.names[delivery.event_type] ?? delivery.event_type;
-  const said = delivery.status === "success" ? type : (delivery.error_message ?? type);
+  const said = (delivery.status !== "success" && delivery.error_message) || (delivery.event_type === "test" ? words.byHand : type);
   return (
     <a
       href={`${home}/sites/${encodeURIComponent(site)}/webhooks/${delivery.webhook_id}/deliveries/${delivery.id}`}
@@ -129,18 +142,26 @@ const Row = memo(function Row({ site, delivery, name }: { site: string; delivery
 
 function Filters({ filter, webhooks, onFilter }: Pick<Props, "filter" | "webhooks" | "onFilter">) {
   const set = (part: DeliveryFilter) => onFilter(Object.fromEntries(Object.entries({ ...filter, ...part }).filter(([, value]) => value)));
-  const any = Object.values(filter).some(Boolean);
-  return (
-    <form aria-label={words.filters} onSubmit={(event) => event.preventDefault()} className="flex flex-wrap items-end gap-3 border-b border-line px-5 py-4 *:min-w-0 *:flex-1 *:basis-44">
+  const narrow = useNarrow();
+  const fields = (
+    <form aria-label={words.filters} onSubmit={(event) => event.preventDefault()} className="flex flex-wrap items-end gap-3 px-5 py-4 *:min-w-0 *:flex-1 *:basis-40">
       {webhooks && (
         <SelectField label={words.webhook} value={filter.webhook_id ?? ""} onChange={(event) => set({ webhook_id: event.target.value })} options={[["", words.anyWebhook], ...webhooks.map(({ id, name }): [string, string] => [id, name])]} />
       )}
       <SelectField label={words.status} value={filter.status ?? ""} onChange={(event) => set({ status: event.target.value })} options={[["", words.anyStatus], ...Object.entries(words.statuses)]} />
       <SelectField label={words.trigger} value={filter.trigger_type ?? ""} onChange={(event) => set({ trigger_type: event.target.value })} options={[["", words.anyTrigger], ...TYPES]} />
-      <TextField label={words.from} type="datetime-local" value={toInput(filter.from)} onChange={(event) => set({ from: fromInput(event.target.value) ?? "" })} />
-      <TextField label={words.to} type="datetime-local" value={toInput(filter.to)} onChange={(event) => set({ to: fromInput(event.target.value) ?? "" })} />
-      {any && <Button look="quiet" className="flex-none! basis-auto!" onClick={() => onFilter({})}>{words.clear}</Button>}
+      <div className="basis-56!"><TextField label={words.from} type="datetime-local" value={toInput(filter.from)} onChange={(event) => set({ from: fromInput(event.target.value) ?? "" })} /></div>
+      <div className="basis-56!"><TextField label={words.to} type="datetime-local" value={toInput(filter.to)} onChange={(event) => set({ to: fromInput(event.target.value) ?? "" })} /></div>
     </form>
+  );
+  const count = Object.values(filter).filter(Boolean).length;
+  // On a phone they would fill the window before the first delivery.
+  if (!narrow) return <div className="border-b border-line">{fields}</div>;
+  return (
+    <details className="border-b border-line">
+      <summary className="px-5 py-3 text-sm font-medium -outline-offset-2!">{count ? words.filtersOn(count) : words.filters}</summary>
+      <div className="border-t border-line">{fields}</div>
+    </details>
   );
 }
 

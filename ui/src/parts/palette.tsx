@@ -117,7 +117,7 @@ function Palette({ onClose, onTheme, onHelp }: { onClose: () => void; onTheme: (
         onKeyDown={keys}
         className="field"
       />
-      <ul ref={list} id={`${id}-list`} role="listbox" aria-label={words.title} tabIndex={-1} className="-mx-2 max-h-[50dvh] min-h-40 overflow-y-auto">
+      <ul ref={list} id={`${id}-list`} role="listbox" aria-label={words.title} tabIndex={-1} className={found.length ? "-mx-2 max-h-[50dvh] min-h-40 overflow-y-auto" : "hidden"}>
         {found.map((command, index) => (
           <li
             key={command.id}

@@ -2,11 +2,12 @@ import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
 import { useEffect, useRef, useState } from "react";
 import { api, answer } from "../api/client";
-import { deliveryQuery } from "../api/queries";
+import { deliveryQuery, webhookQuery } from "../api/queries";
 import { ago, span } from "../format";
 import { text } from "../text";
+import { Icon } from "./icon";
 import { Phases } from "./phases";
-import { Badge, Button, Card, ProblemNotice } from "./ui";
+import { Button, Card, ProblemNotice } from "./ui";
 
 const words = text.webhooks;
 
@@ -34,6 +35,8 @@ export function Test({ site, webhook, onEnd }: { site: string; webhook: string; 
       setBusy(false);
     }
   };
+  // One that mostly fails is asked seldom; a test waits for it like everything else.
+  const apart = useQuery({ ...webhookQuery(site, webhook), enabled: !!id }).data?.left_alone_until;
   const known = id ? delivery.data : undefined;
   const ended = known && ["success", "failed", "cancelled"].includes(known.status);
   useEffect(() => {
@@ -53,9 +56,10 @@ export function Test({ site, webhook, onEnd }: { site: string; webhook: string; 
       <div className="flex flex-wrap items-center gap-x-4 gap-y-3">
         <Button look="main" icon="send" busy={busy} onClick={() => void send()}>{words.test}</Button>
         <div aria-live="polite" className="min-w-0 flex-1 basis-72 text-sm empty:basis-0">
+          {!id && <span className="text-muted">{words.testIdle}</span>}
           {id && !known && words.testing}
           {known?.status === "success" && last && (
-            <p className="flex items-center gap-2 font-medium text-good"><Badge tone="good">{text.deliveries.statuses["success"]}</Badge> {words.tested(known.response_code ?? 0, span(last.duration_ms))}</p>
+            <p className="flex items-start gap-2 font-medium text-good"><span className="mt-0.5"><Icon name="check" /></span> {words.tested(known.response_code ?? 0, span(last.duration_ms))}</p>
           )}
           {known && known.status !== "success" && (
             <p>
@@ -63,7 +67,9 @@ export function Test({ site, webhook, onEnd }: { site: string; webhook: string; 
                 ? words.testFailed
                 : known.next_attempt_at && known.attempt > 0
                   ? words.testWaiting(ago(known.next_attempt_at))
-                  : words.testing}{" "}
+                  : apart
+                    ? words.testLeftAlone(ago(apart))
+                    : words.testing}{" "}
               {known.error_message && <span className="font-medium text-bad">{known.error_message}</span>}
             </p>
           )}

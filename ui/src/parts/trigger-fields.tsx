@@ -240,9 +240,9 @@ function Filters({ value, set, errors }: Part) {
   const [open, setOpen] = useState(() => fields.some(([name]) => value[name]));
   const wrong = fields.some(([name]) => errors(name));
   return (
-    <details className="rounded-lg border border-line" open={open || wrong} onToggle={(event) => setOpen(event.currentTarget.open)}>
+    <details className="@container rounded-lg border border-line" open={open || wrong} onToggle={(event) => setOpen(event.currentTarget.open)}>
       <summary className="px-4 py-2.5 text-sm font-medium">{words.only}…</summary>
-      <div className="grid items-start gap-4 border-t border-line p-4 sm:grid-cols-2">
+      <div className="grid items-start gap-4 border-t border-line p-4 @md:grid-cols-2">
         {fields.map(([name, label, hint]) => (
           <TextField key={name} label={label} hint={hint} optional errors={errors(name)} value={value[name] ?? ""} onChange={(event) => set({ [name]: (name === "country" ? event.target.value.toUpperCase() : event.target.value) || null })} spellCheck={false} autoComplete="off" maxLength={name === "country" ? 2 : undefined} />
         ))}

@@ -72,7 +72,7 @@ export function Head({ title, lead, children, above, badge }: { title: string; l
           </div>
           {lead && <div className="mt-1 text-muted [overflow-wrap:anywhere]">{lead}</div>}
         </div>
-        {children && <div className="flex flex-wrap items-center gap-2">{children}</div>}
+        {children && <div className="flex flex-wrap items-center gap-2 empty:hidden max-sm:w-full">{children}</div>}
       </div>
     </header>
   );
@@ -126,12 +126,12 @@ export function Notice({ tone, title, children, role }: { tone: Tone; title?: st
   );
 }
 
-export function ProblemNotice({ problem, retry }: { problem: unknown; retry?: () => void }) {
+export function ProblemNotice({ problem, title = text.problem.title, away, retry }: { problem: unknown; title?: string | undefined; away?: string; retry?: (() => void) | undefined }) {
   if (!problem) return null;
   const told = Problem.of(problem);
   return (
-    <Notice tone="bad" role="alert" title={text.problem.title}>
-      <p>{told.message}</p>
+    <Notice tone="bad" role="alert" title={title}>
+      <p>{told.status === 0 && away ? away : told.message}</p>
       {told.requestId && told.status >= 500 && <p className="mt-1 font-mono text-xs">{text.problem.request(told.requestId)}</p>}
       {retry && <Button small className="mt-2" onClick={retry}>{text.common.retry}</Button>}
     </Notice>
@@ -154,17 +154,33 @@ export function Empty({ title, children, action, icon }: { title: string; childr
     <div className="flex flex-col items-center gap-3 px-6 py-12 text-center">
       <span className="grid size-12 place-items-center rounded-full bg-tint text-accent"><Icon name={icon} size={22} /></span>
       <h2 className="text-lg font-semibold">{title}</h2>
-      <div className="max-w-md text-muted">{children}</div>
+      <div className="max-w-md text-balance text-muted">{children}</div>
       {action}
     </div>
   );
 }
 
-/** A question's three states in one place. */
-export function Asked<T>({ query, children, rows }: { query: { data: T | undefined; error: unknown; isPending: boolean; refetch: () => unknown }; children: (data: T) => ReactNode; rows?: number }) {
+/** Instead of a page whose object is not there. */
+export function NotFound() {
+  return (
+    <>
+      <Head title={text.problem.notFound} lead={text.problem.notFoundWhy} />
+      <ButtonLink to="/" look="main">{text.nav.overview}</ButtonLink>
+    </>
+  );
+}
+
+/** A question's three states in one place; `whole` where the answer is the page and not a part of it. */
+export function Asked<T>({ query, children, rows, whole }: { query: { data: T | undefined; error: unknown; isPending: boolean; refetch: () => unknown }; children: (data: T) => ReactNode; rows?: number; whole?: boolean }) {
   if (query.data !== undefined) return <>{children(query.data)}</>;
-  if (query.error) return <div className="p-5"><ProblemNotice problem={query.error} retry={() => void query.refetch()} /></div>;
-  return <Loading rows={rows} />;
+  if (!query.error) return <Loading rows={rows} />;
+  const told = Problem.of(query.error);
+  if (told.status === 404) return whole ? <NotFound /> : <Empty title={text.problem.notFound} icon="search">{text.problem.notFoundWhy}</Empty>;
+  if (told.status === 403) return <div className={whole ? "" : "p-5"}>{whole && <Head title={text.problem.notLoaded} />}<Notice tone="plain">{told.message}</Notice></div>;
+  // What is refused for good is not asked again; nothing was entered that could be kept.
+  const passes = told.status === 0 || told.status === 429 || told.status >= 500;
+  const notice = <ProblemNotice problem={told} title={whole ? undefined : text.problem.notLoaded} away={text.problem.awayLoading} retry={passes ? () => void query.refetch() : undefined} />;
+  return whole ? <><Head title={text.problem.notLoaded} />{notice}</> : <div className="p-5">{notice}</div>;
 }
 
 interface FieldProps {
@@ -240,11 +256,13 @@ export function Copy({ value, label = text.common.copy, compact }: { value: stri
   return <Button small icon="copy" onClick={() => void copy()}>{compact ? <span className="max-sm:sr-only">{label}</span> : label}</Button>;
 }
 
+/** What is one line wraps; what is several scrolls, and on a phone has all of the width. */
 export function Code({ children, copy = true, label }: { children: string; copy?: boolean; label: string }) {
+  const lines = children.includes("\n");
   return (
-    <div className="flex min-w-0 items-start rounded-lg border border-line bg-sunken">
-      <pre tabIndex={0} aria-label={label} role="group" className="min-w-0 flex-1 overflow-x-auto p-3 font-mono text-sm leading-relaxed">{children}</pre>
-      {copy && <div className="p-2"><Copy value={children} compact /></div>}
+    <div className={join("flex min-w-0 items-start rounded-lg border border-line bg-sunken", lines && "max-sm:flex-col-reverse")}>
+      <pre tabIndex={0} aria-label={label} role="group" className={join("min-w-0 flex-1 p-3 font-mono text-sm leading-relaxed max-sm:w-full", lines ? "overflow-x-auto" : "whitespace-pre-wrap [overflow-wrap:anywhere]")}>{children}</pre>
+      {copy && <div className={join("p-2", lines && "max-sm:-mb-2 max-sm:self-end")}><Copy value={children} compact /></div>}
     </div>
   );
 }
@@ -342,17 +360,44 @@ export function Pairs({ rows }: { rows: [string, ReactNode][] }) {
   );
 }
 
-/** Wide tables scroll by themselves and by keyboard, not the page. */
-export function Table({ label, head, children }: { label: string; head: string[]; children: ReactNode }) {
+export interface Column<Item> {
+  name: string;
+  /** Of the cells below it. */
+  className?: string;
+  /** Nothing need be said before what speaks for itself, such as a button. */
+  bare?: boolean;
+  of: (item: Item) => ReactNode;
+}
+
+interface TableProps<Item> {
+  label: string;
+  columns: Column<Item>[];
+  items: Item[];
+  keyOf: (item: Item) => string;
+  /** Many rows of numbers are for comparing: they stay in columns on a phone too. */
+  scrolls?: boolean;
+}
+
+/**
+ * Wide tables scroll by themselves and by keyboard, not the page. On a phone each row stands by itself, its cells below each
+ * other; the roles are said because what is no longer laid out as a table is otherwise not read as one.
+ */
+export function Table<Item>({ label, columns, items, keyOf, scrolls }: TableProps<Item>) {
   return (
-    <div className="overflow-x-auto" tabIndex={0} role="group" aria-label={label}>
-      <table className="w-full text-left text-sm">
-        <thead>
-          <tr className="border-b border-line text-muted">
-            {head.map((name) => <th key={name} scope="col" className="px-5 py-2.5 font-medium whitespace-nowrap">{name}</th>)}
+    <div className="relative overflow-x-auto" tabIndex={0} role="group" aria-label={label}>
+      <table role="table" className={join("w-full text-left text-sm", !scrolls && "stacks")}>
+        <thead role="rowgroup">
+          <tr role="row" className="border-b border-line text-muted">
+            {columns.map(({ name }) => <th key={name} role="columnheader" scope="col" className="px-5 py-2.5 font-medium whitespace-nowrap">{name}</th>)}
           </tr>
         </thead>
-        <tbody className="divide-y divide-line">{children}</tbody>
+        <tbody role="rowgroup" className="divide-y divide-line">
+          {items.map((item) => (
+            <tr key={keyOf(item)} role="row">
+              {columns.map(({ name, className, bare, of }) => <td key={name} role="cell" data-name={bare ? undefined : name} className={join(scrolls ? "px-5 py-1.5" : "px-5 py-3", className)}>{of(item)}</td>)}
+            </tr>
+          ))}
+        </tbody>
       </table>
     </div>
   );

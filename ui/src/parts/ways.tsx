@@ -17,7 +17,10 @@ const snippets = (domain: string): Record<Way, [string, string]> => ({
     `// npm install @plausible-analytics/tracker
 import { init } from "@plausible-analytics/tracker";
 
-init({ domain: "${domain}", endpoint: "${home}/api/event" });`,
+init({
+  domain: "${domain}",
+  endpoint: "${home}/api/event",
+});`,
   ],
   tag: [
     text.install.tagHint,
