@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
 import { backtest, furnished } from "./routes.mjs";
+import { admitViewer, each, states, VIEWER, viewed } from "./states.mjs";
 import { openBrowser, openPage, overflows, settle, signIn, startServer, violations } from "./support.mjs";
 
 let browser, fresh;
@@ -41,6 +42,29 @@ for (const count of [0, 10]) {
     }
   });
 }
+
+describe("in states that an address alone does not bring about", () => {
+  let full;
+  before(async () => {
+    full = await furnished(10);
+    await admitViewer(full);
+  });
+  after(() => full.stop());
+  for (const [theme, size] of VIEWS) {
+    it(`every state in ${theme} on a ${size}`, { timeout: 300_000 }, async (context) => {
+      for (const [email, found] of [[VIEWER, viewed(full)], [undefined, states(full)]]) {
+        const page = await openPage(browser, full.server, { theme, size });
+        await signIn(page, full.server, { email });
+        await each(page, found, async (name) => {
+          assert.deepEqual(await violations(page), [], name);
+          assert.equal(await overflows(page), false, `${name} is wider than the window`);
+        });
+        context.diagnostic(`${Object.keys(found).length} states`);
+        await page.context().close();
+      }
+    });
+  }
+});
 
 describe("before anybody is signed in", () => {
   for (const [theme, size] of VIEWS) {

@@ -1,5 +1,5 @@
 // Every page there is, as the tests of all pages and the pictures walk through them.
-import { furnish, setUp, startEndpoint, startServer, test } from "./support.mjs";
+import { furnish, setUp, startEndpoint, startServer, test, tracked } from "./support.mjs";
 
 /** A server as it is after a while, with `count` webhooks of all healths. */
 export async function furnished(count) {
@@ -9,15 +9,25 @@ export async function furnished(count) {
   const home = await furnish(api, count, endpoint);
   const [first, second, third, fourth, fifth] = home.webhooks;
   if (first) {
+    // Each goes on answering so: what a webhook is stays as it is while somebody looks.
+    const answers = (webhook, status, more = "") => api("PATCH", `${home.at}/webhooks/${webhook.id}`, { url: `${endpoint.url}${more}/answers/${status}` });
     endpoint.takes = [120, 40];
     for (let round = 0; round < 3; round += 1) await test(api, home.at, first);
     endpoint.takes = [0, 0];
-    endpoint.status = 503;
+    await answers(first, 503);
     home.retrying = await test(api, home.at, first);
-    if (second) await test(api, home.at, second);
-    endpoint.status = 410;
-    if (third) await test(api, home.at, third);
-    endpoint.status = 200;
+    if (second) {
+      await answers(second, 503, "/a/rather/long/path/that/somebody/once/thought/was/a/good/idea");
+      await test(api, home.at, second);
+    }
+    if (third) {
+      await answers(third, 410);
+      home.failed = await test(api, home.at, third);
+    }
+    if (fifth) {
+      // What a trigger in shadow would have sent.
+      await api("POST", `${home.at}/webhooks/${fifth.id}/triggers`, { type: "custom_event", event_name: "Download", shadow: true });
+    }
     if (fourth) await api("PATCH", `${home.at}/webhooks/${fourth.id}`, { active: false });
     if (fifth) await test(api, home.at, fifth);
     // The tenth is as many as there may be.
@@ -28,6 +38,10 @@ export async function furnished(count) {
       await api("PATCH", `${home.at}/webhooks/${home.inbox.id}`, { url: "inbox:" });
     }
     for (let round = 0; round < 2; round += 1) await test(api, home.at, home.inbox);
+    if (fifth) {
+      await tracked(server, { name: "Download" });
+      home.shadow = await firstOf(api, `${home.at}/webhooks/${fifth.id}/deliveries?status=cancelled`);
+    }
     const { deliveries } = await api("GET", `${home.at}/webhooks/${first.id}/deliveries`);
     home.delivered = deliveries.find(({ status }) => status === "success");
     await api("POST", "/api/sites", { domain: "a-second-site-with-quite-a-long-name.shop.example.org", timezone: "Asia/Kolkata" });
@@ -39,6 +53,16 @@ export async function furnished(count) {
     await endpoint.stop();
   };
   return { server, api, home, routes: routes(home), stop };
+}
+
+/** The first delivery of a list, once there is one. */
+async function firstOf(api, path) {
+  for (let tries = 0; tries < 200; tries += 1) {
+    const { deliveries } = await api("GET", path);
+    if (deliveries.length) return deliveries[0];
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  throw new Error(`${path} stays empty`);
 }
 
 function routes(home) {

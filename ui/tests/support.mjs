@@ -135,11 +135,14 @@ export async function startServer({ settings = [], below, strict, settled } = {}
 }
 
 /** What a tracker says of a visitor at `address`. */
-export const pageView = (server, address = "203.0.113.7") =>
+export const pageView = (server, address) => tracked(server, { address });
+
+/** The same of any event. */
+export const tracked = (server, { name = "pageview", address = "203.0.113.7" }) =>
   fetch(`${server.own}/api/event`, {
     method: "POST",
     headers: { "user-agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", "x-forwarded-for": address },
-    body: JSON.stringify({ name: "pageview", url: "https://example.com/", domain: "example.com" }),
+    body: JSON.stringify({ name, url: "https://example.com/", domain: "example.com" }),
   });
 
 /** So many days of history, as an access log says them: more by day than by night, and a surge of half an hour yesterday. */
@@ -189,18 +192,27 @@ export async function startReceiver() {
   return { url, authority, line: receiver.line, stop: async () => { await receiver.stop(); rmSync(authority, { force: true }); } };
 }
 
+<<<<<<< HEAD
 /** A receiver whose answer can be chosen, and how long it takes until it and until its end; it keeps what came. */
+=======
+/** A receiver whose answer can be chosen, for all or by an address that ends in `/answers/503`, and that keeps what came. */
+>>>>>>> fa16c76 (Pictures and axe go through the states that no address brings about)
 export async function startEndpoint(status = 200) {
   const endpoint = { status, takes: [0, 0], arrived: [], url: "", stop: undefined };
   const server = createServer(async (request, response) => {
     const parts = [];
     for await (const part of request) parts.push(part);
     endpoint.arrived.push({ headers: request.headers, body: Buffer.concat(parts) });
+<<<<<<< HEAD
     const [answer, rest] = endpoint.takes;
     if (answer) await passed(answer);
     response.writeHead(endpoint.status, { "content-type": "text/plain" }).flushHeaders();
     if (rest) await passed(rest);
     response.end(endpoint.status < 300 ? "thank you" : "the disk is full");
+=======
+    const status = Number(/\/answers\/(\d{3})/.exec(request.url)?.[1] ?? endpoint.status);
+    response.writeHead(status, { "content-type": "text/plain" }).end(status < 300 ? "thank you" : "the disk is full");
+>>>>>>> fa16c76 (Pictures and axe go through the states that no address brings about)
   });
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
   endpoint.url = `http://127.0.0.1:${server.address().port}/hooks/pulse`;
