@@ -192,27 +192,22 @@ export async function startReceiver() {
   return { url, authority, line: receiver.line, stop: async () => { await receiver.stop(); rmSync(authority, { force: true }); } };
 }
 
-<<<<<<< HEAD
-/** A receiver whose answer can be chosen, and how long it takes until it and until its end; it keeps what came. */
-=======
-/** A receiver whose answer can be chosen, for all or by an address that ends in `/answers/503`, and that keeps what came. */
->>>>>>> fa16c76 (Pictures and axe go through the states that no address brings about)
+/**
+ * A receiver whose answer can be chosen, for all or by an address that ends in `/answers/503`, and how long it takes until it
+ * and until its end; it keeps what came.
+ */
 export async function startEndpoint(status = 200) {
   const endpoint = { status, takes: [0, 0], arrived: [], url: "", stop: undefined };
   const server = createServer(async (request, response) => {
     const parts = [];
     for await (const part of request) parts.push(part);
     endpoint.arrived.push({ headers: request.headers, body: Buffer.concat(parts) });
-<<<<<<< HEAD
+    const status = Number(/\/answers\/(\d{3})/.exec(request.url)?.[1] ?? endpoint.status);
     const [answer, rest] = endpoint.takes;
     if (answer) await passed(answer);
-    response.writeHead(endpoint.status, { "content-type": "text/plain" }).flushHeaders();
+    response.writeHead(status, { "content-type": "text/plain" }).flushHeaders();
     if (rest) await passed(rest);
-    response.end(endpoint.status < 300 ? "thank you" : "the disk is full");
-=======
-    const status = Number(/\/answers\/(\d{3})/.exec(request.url)?.[1] ?? endpoint.status);
-    response.writeHead(status, { "content-type": "text/plain" }).end(status < 300 ? "thank you" : "the disk is full");
->>>>>>> fa16c76 (Pictures and axe go through the states that no address brings about)
+    response.end(status < 300 ? "thank you" : "the disk is full");
   });
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
   endpoint.url = `http://127.0.0.1:${server.address().port}/hooks/pulse`;
