@@ -15,6 +15,10 @@ use super::trigger::{Baseline, VisitorChange};
 const CALM_FOR: Duration = Duration::from_secs(3_600);
 /// Calm is half of what fires, so that what hovers about the limit is one incident.
 const CALM_BELOW: f64 = 0.5;
+/// What rises again this long after a rise that was told is its aftermath, and news only if it is more of a rise: bursts come
+/// in clusters, and a cluster is one event that is as great as its greatest. A calm of less than a day tells no cluster from
+/// the next, since nights are calm anyway.
+const AFTERMATH: Duration = Duration::from_secs(86_400);
 
 /// The numbers of one site at one moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,7 +32,7 @@ pub struct Observation {
 }
 
 /// What a trigger remembers between two looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ChangeState {
     /// Whether the next change is a new moment. False from firing until visitors are calm again.
     pub armed: bool,
@@ -45,6 +49,19 @@ pub struct ChangeState {
     /// What was reported and is not over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub incident: Option<Incident>,
+    /// The last rise above what is typical that was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<Told>,
+}
+
+/// A rise that was told: what comes after it has to be more than it to be told too.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Told {
+    /// How much of its limit it was at most.
+    pub of_limit: f64,
+    /// When it was over; `None` while it lasts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over_at: Option<Timestamp>,
 }
 
 /// The beginning of what its end will be paired with.
@@ -57,7 +74,15 @@ pub struct Incident {
 
 impl Default for ChangeState {
     fn default() -> Self {
-        Self { armed: true, last_fired: None, since: None, calm_since: None, judged_until: None, incident: None }
+        Self {
+            armed: true,
+            last_fired: None,
+            since: None,
+            calm_since: None,
+            judged_until: None,
+            incident: None,
+            told: None,
+        }
     }
 }
 
@@ -65,7 +90,15 @@ impl ChangeState {
     /// Whether it is worth keeping across a restart that this became of `before`. What windows have since been judged is
     /// not: they are judged again, with the same outcome.
     pub fn is_news_after(&self, before: &Self) -> bool {
-        (self.armed, self.last_fired, self.incident) != (before.armed, before.last_fired, before.incident)
+        (self.armed, self.last_fired, self.incident, self.told)
+            != (before.armed, before.last_fired, before.incident, before.told)
+    }
+}
+
+impl Told {
+    /// Whether a rise seen now is no more than its aftermath.
+    fn outdoes(&self, of_limit: f64, now: Timestamp) -> bool {
+        of_limit <= self.of_limit && self.over_at.is_some_and(|over_at| now < over_at + AFTERMATH)
     }
 }
 
@@ -140,7 +173,8 @@ impl Change {
 
 /// Fires when visitors come to lie `threshold` percent above (or below) what is expected and have for the minimum duration,
 /// and the trigger is armed and out of its cooldown. It arms again when they are calm: below the threshold, and with
-/// [`Baseline::Typical`] less than half as unusual as that for an hour. One incident at a time.
+/// [`Baseline::Typical`] less than half as unusual as that for an hour. One incident at a time. A rise above what is typical
+/// that begins within a day after another was over has to be more unusual than that ever was.
 ///
 /// A change that begins during the cooldown fires when the cooldown ends, if it still stands by then.
 ///
@@ -153,15 +187,23 @@ pub fn decide(
     now: Timestamp,
 ) -> (Verdict, ChangeState) {
     let mut next = state;
+    let of_limit = observation.look.map(|look| look.side(direction).of_limit(settings.sensitivity));
+    if let Some((told, of_limit)) = next.told.as_mut().filter(|_| !state.armed).zip(of_limit) {
+        told.of_limit = told.of_limit.max(of_limit);
+    }
     if let Some(change) = change(direction, settings, observation) {
         next.calm_since = None;
         let since = *next.since.get_or_insert(observation.look.map_or(now, |look| look.start));
         let cooling = state.last_fired.is_some_and(|fired| now < fired + settings.cooldown);
-        if !state.armed || cooling || now.since(since) < settings.min_duration {
+        let is_aftermath = state.told.zip(of_limit).is_some_and(|(told, of_limit)| told.outdoes(of_limit, now));
+        if !state.armed || cooling || is_aftermath || now.since(since) < settings.min_duration {
             return (Verdict::Quiet, next);
         }
         next.armed = false;
         next.last_fired = Some(now);
+        // Falls are not compared: no outage is less than one because it was told of another.
+        let of_rise = of_limit.filter(|_| direction == Direction::Rise);
+        next.told = of_rise.map(|of_limit| Told { of_limit, over_at: None });
         next.incident = settings.notify_end.then_some(Incident { started_at: since, event_id: None });
         return (Verdict::Fire(change), next);
     }
@@ -190,6 +232,9 @@ pub fn decide(
     }
     next.armed = true;
     next.calm_since = None;
+    if let Some(told) = &mut next.told {
+        told.over_at = Some(calm_since);
+    }
     match next.incident.take() {
         Some(incident) if settings.notify_end => {
             (Verdict::End(Ended { incident, ended_at: calm_since, current: observation.current }), next)
@@ -374,6 +419,32 @@ mod tests {
         let [(3, Verdict::Fire(_)), (_, Verdict::End(ended))] = told.as_slice() else { panic!("{told:?}") };
         assert_eq!(ended.incident.started_at, Timestamp::from_secs((2_016 + 3) * 300));
         assert!(ended.ended_at > ended.incident.started_at);
+    }
+
+    /// After how many windows it fired, of a rise of `first` and one of `second` visitors so many hours after it.
+    fn told_of_two(first: u32, second: u32, hours: usize) -> Vec<usize> {
+        let mut after = vec![first; 3];
+        after.resize(hours * 12, 100);
+        after.extend([second; 3]);
+        let verdicts = verdicts(Direction::Rise, &spike(Baseline::Typical, 50, 1), &looks(&after));
+        verdicts.iter().enumerate().filter_map(|(at, verdict)| (*verdict != Verdict::Quiet).then_some(at)).collect()
+    }
+
+    #[test]
+    fn what_rises_again_within_a_day_is_told_if_it_is_more() {
+        assert_eq!(told_of_two(500, 400, 10), [0], "the aftermath");
+        assert_eq!(told_of_two(400, 600, 10), [0, 120], "more than the first");
+        assert_eq!(told_of_two(500, 400, 30), [0, 360], "another day");
+    }
+
+    #[test]
+    fn a_second_outage_of_a_day_is_told_like_the_first() {
+        let mut after = vec![0; 6];
+        after.resize(60, 100);
+        after.extend([0; 3]);
+        let verdicts = verdicts(Direction::Fall, &spike(Baseline::Typical, 50, 10), &looks(&after));
+        let fired = verdicts.iter().filter(|verdict| matches!(verdict, Verdict::Fire(_))).count();
+        assert_eq!(fired, 2);
     }
 
     #[test]

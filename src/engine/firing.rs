@@ -400,7 +400,7 @@ impl ChangeTrigger {
     }
 
     /// Against what is usual: each window once, when it has closed. A rise that can be seen before that is told at once,
-    /// since a window only ever gains visitors. Until the first verdict; the next step goes on from there.
+    /// since a window only ever gains visitors; how great it was is known when the window has closed. Until the first verdict; the next step goes on from there.
     fn judge_windows(
         &self,
         profile: &Profile,
@@ -426,7 +426,7 @@ impl ChangeTrigger {
         let Some(look) = profile.peek(seen.open, zone) else { return (Verdict::Quiet, state) };
         let observation = Observation { current: seen.open, previous: 0, look: Some(look) };
         match decide(self.direction, &self.settings, state, &observation, look.end()) {
-            (verdict @ Verdict::Fire(_), next) => (verdict, ChangeState { judged_until: Some(look.end()), ..next }),
+            (verdict @ Verdict::Fire(_), next) => (verdict, next),
             _ => (Verdict::Quiet, state),
         }
     }
