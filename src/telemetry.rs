@@ -56,6 +56,7 @@ fn describe() {
     describe_counter!("pulsehook_events_fired_total", "Events recorded, by type");
     describe_counter!("pulsehook_evaluations_total", "Looks at the traffic, by result");
     describe_histogram!("pulsehook_evaluation_seconds", Unit::Seconds, "Time of one look at the traffic");
+    describe_histogram!("pulsehook_lookout_seconds", Unit::Seconds, "Time of one look for what no hit shows");
     describe_counter!("pulsehook_attempts_total", "Attempts, by outcome");
     describe_counter!("pulsehook_deliveries_total", "Deliveries, by what an attempt made of them");
     describe_histogram!(

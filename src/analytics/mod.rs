@@ -6,8 +6,10 @@
 //! HTTP. Start with [`recorder`].
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::time::Duration;
 
+use crate::domain::backtest::Heard;
 use crate::domain::baseline::WindowCount;
 use crate::domain::filter::Filter;
 use crate::domain::habit::Quarters;
@@ -66,11 +68,13 @@ pub struct Freshness {
     pub hits_last_hour: u64,
 }
 
-/// Hits that are alike, within a quarter of an hour.
+/// Hits that are alike, within a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Alike {
-    pub quarter: Timestamp,
+    /// Where the window begins.
+    pub start: Timestamp,
     pub count: u64,
+    pub first_at: Timestamp,
     pub last_at: Timestamp,
 }
 
@@ -154,16 +158,45 @@ impl Analytics {
         either!(self, store => store.quarters_of_all(from, until))
     }
 
-    /// Shows `each` what happened on these sites, under these names of each, in `from..until`, alike hits of a quarter hour together.
-    /// The hit says no more than what goals ask for. The same one is lent again and again with other contents.
+    /// Shows `each` what happened on these sites, under these names of each, where the filter lets it through; alike hits of a
+    /// window of `width` together, in no order. The hit says no more than what goals ask for. The same one is lent again and again
+    /// with other contents.
     pub async fn alike(
         &self,
         asked: &[(SiteId, Vec<&str>)],
-        from: Timestamp,
-        until: Timestamp,
+        filter: Option<&Filter>,
+        span: Range<Timestamp>,
+        width: Duration,
         each: impl FnMut(&Hit, Alike),
     ) -> Result<()> {
-        either!(self, store => store.alike(asked, from, until, each))
+        either!(self, store => store.alike(asked, filter, span, width, each))
+    }
+
+    /// When the site was heard of, whatever its visitors did, in each window of `width` in which it was. In their order.
+    pub async fn heard(&self, site_id: SiteId, span: Range<Timestamp>, width: Duration) -> Result<Vec<Heard>> {
+        either!(self, store => store.heard(site_id, span, width))
+    }
+
+    /// Pageviews of each window of `width` that had any, by its start. In their order.
+    pub async fn pageviews(
+        &self,
+        site_id: SiteId,
+        span: Range<Timestamp>,
+        width: Duration,
+    ) -> Result<Vec<(Timestamp, u64)>> {
+        either!(self, store => store.pageviews(site_id, span, width))
+    }
+
+    /// How many visitors were seen in each window of `width` for the first time since the last of the moments in `anew`, the
+    /// first of which is the beginning. By the start of the window, in their order.
+    pub async fn new_visitors(
+        &self,
+        site_id: SiteId,
+        anew: &[Timestamp],
+        until: Timestamp,
+        width: Duration,
+    ) -> Result<Vec<(Timestamp, u64)>> {
+        either!(self, store => store.new_visitors(site_id, anew, until, width))
     }
 
     pub async fn totals(&self, site_id: SiteId, from: Timestamp, until: Timestamp) -> Result<Totals> {

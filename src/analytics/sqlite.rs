@@ -1,6 +1,7 @@
 //! The embedded analytics store: one append-only table in a SQLite file of its own, written in group commits.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::error;
 
 use super::{Alike, AnalyticsError, Dimension, Freshness, Result, Totals};
+use crate::domain::backtest::Heard;
 use crate::domain::baseline::WindowCount;
 use crate::domain::filter::Filter;
 use crate::domain::goal::PathPattern;
@@ -458,37 +460,116 @@ impl Embedded {
         Ok(rows.into_iter().map(quarter).collect())
     }
 
-    /// Shows `each` what happened under these names on these sites, alike hits of a quarter hour together.
+    /// Shows `each` what happened under these names on these sites, alike hits of a window together.
     pub async fn alike(
         &self,
         asked: &[(SiteId, Vec<&str>)],
-        from: Timestamp,
-        until: Timestamp,
+        filter: Option<&Filter>,
+        span: Range<Timestamp>,
+        width: Duration,
         mut each: impl FnMut(&Hit, Alike),
     ) -> Result<()> {
         const SQL: &str = "
-            SELECT at / $5 AS slot, count(*), max(at), pathname, scroll_depth, props
+            SELECT at / $5 AS slot, count(*), min(at), max(at), pathname, scroll_depth, props
             FROM hits
-            WHERE site_id = $1 AND at >= $2 AND at < $3 AND name = $4
+            WHERE site_id = $1 AND at >= $2 AND at < $3 AND name = $4 AND ($6 IS NULL OR source = $6)
+                AND ($7 IS NULL OR country = $7) AND ($8 IS NULL OR hostname = $8)
             GROUP BY slot, pathname, scroll_depth, props";
-        type Row = (i64, i64, Timestamp, String, Option<i64>, String);
-        let width = i64::try_from(QUARTER.as_micros()).unwrap_or(i64::MAX);
+        type Row = (i64, i64, Timestamp, Timestamp, String, Option<i64>, String);
+        let width = micros(width);
         for (site_id, names) in asked {
             for name in names {
-                let query = sqlx::query_as(SQL).bind(site_id).bind(from).bind(until).bind(*name).bind(width);
-                let rows: Vec<Row> = query.fetch_all(&self.read).await?;
+                let rows: Vec<Row> = sqlx::query_as(SQL)
+                    .bind(site_id)
+                    .bind(span.start)
+                    .bind(span.end)
+                    .bind(*name)
+                    .bind(width)
+                    .bind(filter.and_then(|filter| filter.source.as_deref()))
+                    .bind(filter.and_then(|filter| filter.country.as_deref()))
+                    .bind(filter.and_then(|filter| filter.hostname.as_deref()))
+                    .fetch_all(&self.read)
+                    .await?;
+                let page = filter.and_then(|filter| filter.page.as_ref());
                 let mut hit = Hit::new(*site_id, Timestamp::EPOCH, 0, name);
-                for (slot, count, last_at, pathname, scroll_depth, props) in rows {
+                for (slot, count, first_at, last_at, pathname, scroll_depth, props) in rows {
+                    if page.is_some_and(|page| !page.fits(&pathname)) {
+                        continue;
+                    }
                     hit.at = last_at;
                     hit.page.pathname = pathname;
                     hit.scroll_depth = scroll_depth.and_then(|depth| u8::try_from(depth).ok());
                     hit.props = read_props(&props);
-                    let quarter = Timestamp::from_micros(slot * width);
-                    each(&hit, Alike { quarter, count: count.unsigned_abs(), last_at });
+                    let start = Timestamp::from_micros(slot * width);
+                    each(&hit, Alike { start, count: count.unsigned_abs(), first_at, last_at });
                 }
             }
         }
         Ok(())
+    }
+
+    /// When the site was heard of in each window in which it was.
+    pub async fn heard(&self, site_id: SiteId, span: Range<Timestamp>, width: Duration) -> Result<Vec<Heard>> {
+        const SQL: &str = "
+            SELECT min(at), max(at), count(*)
+            FROM hits
+            WHERE site_id = $1 AND at >= $2 AND at < $3
+            GROUP BY at / $4
+            ORDER BY 1";
+        let query = sqlx::query_as(SQL).bind(site_id).bind(span.start).bind(span.end).bind(micros(width));
+        let rows: Vec<(Timestamp, Timestamp, i64)> = query.fetch_all(&self.read).await?;
+        let heard = |(first_at, last_at, count): (_, _, i64)| Heard { first_at, last_at, count: count.unsigned_abs() };
+        Ok(rows.into_iter().map(heard).collect())
+    }
+
+    /// Pageviews of each window that had any.
+    pub async fn pageviews(
+        &self,
+        site_id: SiteId,
+        span: Range<Timestamp>,
+        width: Duration,
+    ) -> Result<Vec<(Timestamp, u64)>> {
+        const SQL: &str = "
+            SELECT at / $4 AS slot, count(*)
+            FROM hits
+            WHERE site_id = $1 AND at >= $2 AND at < $3 AND name = $5
+            GROUP BY slot
+            ORDER BY slot";
+        let width = micros(width);
+        let query = sqlx::query_as(SQL).bind(site_id).bind(span.start).bind(span.end).bind(width).bind(PAGEVIEW);
+        let rows: Vec<(i64, i64)> = query.fetch_all(&self.read).await?;
+        Ok(rows.into_iter().map(|(slot, count)| (Timestamp::from_micros(slot * width), count.unsigned_abs())).collect())
+    }
+
+    /// Visitors that are seen for the first time since the last of the moments in `anew`, of each window.
+    pub async fn new_visitors(
+        &self,
+        site_id: SiteId,
+        anew: &[Timestamp],
+        until: Timestamp,
+        width: Duration,
+    ) -> Result<Vec<(Timestamp, u64)>> {
+        const SQL: &str = "
+            SELECT slot, count(*)
+            FROM (
+                SELECT min(at) / $4 AS slot
+                FROM hits
+                WHERE site_id = $1 AND at >= $2 AND at < $3 AND name <> $5
+                GROUP BY visitor
+            )
+            GROUP BY slot
+            ORDER BY slot";
+        let width = micros(width);
+        let mut all = Vec::new();
+        let ends = anew.iter().skip(1).copied().chain([until]);
+        for (start, end) in anew.iter().zip(ends) {
+            let query = sqlx::query_as(SQL).bind(site_id).bind(start).bind(end).bind(width).bind(ENGAGEMENT);
+            let rows: Vec<(i64, i64)> = query.fetch_all(&self.read).await?;
+            all.extend(
+                rows.into_iter().map(|(slot, count)| (Timestamp::from_micros(slot * width), count.unsigned_abs())),
+            );
+        }
+        Ok(all)
     }
 
     pub async fn totals(&self, site_id: SiteId, from: Timestamp, until: Timestamp) -> Result<Totals> {
@@ -782,6 +863,11 @@ fn read_hit(row: &SqliteRow) -> Result<(HitSeq, Arc<Hit>), sqlx::Error> {
         revenue: amount.zip(currency).map(|(amount, currency)| Revenue { amount, currency }),
     };
     Ok((HitSeq(row.try_get("id")?), Arc::new(hit)))
+}
+
+/// Of a window, never nothing.
+fn micros(width: Duration) -> i64 {
+    i64::try_from(width.as_micros()).unwrap_or(i64::MAX).max(1)
 }
 
 fn read_props(text: &str) -> Vec<(String, String)> {

@@ -10,10 +10,13 @@ use serde_json::{Map, Value, json};
 
 use super::client::{Connection, id_of};
 use super::output::{self, plain};
-use crate::domain::backtest::{self, Backtest};
+use crate::domain::backtest::silence::{self, Traffic};
+use crate::domain::backtest::{self, Backtest, Heard};
 use crate::domain::baseline::{WINDOW, WindowCount};
+use crate::domain::habit::QUARTER;
+use crate::domain::ids::SiteId;
 use crate::domain::time::Timestamp;
-use crate::domain::trigger::Settings;
+use crate::domain::trigger::{Direction, Settings};
 
 /// Points of the series that `--json` prints at most, as the API does.
 const POINTS: usize = 2_000;
@@ -24,15 +27,36 @@ const LONGEST_GAP: i64 = 366 * 288;
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["counts", "site"]))]
 pub struct BacktestCommand {
-    /// Rows of `timestamp,value`: visitors of each five minutes, oldest first
+    /// Rows of `timestamp,value`: visitors of each five minutes (or completions, for goal_stalled), oldest first
     #[arg(long, value_name = "FILE")]
     counts: Option<PathBuf>,
     /// Id or domain
     #[arg(long)]
     site: Option<String>,
-    /// visitor_spike or visitor_drop
+    /// visitor_spike, visitor_drop, no_data or goal_stalled; of a site also goal_completion, custom_event or milestone
     #[arg(long = "type", value_name = "TYPE", default_value = "visitor_spike")]
     kind: String,
+    /// goal_completion, goal_stalled, milestone: the goal's id
+    #[arg(long, value_name = "ID", requires = "site")]
+    goal: Option<String>,
+    /// custom_event: its name
+    #[arg(long, value_name = "NAME", requires = "site")]
+    event: Option<String>,
+    /// goal_completion, custom_event: together, so long after the first (15m) or so many (100)
+    #[arg(long, requires = "site")]
+    batch: Option<String>,
+    /// no_data: for how long [default: 1h]
+    #[arg(long)]
+    after: Option<String>,
+    /// milestone: visitors, pageviews or conversions
+    #[arg(long, requires = "site")]
+    metric: Option<String>,
+    /// milestone: day, week or month [default: day]
+    #[arg(long, requires = "site")]
+    period: Option<String>,
+    /// milestone: every multiple of this
+    #[arg(long, requires = "site")]
+    step: Option<u64>,
     /// Percent above or below what is expected [default: 50]
     #[arg(long)]
     threshold: Option<u32>,
@@ -104,29 +128,42 @@ impl BacktestCommand {
     }
 
     fn trigger(&self) -> Map<String, Value> {
+        let text = |text: &Option<String>| text.clone().map(Value::from);
+        let batch =
+            self.batch.as_ref().map(|batch| batch.parse::<u64>().map_or_else(|_| batch.clone().into(), Value::from));
+        // How long it lasted is worth a column, where anything ends.
+        let ends = ["visitor_spike", "visitor_drop", "no_data", "goal_stalled"].contains(&self.kind.as_str());
         given([
             ("type", Some(self.kind.clone().into())),
             ("threshold", self.threshold.map(Value::from)),
-            ("sensitivity", self.sensitivity.clone().map(Value::from)),
-            ("baseline", self.baseline.clone().map(Value::from)),
+            ("sensitivity", text(&self.sensitivity)),
+            ("baseline", text(&self.baseline)),
             ("min_visitors", self.min_visitors.map(Value::from)),
-            ("cooldown", self.cooldown.clone().map(Value::from)),
-            ("min_duration", self.min_duration.clone().map(Value::from)),
-            ("page", self.page.clone().map(Value::from)),
-            ("source", self.source.clone().map(Value::from)),
-            ("country", self.country.clone().map(Value::from)),
-            ("hostname", self.hostname.clone().map(Value::from)),
-            // How long it lasted is worth a column.
-            ("notify_end", Some(true.into())),
+            ("cooldown", text(&self.cooldown)),
+            ("min_duration", text(&self.min_duration)),
+            ("goal_id", text(&self.goal)),
+            ("event_name", text(&self.event)),
+            ("batch", batch),
+            ("after", text(&self.after)),
+            ("metric", text(&self.metric)),
+            ("period", text(&self.period)),
+            ("step", self.step.map(Value::from)),
+            ("page", text(&self.page)),
+            ("source", text(&self.source)),
+            ("country", text(&self.country)),
+            ("hostname", text(&self.hostname)),
+            ("notify_end", ends.then_some(true.into())),
         ])
     }
 
     /// The same over a file, in the shape of the API's answer.
     fn of_file(&self, file: &Path) -> anyhow::Result<Value> {
-        let settings = Settings::parse(&self.trigger()).map_err(|invalid| anyhow::anyhow!("{invalid}"))?;
-        let Some((direction, change)) = settings.visitor_change() else {
-            bail!("type must be visitor_spike or visitor_drop");
-        };
+        let mut trigger = self.trigger();
+        if self.kind == "goal_stalled" {
+            // The file is of one goal, whichever that is.
+            trigger.insert("goal_id".to_owned(), "0".into());
+        }
+        let settings = Settings::parse(&trigger).map_err(|invalid| anyhow::anyhow!("{invalid}"))?;
         let name = self.timezone.as_deref().unwrap_or("UTC");
         let zone = TimeZone::get(name).with_context(|| format!("\"{name}\" is no time zone"))?;
         let bound = |text: &Option<String>| {
@@ -140,18 +177,49 @@ impl BacktestCommand {
         else {
             bail!("{} has no rows", file.display());
         };
-        let Backtest { firings, series, suggestions, basis } = backtest::run(direction, change, windows, &zone, from);
+        let span = first.max(from)..last + WINDOW;
+        let (done, width) = match &settings {
+            Settings::VisitorSpike(change) => (backtest::run(Direction::Rise, change, windows, &zone, from), WINDOW),
+            Settings::VisitorDrop(change) => (backtest::run(Direction::Fall, change, windows, &zone, from), WINDOW),
+            Settings::NoData(no_data) => {
+                let heard = heard(&windows);
+                let quarters = silence::quarters(&heard);
+                let traffic = Traffic { site_id: SiteId(0), zone: &zone, quarters: &quarters, heard: &heard };
+                (silence::no_data(no_data, traffic, span.clone()), QUARTER)
+            }
+            Settings::GoalStalled(stalled) => {
+                let heard = heard(&windows);
+                let quarters = silence::quarters(&heard);
+                let traffic = Traffic { site_id: SiteId(0), zone: &zone, quarters: &quarters, heard: &heard };
+                (silence::goal_stalled(stalled, "The goal", traffic, None, span.clone()), QUARTER)
+            }
+            _ => bail!("type must be visitor_spike, visitor_drop, no_data or goal_stalled: counts say no more"),
+        };
+        let Backtest { firings, series, suggestions, basis } = done;
         Ok(json!({
-            "from": first.max(from),
-            "to": last + WINDOW,
-            "window_seconds": WINDOW.as_secs(),
+            "from": span.start,
+            "to": span.end,
+            "window_seconds": width.as_secs(),
             "windows": series.len(),
             "basis": basis,
+            "firings_total": firings.len(),
             "firings": firings,
             "series": backtest::thin(series, POINTS),
             "suggestions": suggestions,
         }))
     }
+}
+
+/// When something happened. Where in a window it did is not known: from its beginning to its end, so that no silence is taken for
+/// longer than it was.
+fn heard(windows: &[WindowCount]) -> Vec<Heard> {
+    let busy = windows.iter().filter(|window| window.visitors > 0);
+    let heard = |window: &WindowCount| Heard {
+        first_at: window.start,
+        last_at: window.start + WINDOW,
+        count: window.visitors.into(),
+    };
+    busy.map(heard).collect()
 }
 
 fn given<const N: usize>(fields: [(&str, Option<Value>); N]) -> Map<String, Value> {
@@ -214,12 +282,14 @@ fn moment(text: &str) -> anyhow::Result<Timestamp> {
 fn show(answer: &Value) {
     let firings = answer["firings"].as_array().map(Vec::as_slice).unwrap_or_default();
     let windows = answer["windows"].as_u64().unwrap_or(0);
+    let width = if answer["window_seconds"] == 900 { "a quarter of an hour" } else { "five minutes" };
+    let total = answer["firings_total"].as_u64().unwrap_or(0);
     let (from, to) = (plain(&answer["from"]), plain(&answer["to"]));
     if firings.is_empty() {
-        output::say(&format!("It would not have fired in {windows} windows of five minutes, {from} to {to}."));
+        output::say(&format!("It would not have fired in {windows} windows of {width}, {from} to {to}."));
     } else {
-        let times = if firings.len() == 1 { "once".to_owned() } else { format!("{} times", firings.len()) };
-        output::say(&format!("It would have fired {times} in {windows} windows of five minutes, {from} to {to}:\n"));
+        let times = if total == 1 { "once".to_owned() } else { format!("{total} times") };
+        output::say(&format!("It would have fired {times} in {windows} windows of {width}, {from} to {to}:\n"));
         let rows: Vec<_> = firings
             .iter()
             .map(|firing| ["timestamp", "observed", "expected", "reason"].map(|name| plain(&firing[name])).to_vec())

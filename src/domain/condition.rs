@@ -2,13 +2,19 @@
 //! made of is gathered by whoever looks.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::time::Duration;
 
 use jiff::ToSpan as _;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 use super::decide::Incident;
-use super::time::Timestamp;
+use super::habit::Silence;
+use super::time::{Timestamp, in_words};
+
+/// A goal is given so long, however often it converts: events wait on their way.
+const LEAST_STALL: Duration = Duration::from_secs(600);
 
 /// What can be wrong, and end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -82,6 +88,77 @@ pub fn edge(open: Option<&Incident>, sign: Sign) -> Edge {
     }
 }
 
+/// What is seen of a silence.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Seen {
+    pub sign: Sign,
+    silence: Option<Silence>,
+}
+
+impl Seen {
+    pub const UNKNOWN: Self = Self { sign: Sign::Unknown, silence: None };
+
+    /// Of a site that was last heard of at `last_at`, and could have been since `since`; `silence` where it is known to be its
+    /// own.
+    pub fn no_data(
+        after: Duration,
+        last_at: Timestamp,
+        since: Timestamp,
+        silence: Option<Silence>,
+        open: Option<&Incident>,
+        now: Timestamp,
+    ) -> Self {
+        Self::of(last_at, open, silence.filter(|_| now.since(since) >= after))
+    }
+
+    /// The same of a goal that was last completed at `last_at`.
+    pub fn goal_stalled(last_at: Timestamp, silence: Option<Silence>, open: Option<&Incident>, now: Timestamp) -> Self {
+        Self::of(last_at, open, silence.filter(|silence| now.since(silence.since) >= LEAST_STALL))
+    }
+
+    fn of(last_at: Timestamp, open: Option<&Incident>, silence: Option<Silence>) -> Self {
+        let sign = match (open, silence) {
+            (Some(open), _) if last_at > open.started_at => Sign::Gone(last_at),
+            (Some(_), _) => Sign::There(last_at),
+            (None, Some(silence)) if silence.speaks() => Sign::There(last_at),
+            (None, _) => Sign::Unknown,
+        };
+        Self { sign, silence }
+    }
+
+    /// The silence that is told.
+    pub fn silence(&self, since: Timestamp) -> Silence {
+        self.silence.unwrap_or(Silence { since, missed: 0.0, limit: 0.0, days: 0 })
+    }
+}
+
+/// Why the silence of a site is told, in a sentence.
+pub fn reason_of_no_data(last_at: Timestamp, silence: &Silence, now: Timestamp) -> String {
+    format!(
+        "No event for {}, where about {:.0} visitors are usual by {} days of history. Look whether the tracker is still on the \
+         pages, and whether the site can be reached.",
+        in_words(now.since(last_at)),
+        silence.missed.round(),
+        silence.days
+    )
+}
+
+/// Why it is told that a goal stalls, in a sentence.
+pub fn reason_of_goal_stalled(goal: &str, last_at: Timestamp, silence: &Silence, now: Timestamp) -> String {
+    format!(
+        "\"{goal}\" was last completed {} ago, where about {:.0} completions are usual by {} days of history. Visitors still \
+         come: try what completes it yourself.",
+        in_words(now.since(last_at)),
+        silence.missed.round(),
+        silence.days
+    )
+}
+
+/// Why a milestone is told, in a sentence. `what` is counted.
+pub fn reason_of_milestone(what: &str, period: Period, reached: &Reached, count: u64) -> String {
+    format!("{count} {what} this {} so far: past {}.", period.as_str(), reached.milestone)
+}
+
 /// What a milestone is counted in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -97,6 +174,14 @@ impl Metric {
             Self::Visitors => "visitors",
             Self::Pageviews => "pageviews",
             Self::Conversions => "conversions",
+        }
+    }
+
+    /// What is counted, in words: all of a site, or the completions of a goal.
+    pub fn of(self, goal: Option<&str>) -> String {
+        match goal {
+            Some(goal) => format!("completions of \"{goal}\""),
+            None => self.as_str().to_owned(),
         }
     }
 }
@@ -131,6 +216,22 @@ impl Period {
         // A midnight that the clocks skip is when they have done so.
         let start = zone.to_timestamp(first.to_datetime(jiff::civil::Time::midnight()));
         start.map_or(now, |start| Timestamp::from_micros(start.as_microsecond()))
+    }
+
+    /// When each period begins that some of `span` is in.
+    pub fn starts(self, span: Range<Timestamp>, zone: &TimeZone) -> Vec<Timestamp> {
+        // Shorter than any period, so that none is passed over.
+        const STEP: Duration = Duration::from_secs(12 * 3_600);
+        let mut starts = vec![self.start(span.start, zone)];
+        let (mut now, last) = (span.start, span.end - Duration::from_micros(1));
+        while now < last {
+            now = (now + STEP).min(last);
+            let start = self.start(now, zone);
+            if starts.last() != Some(&start) {
+                starts.push(start);
+            }
+        }
+        starts
     }
 }
 

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::baseline::Basis;
-use super::condition::{Metric, Period, Reached, Trouble};
+use super::condition::{
+    Metric, Period, Reached, Trouble, reason_of_goal_stalled, reason_of_milestone, reason_of_no_data,
+};
 use super::decide::{Change, Direction, Ended, Incident};
 use super::goal::Goal;
 use super::habit::Silence;
@@ -431,13 +433,7 @@ impl Data {
             last_event_at,
             silent_seconds: silent.as_secs(),
             silence: SilenceData::new(silence, now),
-            reason: format!(
-                "No event for {}, where about {} visitors are usual by {} days of history. Look whether the tracker is still \
-                 on the pages, and whether the site can be reached.",
-                in_words(silent),
-                whole(silence.missed),
-                silence.days
-            ),
+            reason: reason_of_no_data(last_event_at, silence, now),
         })
     }
 
@@ -451,23 +447,13 @@ impl Data {
             last_completion_at,
             silent_seconds: silent.as_secs(),
             silence: SilenceData::new(silence, now),
-            reason: format!(
-                "\"{}\" was last completed {} ago, where about {} completions are usual by {} days of history. Visitors \
-                 still come: try what completes it yourself.",
-                goal.display_name,
-                in_words(silent),
-                whole(silence.missed),
-                silence.days
-            ),
+            reason: reason_of_goal_stalled(&goal.display_name, last_completion_at, silence, now),
         })
     }
 
     /// The data of a milestone; `goal` where it counts one.
     pub fn milestone(metric: Metric, period: Period, reached: &Reached, count: u64, goal: Option<&Goal>) -> Self {
-        let what = match goal {
-            Some(goal) => format!("completions of \"{}\"", goal.display_name),
-            None => metric.as_str().to_owned(),
-        };
+        let what = metric.of(goal.map(|goal| goal.display_name.as_str()));
         Self::Milestone(MilestoneData {
             metric,
             period,
@@ -476,7 +462,7 @@ impl Data {
             count,
             goal_id: goal.map(|goal| goal.id),
             goal_name: goal.map(|goal| goal.display_name.clone()),
-            reason: format!("{} {what} this {} so far: past {}.", count, period.as_str(), reached.milestone),
+            reason: reason_of_milestone(&what, period, reached, count),
         })
     }
 
@@ -561,10 +547,6 @@ fn tenth(number: f64) -> f64 {
 }
 
 /// For sentences.
-fn whole(number: f64) -> String {
-    format!("{:.0}", number.round())
-}
-
 /// Completions of one goal, or occurrences of one custom event, within one step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tally {

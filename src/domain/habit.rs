@@ -16,12 +16,17 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 
 use super::baseline::Sensitivity;
+use super::ids::SiteId;
 use super::time::Timestamp;
 
 /// Width of what is counted: it divides the offset of every time zone.
 pub const QUARTER: Duration = Duration::from_secs(900);
 /// How far back is learned from.
 pub const LEARNED: Duration = Duration::from_secs(28 * 86_400);
+/// How often what is usual is learned anew.
+pub const LEARN_EVERY: Duration = Duration::from_secs(6 * 3_600);
+/// Sites take turns at it, by the hour.
+const TURNS: i64 = 6;
 /// With less history, fewer times, or on fewer days than this nothing is usual.
 const ENOUGH_DAYS: u32 = 3;
 const ENOUGH_TIMES: u64 = 20;
@@ -89,7 +94,27 @@ pub fn quarter_start(moment: Timestamp) -> Timestamp {
     Timestamp::from_micros(moment.micros().div_euclid(width) * width)
 }
 
+/// Up to when it is learned what is usual for a site at `now`: the last of the moments at which that is learned anew. They are
+/// the same for everybody who looks, so that a back-test knows what was known.
+pub fn learned_until(site_id: SiteId, now: Timestamp) -> Timestamp {
+    let every = i64::try_from(LEARN_EVERY.as_micros()).unwrap_or(i64::MAX);
+    let turn = site_id.0.rem_euclid(TURNS) * (every / TURNS);
+    Timestamp::from_micros((now.micros() - turn).div_euclid(every) * every + turn)
+}
+
 impl Habit {
+    /// Learns from the last four weeks before `until`, from the first time on that it happened in them.
+    pub fn until(quarters: &Quarters, until: Timestamp, zone: &TimeZone) -> Option<Self> {
+        let (first, _) = quarters.range(quarter_start(until - LEARNED)..until).next()?;
+        Self::learn(quarters, *first, until, zone)
+    }
+
+    /// Whether `span` may be a silence that speaks, where at most `busiest` is seen in a quarter of an hour. Whoever asks has
+    /// no need of a habit when not.
+    pub fn may_speak(busiest: u64, span: Duration) -> bool {
+        busiest as f64 * span.as_secs_f64() / QUARTER.as_secs_f64() >= LEAST_LIMIT
+    }
+
     /// Learns from the quarter hours from `from` until `until`. `None` when nothing is usual: too young, too rare, or only on
     /// some days.
     pub fn learn(quarters: &Quarters, from: Timestamp, until: Timestamp, zone: &TimeZone) -> Option<Self> {

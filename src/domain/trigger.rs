@@ -10,7 +10,7 @@ pub use super::baseline::{Direction, Sensitivity};
 use super::condition::{Marks, Metric, Period, Trouble};
 use super::filter::Filters;
 use super::goal::{MAX_EVENT_NAME_CHARS, MAX_PATH_CHARS, MAX_PROP_KEY_CHARS, wanted_props};
-use super::hit::{ENGAGEMENT, PAGEVIEW};
+use super::hit::{ENGAGEMENT, Hit, PAGEVIEW};
 use super::ids::{AccountId, GoalId, SiteId, TriggerId, WebhookId};
 use super::invalid::Invalid;
 use super::time::{Timestamp, format_span, parse_span};
@@ -131,11 +131,20 @@ impl Batch {
     /// A batch by number is told so long after its first, however few there are.
     const LONGEST: Duration = Duration::from_secs(86_400);
 
+    /// When what began at `first_at` is told at the latest.
+    pub fn due_at(self, first_at: Timestamp) -> Timestamp {
+        first_at
+            + match self {
+                Self::Count(_) => Self::LONGEST,
+                Self::Every(span) => span,
+            }
+    }
+
     /// Whether `count`, the first of which was counted at `first_at`, are to be told now.
     pub fn is_due(self, count: u64, first_at: Timestamp, now: Timestamp) -> bool {
         match self {
-            Self::Count(enough) => count >= enough || now.since(first_at) >= Self::LONGEST,
-            Self::Every(span) => now.since(first_at) >= span,
+            Self::Count(enough) => count >= enough || now >= self.due_at(first_at),
+            Self::Every(_) => now >= self.due_at(first_at),
         }
     }
 }
@@ -168,6 +177,13 @@ pub struct CustomEvent {
     #[serde(flatten)]
     pub filters: Filters,
     pub shadow: bool,
+}
+
+impl CustomEvent {
+    /// Whether a hit has the wanted properties.
+    pub fn wants_props_of(&self, hit: &Hit) -> bool {
+        self.properties.iter().all(|(key, wanted)| hit.prop(key) == Some(wanted))
+    }
 }
 
 /// Fires when a goal that converts regularly has stopped.

@@ -360,7 +360,7 @@ impl CompletionTrigger {
     fn props_hold(&self, hit: &Hit) -> bool {
         match &self.wants {
             Wants::Goals(_) => true,
-            Wants::Event(event) => event.properties.iter().all(|(key, wanted)| hit.prop(key) == Some(wanted)),
+            Wants::Event(event) => event.wants_props_of(hit),
         }
     }
 }

@@ -330,7 +330,7 @@ pub async fn refuse_too_many_filters(
     )))
 }
 
-fn refuse_unknown_goal(settings: &Settings, goals: &HashSet<GoalId>) -> Result<()> {
+pub fn refuse_unknown_goal(settings: &Settings, goals: &HashSet<GoalId>) -> Result<()> {
     check_goal(settings, goals).map_err(ApiError::from)
 }
 

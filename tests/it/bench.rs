@@ -61,6 +61,23 @@ on_both! {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_noticing_costs_is_measured() {
+    in_time(async {
+        let figures = bench(&Database::sqlite(), &["noticing", "--sites", "5", "--visits", "40", "--years", "1"]).await;
+        let [noticing] = &figures[..] else { panic!("{figures:#?}") };
+        for key in ["learn_us_per_site", "judge_us_per_site", "years_seconds", "first_look_ms", "look_ms", "server_mib"]
+        {
+            positive(noticing, key);
+        }
+        for kind in ["visitor_spike", "goal_completion", "goal_stalled", "milestone", "no_data"] {
+            positive(noticing, &format!("{kind}_90_days_ms"));
+        }
+        assert!(noticing["targets"]["no_data_90_days_ms"]["met"].is_boolean());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_arrives_in_clickhouse_is_measured() {
     in_time(async {
         let url = ClickHouse::empty().await.url();

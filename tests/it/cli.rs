@@ -112,10 +112,17 @@ on_both! {
         assert_eq!(tried["firings"], serde_json::json!([]));
         let said = cli.run(&["backtest", "--site", SITE]).await;
         assert!(said.contains("would not have fired"), "{said}");
+        let silent = cli.json(&["backtest", "--counts", file, "--type", "no_data", "--after", "30m"]).await;
+        assert_eq!((&silent["window_seconds"], &silent["firings_total"]), (&serde_json::json!(900), &serde_json::json!(silent["firings"].as_array().unwrap().len())));
+        let stalls = cli.run(&["backtest", "--counts", file, "--type", "goal_stalled"]).await;
+        assert!(stalls.contains("windows of a quarter of an hour"), "{stalls}");
+        let tried = cli.json(&["backtest", "--site", SITE, "--type", "milestone", "--metric", "visitors", "--step", "100"]).await;
+        assert_eq!((&tried["firings"], &tried["window_seconds"]), (&serde_json::json!([]), &serde_json::json!(300)));
         for (arguments, sentence) in [
             (vec!["backtest", "--counts", "/nowhere.csv"], "/nowhere.csv"),
             (vec!["backtest", "--counts", file, "--threshold", "0"], "threshold must be a whole number"),
-            (vec!["backtest", "--counts", file, "--type", "goal_completion"], "not a setting of this type"),
+            (vec!["backtest", "--counts", file, "--type", "goal_completion"], "type must be visitor_spike"),
+            (vec!["backtest", "--site", SITE, "--type", "error_condition"], "the history of a site does not say"),
             (vec!["backtest", "--counts", file, "--timezone", "Mars/Olympus"], "Mars/Olympus"),
             (vec!["backtest", "--counts", concat!(env!("CARGO_MANIFEST_DIR"), "/data/nab/windows.json")], "line 1"),
         ] {

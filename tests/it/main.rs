@@ -5,6 +5,7 @@
 
 mod analytics;
 mod api;
+mod backtests;
 mod backup;
 mod bench;
 mod canary;

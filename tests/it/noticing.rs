@@ -602,7 +602,9 @@ on_both! {
         assert_eq!(answer["windows"], 10 * 288);
         assert!(answer["suggestions"][0]["threshold"].is_u64(), "{}", answer["suggestions"]);
         for (body, field) in [
-            (json!({"type": "goal_completion"}), "type"),
+            (json!({"type": "error_condition"}), "type"),
+            (json!({"type": "webhook_health"}), "type"),
+            (json!({"type": "goal_stalled", "goal_id": "999"}), "goal_id"),
             (json!({"type": "visitor_spike", "days": 0}), "days"),
             (json!({"type": "visitor_spike", "days": 367}), "days"),
             (json!({"type": "visitor_spike", "days": 3, "from": "2026-01-01T00:00:00Z"}), "days"),

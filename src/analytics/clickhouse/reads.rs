@@ -1,6 +1,7 @@
 //! What is asked of ClickHouse. Each question is one statement for all sites it concerns.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::time::Duration;
 
 use clickhouse::Row;
@@ -9,6 +10,7 @@ use serde::Deserialize;
 use super::ClickHouse;
 use super::errors::explain;
 use crate::analytics::{Alike, Dimension, Freshness, Result, Totals};
+use crate::domain::backtest::Heard;
 use crate::domain::baseline::{WINDOW, WindowCount, window_start};
 use crate::domain::filter::Filter;
 use crate::domain::habit::{QUARTER, Quarters};
@@ -95,6 +97,7 @@ struct AlikeRow<'a> {
     site_id: u64,
     slot: u32,
     times: u64,
+    first_at: u32,
     last_at: u32,
     name: &'a str,
     pathname: &'a str,
@@ -209,9 +212,9 @@ fn count(number: u64) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-/// The start of a quarter hour, by its number.
-fn quarter(slot: u32) -> Timestamp {
-    Timestamp::from_secs(i64::from(slot) * i64::try_from(QUARTER.as_secs()).unwrap_or(i64::MAX))
+/// The start of a window of so many seconds, by its number.
+fn slot_start(slot: u32, width: u64) -> Timestamp {
+    Timestamp::from_secs(i64::from(slot) * i64::try_from(width).unwrap_or(i64::MAX))
 }
 
 /// ClickHouse has whole seconds, cut off.
@@ -547,18 +550,19 @@ impl ClickHouse {
         let query = self.query(SQL, "all").param("from", seconds(from)).param("until", seconds(until));
         let query = query.param("width", width);
         let rows: Vec<(u32, u64)> = self.timed(async { query.fetch_all().await.map_err(explain) }).await?;
-        Ok(rows.into_iter().map(|(slot, visitors)| (quarter(slot), visitors)).collect())
+        Ok(rows.into_iter().map(|(slot, visitors)| (slot_start(slot, width), visitors)).collect())
     }
 
-    /// Shows `each` what happened under these names on these sites, alike hits of a quarter hour together.
+    /// Shows `each` what happened under these names on these sites, alike hits of a window together.
     ///
     /// # Errors
     /// The answer did not come to its end. What was shown before is not to be acted on.
     pub async fn alike(
         &self,
         asked: &[(SiteId, Vec<&str>)],
-        from: Timestamp,
-        until: Timestamp,
+        filter: Option<&Filter>,
+        span: Range<Timestamp>,
+        width: Duration,
         mut each: impl FnMut(&Hit, Alike),
     ) -> Result<()> {
         let sites: Vec<_> = asked.iter().map(|(site_id, _)| *site_id).collect();
@@ -567,18 +571,22 @@ impl ClickHouse {
         let scroll_depth = if self.shape.has_scroll_depth { "scroll_depth" } else { "toUInt8(255)" };
         let sql = format!(
             "SELECT site_id, toUInt32(intDiv(toUnixTimestamp(timestamp), {{width:UInt32}})) AS slot, count() AS times,
-                toUnixTimestamp(max(timestamp)) AS last_at, toValidUTF8(events_v2.name) AS name,
-                toValidUTF8(events_v2.pathname) AS pathname, {scroll_depth} AS scroll_depth,
+                toUnixTimestamp(min(timestamp)) AS first_at, toUnixTimestamp(max(timestamp)) AS last_at,
+                toValidUTF8(events_v2.name) AS name, toValidUTF8(events_v2.pathname) AS pathname,
+                {scroll_depth} AS scroll_depth,
                 arrayMap(text -> toValidUTF8(text), `meta.key`) AS keys,
                 arrayMap(text -> toValidUTF8(text), `meta.value`) AS values
             FROM events_v2
-            WHERE timestamp >= {{from:DateTime('UTC')}} AND timestamp < {{until:DateTime('UTC')}} {} {}
+            WHERE timestamp >= {{from:DateTime('UTC')}} AND timestamp < {{until:DateTime('UTC')}} {} {} {}
             GROUP BY site_id, slot, name, pathname, scroll_depth, keys, values",
             if are_few { "AND events_v2.name IN {names:Array(String)}" } else { "" },
-            Sites(&sites).condition()
+            Sites(&sites).condition(),
+            filter.map_or_else(String::new, |filter| format!("AND {}", condition(filter, "")))
         );
-        let query = self.query(&sql, "alike").param("from", seconds(from)).param("until", seconds(until));
-        let query = with_sites(query.param("width", QUARTER.as_secs()), Sites(&sites));
+        let width = width.as_secs().max(1);
+        let query = self.query(&sql, "alike").param("from", seconds(span.start)).param("until", seconds(span.end));
+        let query = with_sites(query.param("width", width), Sites(&sites));
+        let query = filter.into_iter().fold(query, |query, filter| with_filter(query, filter, ""));
         let query = if are_few { query.param("names", names.into_iter().collect::<Vec<_>>()) } else { query };
         self.timed(async {
             let mut rows = query.fetch::<AlikeRow<'_>>().map_err(explain)?;
@@ -594,11 +602,88 @@ impl ClickHouse {
                 hit.props.clear();
                 let pairs = row.keys.iter().zip(&row.values);
                 hit.props.extend(pairs.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
-                each(&hit, Alike { quarter: quarter(row.slot), count: row.times, last_at });
+                let first_at = Timestamp::from_secs(row.first_at.into());
+                each(&hit, Alike { start: slot_start(row.slot, width), count: row.times, first_at, last_at });
             }
             Ok(())
         })
         .await
+    }
+
+    /// When the site was heard of in each window in which it was.
+    pub async fn heard(&self, site_id: SiteId, span: Range<Timestamp>, width: Duration) -> Result<Vec<Heard>> {
+        const SQL: &str = "
+            SELECT toUnixTimestamp(min(timestamp)) AS first_at, toUnixTimestamp(max(timestamp)) AS last_at,
+                count() AS times
+            FROM events_v2
+            WHERE site_id = {site:UInt64} AND timestamp >= {from:DateTime('UTC')} AND timestamp < {until:DateTime('UTC')}
+            GROUP BY intDiv(toUnixTimestamp(timestamp), {width:UInt32})
+            ORDER BY first_at";
+        let query = self.of_span("heard_windows", SQL, site_id, span, width);
+        let rows: Vec<(u32, u32, u64)> = self.timed(async { query.fetch_all().await.map_err(explain) }).await?;
+        let at = |second: u32| Timestamp::from_secs(second.into());
+        let heard = |(first, last, count)| Heard { first_at: at(first), last_at: at(last), count };
+        Ok(rows.into_iter().map(heard).collect())
+    }
+
+    /// Pageviews of each window that had any.
+    pub async fn pageviews(
+        &self,
+        site_id: SiteId,
+        span: Range<Timestamp>,
+        width: Duration,
+    ) -> Result<Vec<(Timestamp, u64)>> {
+        const SQL: &str = "
+            SELECT toUInt32(intDiv(toUnixTimestamp(timestamp), {width:UInt32})) AS slot, count() AS times
+            FROM events_v2
+            WHERE site_id = {site:UInt64} AND timestamp >= {from:DateTime('UTC')} AND timestamp < {until:DateTime('UTC')}
+                AND name = 'pageview'
+            GROUP BY slot
+            ORDER BY slot";
+        let query = self.of_span("pageviews", SQL, site_id, span, width);
+        let rows: Vec<(u32, u64)> = self.timed(async { query.fetch_all().await.map_err(explain) }).await?;
+        Ok(rows.into_iter().map(|(slot, count)| (slot_start(slot, width.as_secs().max(1)), count)).collect())
+    }
+
+    /// Visitors that are seen for the first time since the last of the moments in `anew`, of each window.
+    pub async fn new_visitors(
+        &self,
+        site_id: SiteId,
+        anew: &[Timestamp],
+        until: Timestamp,
+        width: Duration,
+    ) -> Result<Vec<(Timestamp, u64)>> {
+        const SQL: &str = "
+            SELECT toUInt32(intDiv(first, {width:UInt32})) AS slot, count() AS visitors
+            FROM (
+                SELECT roundDown(toUnixTimestamp(timestamp), {anew:Array(UInt32)}) AS since, user_id,
+                    min(toUnixTimestamp(timestamp)) AS first
+                FROM events_v2
+                WHERE site_id = {site:UInt64} AND timestamp >= {from:DateTime('UTC')}
+                    AND timestamp < {until:DateTime('UTC')} AND name != 'engagement'
+                GROUP BY since, user_id
+            )
+            GROUP BY slot
+            ORDER BY slot";
+        let Some(first) = anew.first().copied() else { return Ok(Vec::new()) };
+        let query = self.of_span("new_visitors", SQL, site_id, first..until, width);
+        let query = query.param("anew", anew.iter().map(|at| seconds(*at)).collect::<Vec<_>>());
+        let rows: Vec<(u32, u64)> = self.timed(async { query.fetch_all().await.map_err(explain) }).await?;
+        Ok(rows.into_iter().map(|(slot, count)| (slot_start(slot, width.as_secs().max(1)), count)).collect())
+    }
+
+    /// A question about windows of one site.
+    fn of_span(
+        &self,
+        called: &'static str,
+        sql: &str,
+        site_id: SiteId,
+        span: Range<Timestamp>,
+        width: Duration,
+    ) -> clickhouse::query::Query {
+        let query = self.query(sql, called).param("site", site_id.0.cast_unsigned());
+        let query = query.param("from", seconds(span.start)).param("until", seconds(span.end));
+        query.param("width", width.as_secs().max(1))
     }
 
     pub async fn totals(&self, site_id: SiteId, from: Timestamp, until: Timestamp) -> Result<Totals> {

@@ -52,6 +52,7 @@ mod home;
 mod ingest;
 mod isolation;
 mod latency;
+mod noticing;
 mod outage;
 mod postgres;
 mod queue;
@@ -110,6 +111,7 @@ enum Which {
     Backlog(backlog::Backlog),
     History(history::History),
     Scale(scale::Scale),
+    Noticing(noticing::Noticing),
     Outage(outage::Outage),
     Anchor(anchor::Anchor),
 }
@@ -136,6 +138,7 @@ const EVERYTHING: &[(&[&str], &[&str])] = &[
     (&["backlog"], &["--count", "5000", "--webhooks", "50", "--deliver", "1000"]),
     (&["history"], &["--count", "1000", "--sizes", "1000,10000"]),
     (&["scale"], &["--sites", "100", "--triggers", "2", "--rows", "50", "--seconds", "3"]),
+    (&["noticing"], &["--sites", "50", "--visits", "100", "--years", "1"]),
     (&["outage"], &["--seconds", "2", "--rate", "50"]),
     (&["anchor"], &["--count", "1000"]),
 ];
@@ -187,6 +190,7 @@ impl Which {
             Self::Backlog(figure) => Box::pin(figure.run(world)).await,
             Self::History(figure) => Box::pin(figure.run(world)).await,
             Self::Scale(figure) => Box::pin(figure.run(world)).await,
+            Self::Noticing(figure) => Box::pin(figure.run(world)).await,
             Self::Outage(figure) => Box::pin(figure.run(world)).await,
             Self::Anchor(figure) => Box::pin(figure.run(world)).await,
         }

@@ -9,6 +9,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use metrics::histogram;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -95,6 +96,7 @@ impl Lookout {
                 let _ = answer.send(());
             }
             let spent = self.clock.monotonic().saturating_sub(began);
+            histogram!("pulsehook_lookout_seconds").record(spent.as_secs_f64());
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 Some(ToLookout::Look(answer)) = calls.recv() => asked = Some(answer),

@@ -13,25 +13,23 @@ use super::super::catalog::{ConditionTrigger, WatchedSite};
 use crate::analytics::{Alike, Analytics, AnalyticsError, Totals};
 use crate::clock::Clock;
 use crate::domain::baseline::Sensitivity;
-use crate::domain::condition::{Metric, Sign, Trouble};
+use crate::domain::condition::{Metric, Seen, Sign, Trouble};
 use crate::domain::decide::Incident;
-use crate::domain::habit::{Habit, LEARNED, Quarters, Silence, quarter_start};
+use crate::domain::habit::{Habit, LEARN_EVERY, LEARNED, QUARTER, Quarters, Silence, learned_until, quarter_start};
 use crate::domain::ids::{GoalId, SiteId, TriggerId};
 use crate::domain::time::Timestamp;
 use crate::domain::trigger::{GoalStalled, Milestone, NoData, Settings};
 
 /// Rows land late; so far is looked back again each time.
 const OVERLAP: Duration = Duration::from_secs(900);
-/// How often what is usual is learned anew.
-const LEARN_EVERY: Duration = Duration::from_secs(3_600);
+/// How often what is usual of all sites together is learned anew.
+const LEARN_OF_ALL_EVERY: Duration = Duration::from_secs(3_600);
 /// How far back completions are counted: the longest month, or what a habit is learned from.
 const COUNTED: Duration = Duration::from_secs(32 * 86_400);
 /// From how many days the traffic of all sites together is learned.
 const LEARNED_OF_ALL: Duration = Duration::from_secs(7 * 86_400);
 /// Nothing is known of the silence before a trouble that lasted so long.
 const TROUBLED: Duration = Duration::from_secs(60);
-/// A goal is given so long, however often it converts: events wait on their way.
-const LEAST_STALL: Duration = Duration::from_secs(600);
 /// A count costs; it may take such a part of the time, as a divisor.
 const COUNT_BUDGET: u32 = 20;
 
@@ -62,9 +60,9 @@ pub struct Sight {
     before: HashMap<(TriggerId, i64, Timestamp), u64>,
 }
 
-/// A habit, or that there is none, and when that was learned.
+/// A habit, or that there is none, and up to when that was learned.
 struct Learned {
-    at: Timestamp,
+    until: Timestamp,
     habit: Option<Habit>,
 }
 
@@ -82,38 +80,12 @@ struct Counting {
     next_at: Timestamp,
 }
 
-/// What is seen of a silence.
-pub struct Seen {
-    pub sign: Sign,
-    silence: Option<Silence>,
-}
-
 /// How far a milestone's count has come.
 pub struct Counted {
     pub now: u64,
     /// When its trigger began.
     pub before: u64,
     pub period_start: Timestamp,
-}
-
-impl Seen {
-    const UNKNOWN: Self = Self { sign: Sign::Unknown, silence: None };
-
-    /// The silence that is told.
-    pub fn silence(&self, since: Timestamp) -> Silence {
-        self.silence.unwrap_or(Silence { since, missed: 0.0, limit: 0.0, days: 0 })
-    }
-
-    /// Of what was last heard of at `last_at` and is silent like this, if it is known to be.
-    fn of(last_at: Timestamp, open: Option<&Incident>, silence: Option<Silence>) -> Self {
-        let sign = match (open, silence) {
-            (Some(open), _) if last_at > open.started_at => Sign::Gone(last_at),
-            (Some(_), _) => Sign::There(last_at),
-            (None, Some(silence)) if silence.speaks() => Sign::There(last_at),
-            (None, _) => Sign::Unknown,
-        };
-        Self { sign, silence }
-    }
 }
 
 impl Sight {
@@ -203,27 +175,28 @@ impl Sight {
             return Ok(());
         }
         let ids: Vec<_> = due.keys().copied().collect();
-        let (from, until) = (quarter_start(now - LEARNED), quarter_start(now));
+        // Sites take turns, so this reaches a little further than most of them need.
+        let (from, until) = (quarter_start(now - LEARNED - LEARN_EVERY), quarter_start(now));
         let mut learned = HashMap::new();
         analytics
             .quarters(&ids, from, until, |site_id, windows| {
                 let Some(site) = due.get(&site_id) else { return };
                 let busy = windows.iter().filter(|window| window.visitors > 0);
                 let quarters: Quarters = busy.map(|window| (window.start, window.visitors.into())).collect();
-                learned.insert(site_id, learn(&quarters, until, &site.zone));
+                learned.insert(site_id, Habit::until(&quarters, learned_until(site_id, now), &site.zone));
             })
             .await?;
         for site_id in ids {
             let habit = learned.remove(&site_id).flatten();
-            self.habits.insert(site_id, Learned { at: now, habit });
+            self.habits.insert(site_id, Learned { until: learned_until(site_id, now), habit });
         }
         Ok(())
     }
 
     fn is_to_be_learned(&self, site_id: SiteId, site: &WatchedSite, now: Timestamp) -> bool {
         let known = self.habits.get(&site_id);
-        let is_due =
-            known.is_none_or(|known| now.since(known.at) >= LEARN_EVERY && !self.silences.contains_key(&site_id));
+        let is_due = known
+            .is_none_or(|known| known.until < learned_until(site_id, now) && !self.silences.contains_key(&site_id));
         is_due && site.asks_for_silence()
     }
 
@@ -272,10 +245,10 @@ impl Sight {
     ) -> Result<bool, AnalyticsError> {
         let others = self.heard.iter().filter(|(other, _)| **other != site_id);
         let Some(last_at) = others.map(|(_, last_at)| *last_at).max() else { return Ok(false) };
-        if self.habit_of_all.as_ref().is_none_or(|known| now.since(known.at) >= LEARN_EVERY) {
+        if self.habit_of_all.as_ref().is_none_or(|known| now.since(known.until) >= LEARN_OF_ALL_EVERY) {
             let until = quarter_start(last_at);
             let quarters = analytics.quarters_of_all(quarter_start(until - LEARNED_OF_ALL), until).await?;
-            self.habit_of_all = Some(Learned { at: now, habit: learn(&quarters, until, &TimeZone::UTC) });
+            self.habit_of_all = Some(Learned { until: now, habit: Habit::until(&quarters, until, &TimeZone::UTC) });
         }
         let Some(all) = self.habit_of_all.as_ref().and_then(|known| known.habit.as_ref()) else { return Ok(false) };
         let own = self.habits.get(&site_id).and_then(|known| known.habit.as_ref()).map_or(0.0, |habit| habit.per_day);
@@ -307,7 +280,7 @@ impl Sight {
             let asked: Vec<_> = ids.iter().map(|site_id| (*site_id, asking[site_id].goal_names())).collect();
             let mut found: HashMap<SiteId, Vec<(GoalId, Alike)>> = HashMap::new();
             analytics
-                .alike(&asked, from, until, |hit, alike| {
+                .alike(&asked, None, from..until, QUARTER, |hit, alike| {
                     let Some(site) = asking.get(&hit.site_id) else { return };
                     let goals = site.index.matches(hit).into_iter().map(|goal_id| (goal_id, alike));
                     found.entry(hit.site_id).or_default().extend(goals);
@@ -321,7 +294,7 @@ impl Sight {
                 }
                 for (goal_id, alike) in found.remove(&site_id).unwrap_or_default() {
                     let quarters = completions.by_goal.entry(goal_id).or_default();
-                    let (count, last_at) = quarters.entry(alike.quarter).or_insert((0, alike.last_at));
+                    let (count, last_at) = quarters.entry(alike.start).or_insert((0, alike.last_at));
                     *count += alike.count;
                     *last_at = alike.last_at.max(*last_at);
                 }
@@ -336,13 +309,14 @@ impl Sight {
                 let Settings::GoalStalled(settings) = &watched.trigger.settings else { continue };
                 let known = self.goal_habits.get(&settings.goal_id);
                 let is_open = open.contains(&(watched.trigger.id, Trouble::GoalStalled));
-                if known.is_some_and(|known| is_open || now.since(known.at) < LEARN_EVERY) {
+                let until = learned_until(*site_id, now);
+                if known.is_some_and(|known| is_open || known.until >= until) {
                     continue;
                 }
                 let counted = self.goals.get(site_id).and_then(|counted| counted.by_goal.get(&settings.goal_id));
                 let quarters = counted.into_iter().flatten().map(|(quarter, (count, _))| (*quarter, *count)).collect();
-                let habit = learn(&quarters, quarter_start(now), &site.zone);
-                self.goal_habits.insert(settings.goal_id, Learned { at: now, habit });
+                let habit = Habit::until(&quarters, until, &site.zone);
+                self.goal_habits.insert(settings.goal_id, Learned { until, habit });
             }
         }
     }
@@ -392,10 +366,9 @@ impl Sight {
         let Some(last_at) = self.heard.get(&site_id).copied().filter(|_| self.failing_since.is_none()) else {
             return Seen::UNKNOWN;
         };
-        let is_long = now.since(last_at.max(self.unknown_until)) >= settings.after;
         let is_theirs = !self.stale.contains(&site_id);
-        let silence = self.silences.get(&site_id).copied().filter(|_| is_long && is_theirs);
-        Seen::of(last_at, open, silence)
+        let silence = self.silences.get(&site_id).copied().filter(|_| is_theirs);
+        Seen::no_data(settings.after, last_at, last_at.max(self.unknown_until), silence, open, now)
     }
 
     pub fn goal_stalled(
@@ -412,10 +385,10 @@ impl Sight {
         let back_at = self.back_at.get(&site_id).copied().unwrap_or(Timestamp::EPOCH);
         let since = last_at.max(self.unknown_until).max(back_at);
         let habit = self.goal_habits.get(&settings.goal_id).and_then(|known| known.habit.as_ref());
-        let is_judged = !self.silences.contains_key(&site_id) && now.since(since) >= LEAST_STALL;
+        let is_visited = !self.silences.contains_key(&site_id);
         let silence =
-            habit.filter(|_| is_judged).map(|habit| habit.silence(since, now, settings.sensitivity, &site.zone));
-        Seen::of(last_at, open, silence)
+            habit.filter(|_| is_visited).map(|habit| habit.silence(since, now, settings.sensitivity, &site.zone));
+        Seen::goal_stalled(last_at, silence, open, now)
     }
 
     /// Whether the store has not answered for so long.
@@ -493,12 +466,6 @@ impl WatchedSite {
     }
 }
 
-/// What is usual, from the first time on.
-fn learn(quarters: &Quarters, until: Timestamp, zone: &TimeZone) -> Option<Habit> {
-    let (first, _) = quarters.first_key_value()?;
-    Habit::learn(quarters, *first, until, zone)
-}
-
 /// From when on a trigger counts as it does now.
 fn began(watched: &ConditionTrigger) -> Timestamp {
     watched.since.max(watched.trigger.updated_at)
@@ -519,7 +486,7 @@ async fn count_before(
             let mut before = 0;
             let asked = [(site_id, site.goal_names())];
             analytics
-                .alike(&asked, from, until, |hit, alike| {
+                .alike(&asked, None, from..until, QUARTER, |hit, alike| {
                     let goals = if hit.site_id == site_id { site.index.matches(hit) } else { Vec::new() };
                     let wanted =
                         goals.iter().filter(|goal_id| settings.goal_id.is_none_or(|wanted| wanted == **goal_id));

@@ -971,29 +971,38 @@ export interface components {
             /** @description What the last expectation rests on; absent without history. */
             basis?: Record<string, never>;
             /**
-             * @description When it would have fired: `timestamp` (the start of the window), `observed`, `expected`, `change_percent`, `score`,
-             *     `reason`, `ended_at`.
+             * @description When it would have fired, the last thousand times: `timestamp` (the start of the window, or the moment a silence or a batch
+             *     is told), `observed`, `reason`; `expected` and `score` where something is expected, `change_percent` of spikes and drops,
+             *     `ended_at` of what ends.
              */
             firings: Record<string, never>[];
+            /** @description How often it would have fired. */
+            firings_total: number;
             /** Format: date-time */
             from: string;
             /**
-             * @description What was observed and expected, with the band of what is usual: `timestamp`, `observed`, `expected`, `low`, `high`. Of
-             *     long times each point is the window furthest from what was expected in its part.
+             * @description What was observed, and of spikes and drops what was expected with the band of what is usual: `timestamp`, `observed`,
+             *     `expected`, `low`, `high`. Of milestones the count of the period so far. Of long times each point is the window furthest
+             *     from what was expected in its part, or the highest.
              */
             series: Record<string, never>[];
-            /** @description The lowest thresholds that keep to `per_month` firings in thirty days: `per_month`, `threshold`, `firings`. */
+            /** @description Spikes and drops: the lowest thresholds that keep to `per_month` firings in thirty days: `per_month`, `threshold`, `firings`. */
             suggestions: Record<string, never>[];
             /** Format: date-time */
             to: string;
-            /** Format: int64 */
+            /**
+             * Format: int64
+             * @description Width of a window: quarter hours of what stays away, five minutes of everything else.
+             */
             window_seconds: number;
             /** @description How many windows were looked at. */
             windows: number;
         };
         /** @description A trigger, saved or not, and the time it is tried on. */
         BacktestBody: {
+            after?: string | null;
             baseline?: string | null;
+            batch?: (string | number) | null;
             cooldown?: string | null;
             country?: string | null;
             /**
@@ -1001,17 +1010,28 @@ export interface components {
              * @description The last so many days before `to`; 30 when neither this nor `from` is given.
              */
             days?: number | null;
+            event_name?: string | null;
             /** Format: date-time */
             from?: string | null;
+            goal_id?: string | null;
             hostname?: string | null;
+            include_properties?: string[] | null;
+            list?: number[] | null;
+            metric?: string | null;
             min_duration?: string | null;
             /** Format: int32 */
             min_visitors?: number | null;
             notify_end?: boolean | null;
             page?: string | null;
+            period?: string | null;
+            properties?: {
+                [key: string]: string;
+            } | null;
             sensitivity?: string | null;
             shadow?: boolean | null;
             source?: string | null;
+            /** Format: int64 */
+            step?: number | null;
             /** Format: int32 */
             threshold?: number | null;
             /**
@@ -1020,7 +1040,8 @@ export interface components {
              */
             to?: string | null;
             /**
-             * @description `visitor_spike` or `visitor_drop`, with the settings of such a trigger.
+             * @description `visitor_spike`, `visitor_drop`, `goal_completion`, `custom_event`, `goal_stalled`, `milestone` or `no_data`, with the
+             *     settings of such a trigger.
              * @example visitor_spike
              */
             type: string;

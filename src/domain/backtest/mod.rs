@@ -1,4 +1,7 @@
-//! What a trigger would have done: the same [`Profile`] and the same [`decide`] over windows that have closed.
+//! What a trigger would have done: the same decisions as live, over what has happened.
+//!
+//! Here are spikes and drops: the same [`Profile`] and the same [`decide`] over windows that have closed. What stays away is in
+//! [`silence`], what is counted in [`counts`].
 //!
 //! The grid is that of the windows: five minutes, in UTC. Live, [`Baseline::Typical`] is judged on the same grid: a rise
 //! may be told while its window is still open, but only one that the closed window shows too, and a drop when it has
@@ -15,6 +18,9 @@ use super::decide::{Change, ChangeState, Direction, Observation, Verdict, decide
 use super::time::Timestamp;
 use super::trigger::{Baseline, VisitorChange};
 
+pub mod counts;
+pub mod silence;
+
 /// How long hits are kept for it: ninety days to try a trigger on, and what is learned from before those.
 pub const KEPT: Duration = Duration::from_secs(90 * 86_400 + HISTORY.as_secs());
 /// Thresholds that are tried for a suggestion, in percent.
@@ -23,14 +29,26 @@ const FALLS: [u32; 8] = [25, 40, 50, 60, 70, 80, 90, 100];
 /// A month, for "about once a month".
 const MONTH_SECONDS: f64 = 30.0 * 86_400.0;
 
+/// That something happened, between two moments: so often, the first and the last time then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heard {
+    pub first_at: Timestamp,
+    pub last_at: Timestamp,
+    pub count: u64,
+}
+
 /// A moment at which the trigger would have fired.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Firing {
-    /// The start of the window.
+    /// The start of the window, where windows are looked at; the moment of a silence or a batch.
     pub timestamp: Timestamp,
     pub observed: u32,
-    pub expected: u32,
-    pub change_percent: u32,
+    /// Absent where nothing is: of what is counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected: Option<u32>,
+    /// Spikes and drops only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub change_percent: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,
     pub reason: String,
@@ -64,7 +82,7 @@ pub struct Suggestion {
 }
 
 /// What came of a back-test.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Backtest {
     pub firings: Vec<Firing>,
     pub series: Vec<Point>,
@@ -168,8 +186,8 @@ impl Firing {
         Self {
             timestamp,
             observed: change.current,
-            expected: change.expected,
-            change_percent: change.change_percent,
+            expected: Some(change.expected),
+            change_percent: Some(change.change_percent),
             score: change.score.map(|score| (score * 10.0).round() / 10.0),
             reason: change.reason(direction, baseline),
             ended_at: None,
@@ -178,6 +196,10 @@ impl Firing {
 }
 
 impl Point {
+    fn counted(timestamp: Timestamp, count: u64) -> Self {
+        Self { timestamp, observed: whole(count), expected: None, low: None, high: None }
+    }
+
     fn of(seen: &Seen) -> Self {
         let tenth = |number: f64| (number * 10.0).round() / 10.0;
         Self {
@@ -188,6 +210,11 @@ impl Point {
             high: seen.look.map(|look| tenth(look.rise.expected + 3.0 * look.spread)),
         }
     }
+}
+
+/// Of counts that are too high to be told the highest.
+fn whole(count: u64) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 /// At most so many points: of each part the window furthest from what was expected of it.
