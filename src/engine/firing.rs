@@ -400,7 +400,8 @@ impl ChangeTrigger {
     }
 
     /// Against what is usual: each window once, when it has closed. A rise that can be seen before that is told at once,
-    /// since a window only ever gains visitors; how great it was is known when the window has closed. Until the first verdict; the next step goes on from there.
+    /// since a window only ever gains visitors; how great it was is known when the window has closed. Until the first
+    /// verdict; the next step goes on from there.
     fn judge_windows(
         &self,
         profile: &Profile,
