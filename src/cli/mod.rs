@@ -68,7 +68,7 @@ enum Action {
     /// Triggers of a webhook
     #[command(subcommand)]
     Triggers(resources::triggers::Triggers),
-    Backtest(backtest::BacktestCommand),
+    Backtest(Box<backtest::BacktestCommand>),
     /// Deliveries of a webhook
     #[command(subcommand)]
     Deliveries(resources::deliveries::Deliveries),

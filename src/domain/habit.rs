@@ -40,6 +40,7 @@ const OF_OWN_SILENCES: f64 = 1.5;
 /// A silence is measured so far back at most.
 const LONGEST: Duration = Duration::from_secs(8 * 86_400);
 const QUARTERS_A_DAY: f64 = 96.0;
+const DAY_SECS: i64 = 86_400;
 
 /// How often something happened in each quarter hour (by its start) in which it did.
 pub type Quarters = BTreeMap<Timestamp, u64>;
@@ -126,7 +127,8 @@ impl Habit {
         if days < ENOUGH_DAYS || times < ENOUGH_TIMES {
             return None;
         }
-        let mut active: Vec<_> = inside().map(|(at, _)| zone.to_datetime(at.to_jiff()).date()).collect();
+        let mut places = Places::of(zone);
+        let mut active: Vec<_> = inside().map(|(at, _)| places.at(*at).day).collect();
         active.dedup();
         if (active.len() as f64) < f64::from(days) * ENOUGH_OF_DAYS {
             return None;
@@ -134,9 +136,10 @@ impl Habit {
         let (mut of_hours, mut of_weekdays) = ([(0.0, 0.0); 24], [(0.0, 0.0); 7]);
         let mut last_week = (0.0, 0.0);
         let mut start = from;
+        let mut counts = inside().peekable();
         while start < until {
-            let count = quarters.get(&start).copied().unwrap_or(0) as f64;
-            let (hour, weekday) = place(start, zone);
+            let count = counts.next_if(|(at, _)| **at == start).map_or(0, |(_, count)| *count) as f64;
+            let Place { hour, weekday, .. } = places.at(start);
             let add = |(sum, quarters): &mut (f64, f64)| {
                 *sum += count;
                 *quarters += 1.0;
@@ -168,10 +171,10 @@ impl Habit {
     pub fn expected(&self, from: Timestamp, until: Timestamp, zone: &TimeZone) -> f64 {
         let from = from.max(until - LONGEST);
         let mut start = quarter_start(from);
-        let mut expected = 0.0;
+        let (mut expected, mut places) = (0.0, Places::of(zone));
         while start < until {
             let inside = until.min(start + QUARTER).since(from.max(start));
-            expected += self.of_quarter(start, zone) * inside.as_secs_f64() / QUARTER.as_secs_f64();
+            expected += self.of_quarter(places.at(start)) * inside.as_secs_f64() / QUARTER.as_secs_f64();
             start = start + QUARTER;
         }
         expected
@@ -184,9 +187,8 @@ impl Habit {
         Silence { since, missed: self.expected(since, now, zone), limit, days: self.days }
     }
 
-    fn of_quarter(&self, start: Timestamp, zone: &TimeZone) -> f64 {
-        let (hour, weekday) = place(start, zone);
-        self.hours[hour] * self.weekdays[weekday]
+    fn of_quarter(&self, place: Place) -> f64 {
+        self.hours[place.hour] * self.weekdays[place.weekday]
     }
 
     /// The second longest silence between quarter hours in which it happened. Where in those it did is not known, so half of
@@ -206,11 +208,49 @@ impl Habit {
     }
 }
 
-/// The hour of the local day, and the day of the week.
-fn place(moment: Timestamp, zone: &TimeZone) -> (usize, usize) {
-    let local = zone.to_datetime(moment.to_jiff());
-    let weekday = usize::try_from(local.weekday().to_monday_zero_offset()).unwrap_or(0);
-    (usize::try_from(local.hour()).unwrap_or(0).min(23), weekday.min(6))
+/// Where in the site's days and weeks a moment is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Place {
+    /// Of the local calendar, since 1970.
+    day: i64,
+    hour: usize,
+    /// From Monday.
+    weekday: usize,
+}
+
+/// Tells places of many moments, one after the other: the zone is asked twice for a day of UTC, and by the moment on days on
+/// which its clocks change.
+struct Places<'a> {
+    zone: &'a TimeZone,
+    /// The day asked for last, and the seconds the zone is ahead all day.
+    asked: Option<(i64, Option<i64>)>,
+}
+
+impl<'a> Places<'a> {
+    fn of(zone: &'a TimeZone) -> Self {
+        Self { zone, asked: None }
+    }
+
+    fn at(&mut self, moment: Timestamp) -> Place {
+        let utc_day = moment.secs().div_euclid(DAY_SECS);
+        let ahead = |moment: Timestamp| i64::from(self.zone.to_offset(moment.to_jiff()).seconds());
+        let ahead = match self.asked {
+            Some((day, Some(all_day))) if day == utc_day => all_day,
+            Some((day, None)) if day == utc_day => ahead(moment),
+            _ => {
+                let (first, last) = (utc_day * DAY_SECS, (utc_day + 1) * DAY_SECS - 1);
+                let (first, last) = (ahead(Timestamp::from_secs(first)), ahead(Timestamp::from_secs(last)));
+                let now = ahead(moment);
+                self.asked = Some((utc_day, (first == last && now == first).then_some(first)));
+                now
+            }
+        };
+        let local = moment.secs() + ahead;
+        let day = local.div_euclid(DAY_SECS);
+        // The first day of 1970 was a Thursday.
+        let (hour, weekday) = (local.rem_euclid(DAY_SECS) / 3_600, (day + 3).rem_euclid(7));
+        Place { day, hour: usize::try_from(hour).unwrap_or(0), weekday: usize::try_from(weekday).unwrap_or(0) }
+    }
 }
 
 #[cfg(test)]
@@ -236,6 +276,24 @@ mod tests {
 
     fn silence(habit: &Habit, since: Timestamp, span: Duration) -> Silence {
         habit.silence(since, since + span, Sensitivity::Normal, &TimeZone::UTC)
+    }
+
+    #[test]
+    fn places_are_those_of_the_calendar() {
+        // Hours and halves ahead and behind, with clocks that change in the middle of a day and of a night.
+        for zone in ["UTC", "Europe/Berlin", "America/St_Johns", "Asia/Kathmandu", "Australia/Lord_Howe"] {
+            let zone = TimeZone::get(zone).unwrap();
+            let mut places = Places::of(&zone);
+            for quarter in 0..400 * 96 {
+                let at = START + QUARTER * quarter;
+                let local = zone.to_datetime(at.to_jiff());
+                let place = places.at(at);
+                assert_eq!(place.hour, usize::try_from(local.hour()).unwrap(), "{at}");
+                assert_eq!(place.weekday, usize::try_from(local.weekday().to_monday_zero_offset()).unwrap(), "{at}");
+                let since = jiff::civil::date(1970, 1, 1).until(local.date()).unwrap().get_days();
+                assert_eq!(place.day, i64::from(since), "{at}");
+            }
+        }
     }
 
     #[test]

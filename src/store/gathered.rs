@@ -1,6 +1,8 @@
 //! What triggers with a batch have counted and not told yet. Every look adds rows of its own, so that two nodes that count for
 //! the same trigger never wait for each other; whoever tells takes all of them away in the transaction that records the event.
 
+use std::collections::HashMap;
+
 use sqlx::FromRow;
 
 use super::outbox::Fired;
@@ -8,6 +10,9 @@ use super::rows::{MOST_ROWS, Rows};
 use super::{Backend, Result, Store, Tx, on};
 use crate::domain::ids::{EventId, GoalId, TriggerId};
 use crate::domain::time::Timestamp;
+
+/// Batches that are settled in one transaction at most.
+pub const SETTLED_AT_ONCE: usize = 500;
 
 /// What one look counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +43,25 @@ impl Batched {
     }
 }
 
+/// A row of a batch.
+#[derive(Debug, FromRow)]
+pub struct Part {
+    trigger_id: TriggerId,
+    goal_id: GoalId,
+    pub moment: String,
+    /// What is known of it.
+    pub part: String,
+    inserted_at: Timestamp,
+    count: i64,
+}
+
+impl From<Part> for Gathered {
+    fn from(part: Part) -> Self {
+        let Part { trigger_id, goal_id, moment, part, count, .. } = part;
+        Self { trigger_id, goal_id: (goal_id != NO_GOAL).then_some(goal_id), moment, count, part }
+    }
+}
+
 /// Stands for "no goal": ids begin at one.
 const NO_GOAL: GoalId = GoalId(0);
 
@@ -61,52 +85,11 @@ impl Store {
         Ok(on!(self.reader(), pool => sqlx::query_as(SQL).fetch_all(pool).await)?)
     }
 
-    /// Takes the parts of a batch, oldest first and each with its name, and does with them what `fate` says, all in one
-    /// transaction. Answers the event, if one was recorded, and whether it is owed now. A batch whose event is not wanted
-    /// now, since its webhook is paused or its trigger was edited, waits on.
-    pub async fn settle_batch(
-        &self,
-        batch: &Batched,
-        fate: impl FnOnce(&[(String, String)]) -> Fate,
-        now: Timestamp,
-    ) -> Result<Option<(Fired, Vec<EventId>)>> {
-        const TAKE: &str = "
-            DELETE FROM gathered
-            WHERE trigger_id = $1 AND goal_id = $2
-            RETURNING moment, part, inserted_at, count";
+    /// Takes the parts of these batches, [`SETTLED_AT_ONCE`] at most. They are back unless [`Taken::settle`] is called.
+    pub async fn take_batches(&self, batches: &[Batched]) -> Result<Taken> {
         let mut tx = self.begin().await?;
-        let mut rows: Vec<(String, String, Timestamp, i64)> = on!(&mut tx.0, tx => sqlx::query_as(TAKE)
-            .bind(batch.trigger_id).bind(batch.goal_id).fetch_all(&mut **tx).await)?;
-        rows.sort_by(|a, b| (a.2, &a.0).cmp(&(b.2, &b.0)));
-        let Some((first, _, first_at, _)) = rows.first().cloned() else {
-            // Somebody else was faster.
-            return Ok(None);
-        };
-        let count = rows.iter().map(|(.., count)| count).sum();
-        let parts: Vec<_> = rows.into_iter().map(|(moment, part, ..)| (moment, part)).collect();
-        match fate(&parts) {
-            Fate::Dropped => {
-                tx.commit().await?;
-                Ok(None)
-            }
-            Fate::Folded(part) => {
-                let (trigger_id, goal_id) = (batch.trigger_id, batch.goal_id());
-                let folded = Gathered { trigger_id, goal_id, moment: first, count, part };
-                tx.gather(&[folded], first_at).await?;
-                tx.commit().await?;
-                Ok(None)
-            }
-            Fate::Told(fired) => {
-                let fired = *fired;
-                let owed = tx.insert_and_enqueue(std::slice::from_ref(&fired), now).await?;
-                // One of a shadow trigger is recorded and never owed.
-                if owed.is_empty() && !tx.is_recorded(fired.event.id).await? {
-                    return Ok(None);
-                }
-                tx.commit().await?;
-                Ok(Some((fired, owed)))
-            }
-        }
+        let parts = tx.take_parts(batches).await?;
+        Ok(Taken { tx, parts })
     }
 
     /// Forgets what was counted for triggers that are gone.
@@ -115,6 +98,56 @@ impl Store {
             DELETE FROM gathered
             WHERE NOT EXISTS (SELECT 1 FROM triggers WHERE triggers.id = gathered.trigger_id)";
         Ok(on!(self.writer(), pool => sqlx::query(SQL).execute(pool).await.map(|done| done.rows_affected()))?)
+    }
+}
+
+/// Batches in the hands of whoever settles them.
+pub struct Taken {
+    tx: Tx,
+    parts: HashMap<(TriggerId, GoalId), Vec<Part>>,
+}
+
+impl Taken {
+    /// The parts of a batch, oldest first. `None` when somebody else was faster.
+    pub fn parts_of(&self, batch: &Batched) -> Option<&[Part]> {
+        self.parts.get(&(batch.trigger_id, batch.goal_id)).map(Vec::as_slice)
+    }
+
+    /// Does with the batches what is said of each, all in one transaction. Answers the events that were recorded, and which of
+    /// them are owed now. A batch whose event is not wanted now, since its webhook is paused or its trigger was edited, waits on.
+    pub async fn settle(mut self, fates: Vec<(Batched, Fate)>, now: Timestamp) -> Result<(Vec<Fired>, Vec<EventId>)> {
+        let mut told = Vec::new();
+        let mut waiting = HashMap::new();
+        for (batch, fate) in fates {
+            let Some(parts) = self.parts.remove(&(batch.trigger_id, batch.goal_id)) else { continue };
+            match fate {
+                Fate::Dropped => {}
+                Fate::Folded(part) => {
+                    let (moment, first_at) = (parts[0].moment.clone(), parts[0].inserted_at);
+                    let count = parts.iter().map(|part| part.count).sum();
+                    let (trigger_id, goal_id) = (batch.trigger_id, batch.goal_id());
+                    self.tx.gather(&[Gathered { trigger_id, goal_id, moment, count, part }], first_at).await?;
+                }
+                Fate::Told(fired) => {
+                    waiting.insert(fired.event.id, parts);
+                    told.push(*fired);
+                }
+            }
+        }
+        let inserted = self.tx.insert(&told, now).await?;
+        let mut recorded = Vec::with_capacity(told.len());
+        for fired in told {
+            if inserted.recorded.contains(&fired.event.id) {
+                recorded.push(fired);
+                continue;
+            }
+            for part in waiting.remove(&fired.event.id).into_iter().flatten() {
+                let inserted_at = part.inserted_at;
+                self.tx.gather(&[part.into()], inserted_at).await?;
+            }
+        }
+        self.tx.commit().await?;
+        Ok((recorded, inserted.owed))
     }
 }
 
@@ -166,9 +199,44 @@ impl Tx {
         Ok(())
     }
 
-    async fn is_recorded(&mut self, id: EventId) -> Result<bool> {
-        const SQL: &str = "SELECT count(*) FROM events WHERE id = $1";
-        let count: i64 = on!(&mut self.0, tx => sqlx::query_scalar(SQL).bind(id).fetch_one(&mut **tx).await)?;
-        Ok(count > 0)
+    /// Takes away what was gathered for these batches.
+    async fn take_parts(&mut self, batches: &[Batched]) -> Result<HashMap<(TriggerId, GoalId), Vec<Part>>> {
+        static SQLITE: Rows = Rows::new(
+            "DELETE FROM gathered WHERE (trigger_id, goal_id) IN",
+            2,
+            "RETURNING trigger_id, goal_id, moment, part, inserted_at, count",
+        );
+        const POSTGRES: &str = "
+            DELETE FROM gathered
+            USING unnest($1::uuid[], $2::bigint[]) AS ours (trigger_id, goal_id)
+            WHERE gathered.trigger_id = ours.trigger_id AND gathered.goal_id = ours.goal_id
+            RETURNING gathered.trigger_id, gathered.goal_id, moment, part, inserted_at, count";
+        let parts = match &mut self.0 {
+            Backend::Sqlite(tx) => {
+                let mut parts = Vec::new();
+                for batches in batches.chunks(MOST_ROWS) {
+                    let take = SQLITE.query(batches, |query, batch| query.bind(batch.trigger_id).bind(batch.goal_id));
+                    for row in take.fetch_all(&mut **tx).await? {
+                        parts.push(Part::from_row(&row)?);
+                    }
+                }
+                parts
+            }
+            Backend::Postgres(tx) => {
+                sqlx::query_as(POSTGRES)
+                    .bind(batches.iter().map(|batch| batch.trigger_id.0).collect::<Vec<_>>())
+                    .bind(batches.iter().map(|batch| batch.goal_id.0).collect::<Vec<_>>())
+                    .fetch_all(&mut **tx)
+                    .await?
+            }
+        };
+        let mut taken: HashMap<_, Vec<Part>> = HashMap::new();
+        for part in parts {
+            taken.entry((part.trigger_id, part.goal_id)).or_default().push(part);
+        }
+        for parts in taken.values_mut() {
+            parts.sort_by(|a, b| (a.inserted_at, &a.moment).cmp(&(b.inserted_at, &b.moment)));
+        }
+        Ok(taken)
     }
 }

@@ -105,6 +105,12 @@ impl Store {
     }
 }
 
+/// What became of events that fired.
+pub(super) struct Inserted {
+    pub recorded: HashSet<EventId>,
+    pub owed: Vec<EventId>,
+}
+
 /// What the webhooks and triggers of a step are when it commits. They are locked until then: whoever pauses, edits or
 /// deletes one comes before or after the whole step.
 struct Standing {
@@ -121,18 +127,23 @@ impl Standing {
 }
 
 impl Tx {
-    /// Records events with the states their triggers are in afterwards, and owes those that are to be sent.
+    /// Records events with the states their triggers are in afterwards, and owes those that are to be sent. Answers which.
     pub(super) async fn insert_and_enqueue(&mut self, fired: &[Fired], now: Timestamp) -> Result<Vec<EventId>> {
+        Ok(self.insert(fired, now).await?.owed)
+    }
+
+    /// The same, and answers which were recorded too.
+    pub(super) async fn insert(&mut self, fired: &[Fired], now: Timestamp) -> Result<Inserted> {
         let standing = self.standing_of(fired).await?;
         let wanted: Vec<_> = fired.iter().filter(|fired| standing.allows(fired)).collect();
-        let recorded = self.insert_events(&wanted).await?;
-        let recorded: Vec<_> = wanted.into_iter().filter(|fired| recorded.contains(&fired.event.id)).collect();
+        let ids = self.insert_events(&wanted).await?;
+        let recorded: Vec<_> = wanted.into_iter().filter(|fired| ids.contains(&fired.event.id)).collect();
         for state in recorded.iter().filter_map(|fired| fired.state.as_ref()) {
             self.save_state(state, now).await?;
         }
         let owed: Vec<_> = recorded.into_iter().filter(|fired| !fired.shadow).collect();
         self.enqueue(&owed).await?;
-        Ok(owed.into_iter().map(|fired| fired.event.id).collect())
+        Ok(Inserted { recorded: ids, owed: owed.into_iter().map(|fired| fired.event.id).collect() })
     }
 
     async fn move_watermark(&mut self, watermark: &Watermark) -> Result<()> {

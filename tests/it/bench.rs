@@ -63,8 +63,14 @@ on_both! {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_noticing_costs_is_measured() {
     in_time(async {
-        let figures = bench(&Database::sqlite(), &["noticing", "--sites", "5", "--visits", "40", "--years", "1"]).await;
-        let [noticing] = &figures[..] else { panic!("{figures:#?}") };
+        let figures = bench(
+            &Database::sqlite(),
+            &["noticing", "--sites", "5", "--visits", "40", "--years", "1", "--batches", "7"],
+        )
+        .await;
+        let [noticing, batches] = &figures[..] else { panic!("{figures:#?}") };
+        positive(batches, "look_ms");
+        assert_eq!(batches["told"], 7.0);
         for key in ["learn_us_per_site", "judge_us_per_site", "years_seconds", "first_look_ms", "look_ms", "server_mib"]
         {
             positive(noticing, key);

@@ -23,7 +23,7 @@
 //!
 //! This room may name the engine's sender and speak SQL, which the rest of the command line may not: it is a measuring
 //! device. It knows the product's insides in four places only: [`queue::fill`] records events, [`ceiling`] builds the
-//! sender, [`history`] has the tables' columns, and [`ingest`] gives hits to the writer.
+//! sender, [`history`], [`customers`] and [`noticing`] have the tables' columns, and [`ingest`] gives hits to the writer.
 
 use std::path::PathBuf;
 
@@ -42,6 +42,7 @@ mod arrivals;
 mod backlog;
 mod ceiling;
 mod clickhouse;
+mod customers;
 mod database;
 mod door;
 mod drain;
@@ -138,7 +139,7 @@ const EVERYTHING: &[(&[&str], &[&str])] = &[
     (&["backlog"], &["--count", "5000", "--webhooks", "50", "--deliver", "1000"]),
     (&["history"], &["--count", "1000", "--sizes", "1000,10000"]),
     (&["scale"], &["--sites", "100", "--triggers", "2", "--rows", "50", "--seconds", "3"]),
-    (&["noticing"], &["--sites", "50", "--visits", "100", "--years", "1"]),
+    (&["noticing"], &["--sites", "50", "--visits", "100", "--years", "1", "--batches", "20"]),
     (&["outage"], &["--seconds", "2", "--rate", "50"]),
     (&["anchor"], &["--count", "1000"]),
 ];

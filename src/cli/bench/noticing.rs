@@ -15,6 +15,7 @@ use jiff::tz::TimeZone;
 use serde_json::{Map, Value, json};
 use sqlx::Connection as _;
 
+use super::customers::{Customers, PLACE, execute};
 use super::home::Home;
 use super::report::{Figure, Kind, Target};
 use super::served::{Launch, Served};
@@ -25,10 +26,11 @@ use crate::analytics::sqlite::Embedded;
 use crate::domain::backtest;
 use crate::domain::baseline::{Direction, Profile, WINDOW, WindowCount};
 use crate::domain::decide::{ChangeState, Observation, Verdict, decide};
+use crate::domain::filter::Filters;
 use crate::domain::hit::{Hit, PAGEVIEW, Page};
 use crate::domain::ids::SiteId;
 use crate::domain::time::Timestamp;
-use crate::domain::trigger::{Settings, VisitorChange};
+use crate::domain::trigger::{Batch, GoalCompletion, Settings, VisitorChange};
 
 const SITE: &str = "example.com";
 const DAY: Duration = Duration::from_secs(86_400);
@@ -60,12 +62,15 @@ pub struct Noticing {
     /// Sites whose year of counts is tried
     #[arg(long, default_value_t = 100)]
     years: u32,
+    /// Batches that are due at the same look
+    #[arg(long, default_value_t = 5_000)]
+    batches: u32,
 }
 
 impl Noticing {
-    /// On one database only: hits and habits are in the analytics database, whichever the queue is in.
+    /// On one database only, but for the batches: hits are in the analytics database, whichever the queue is in.
     pub async fn run(&self, world: &World) -> anyhow::Result<()> {
-        let Self { sites, visits, years } = self;
+        let Self { sites, visits, years, batches } = self;
         let about = format!(
             "90 days of a site with {visits} pageviews a day over the API, a year of {years} sites of counts; windows and looks \
              of {sites} sites"
@@ -84,6 +89,15 @@ impl Noticing {
         figure.target("learn_us_per_site", Target::AtMost(10.0));
         figure.target("judge_us_per_site", Target::AtMost(10.0));
         world.show(&figure);
+        for kind in world.databases() {
+            let about = format!("one look that tells {batches} batches of as many triggers");
+            let mut figure = Figure::new("batches", Some(kind), about);
+            for _ in world.runs("batches", Some(kind)) {
+                self.batches(world, kind, &mut figure).await?;
+            }
+            figure.target("look_ms", Target::AtMost(10_000.0));
+            world.show(&figure);
+        }
         Ok(())
     }
 
@@ -205,7 +219,11 @@ impl Noticing {
 
     async fn looks(&self, world: &World, figure: &mut Figure) -> anyhow::Result<()> {
         let home = Home::new(world, Kind::Sqlite).await?;
-        let first_site = self.write_sites(world, &home).await?;
+        let settings = Settings::parse(json!({"type": "no_data"}).as_object().context("an object")?);
+        let settings = settings.map_err(|invalid| anyhow::anyhow!("{invalid}"))?;
+        let url = "https://example.com/".to_owned();
+        let customers = Customers { sites: self.sites.into(), triggers: 1, settings, url };
+        let first_site = customers.write(world, &home).await?;
         let analytics = Embedded::open(&home.folder.path().join("analytics.db")).await?;
         let now = world.clock.now();
         for hours in 1..=HITS_OF_QUIET_SITE {
@@ -231,39 +249,39 @@ impl Noticing {
         home.discard().await
     }
 
-    /// Sites, each with a trigger that listens for its silence. Answers the number of the first; the others follow it.
-    async fn write_sites(&self, world: &World, home: &Home) -> anyhow::Result<i64> {
-        let settings = Settings::parse(json!({"type": "no_data"}).as_object().context("an object")?)
-            .map_err(|invalid| anyhow::anyhow!("{invalid}"))?;
-        let (settings, sites) = (serde_json::to_string(&settings)?, self.sites);
-        let (account, micros) = (home.account.id, world.clock.now().micros());
-        let id = "unhex(printf('%032x', sites.id))";
-        let statements = [
-            format!(
-                "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {sites})
-                INSERT INTO sites (account_id, domain, timezone, inserted_at, updated_at)
-                SELECT {account}, 'site-' || n || '.example', 'Etc/UTC', {micros}, {micros} FROM numbers"
-            ),
-            format!(
-                "INSERT INTO webhooks (id, account_id, site_id, name, url, format, active, live_since, version,
-                    inserted_at, updated_at)
-                SELECT {id}, account_id, sites.id, 'Hook', 'https://example.com/', 'json', 1, {micros}, 1, {micros},
-                    {micros}
-                FROM sites"
-            ),
-            format!(
-                "INSERT INTO triggers (id, account_id, site_id, webhook_id, type, settings, version, inserted_at, updated_at)
-                SELECT {id}, account_id, sites.id, {id}, 'no_data', '{settings}', 1, {micros}, {micros}
-                FROM sites"
-            ),
-        ];
-        let mut connection = home.database.open_file().await?;
-        for statement in statements {
-            sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await?;
-        }
-        let first = sqlx::query_scalar("SELECT min(id) FROM sites").fetch_one(&mut connection).await?;
-        connection.close().await?;
-        Ok(first)
+    /// Batches of one trigger each, gathered an hour ago and due since. The first look of a server that is started tells them.
+    async fn batches(&self, world: &World, kind: Kind, figure: &mut Figure) -> anyhow::Result<()> {
+        let home = Home::new(world, kind).await?;
+        let settings = GoalCompletion {
+            goal_id: Some(PLACE),
+            batch: Some(Batch::Every(Duration::from_secs(900))),
+            filters: Filters::default(),
+            // What is recorded is enough: to send it is another figure.
+            shadow: true,
+        };
+        let settings = Settings::GoalCompletion(settings);
+        let sites = i64::from(self.batches);
+        let customers = Customers { sites, triggers: 1, settings, url: "https://example.com/".to_owned() };
+        customers.write(world, &home).await?;
+        let hour_ago = world.clock.now() - Duration::from_secs(3_600);
+        let part = json!({
+            "count": 1, "first_at": hour_ago, "last_at": hour_ago, "pages": {"/": 1}, "sources": {"": 1},
+            "properties": {},
+        });
+        let gathered = format!(
+            "INSERT INTO gathered (trigger_id, goal_id, moment, count, part, inserted_at)
+            SELECT triggers.id, goals.id, 'bench', 1, '{part}', {}
+            FROM triggers JOIN goals ON goals.site_id = triggers.site_id",
+            hour_ago.micros()
+        );
+        execute(&home, vec![gathered]).await?;
+        home.database.calm_down().await?;
+        let served = home.serve(world, &Launch::default()).await?;
+        let first = looks(world, &served, 1.0).await?;
+        figure.add("look_ms", first.seconds / first.looks * 1e3);
+        figure.add("told", first.told);
+        served.kill().await?;
+        home.discard().await
     }
 }
 
@@ -271,6 +289,8 @@ impl Noticing {
 struct Looks {
     looks: f64,
     seconds: f64,
+    /// Events of completions that were recorded and not sent.
+    told: f64,
 }
 
 /// What they came to when there were so many.
@@ -285,8 +305,9 @@ async fn looks(world: &World, served: &Served, enough: f64) -> anyhow::Result<Lo
             line.map_or(Ok(0.0), str::parse::<f64>)
         };
         let (looks, seconds) = (value("pulsehook_lookout_seconds_count")?, value("pulsehook_lookout_seconds_sum")?);
+        let told = value("pulsehook_events_fired_total{type=\"goal_completion\",shadow=\"true\"}")?;
         if looks >= enough {
-            return Ok(Looks { looks, seconds });
+            return Ok(Looks { looks, seconds, told });
         }
         anyhow::ensure!(world.clock.monotonic() - began < PATIENCE, "the server does not look");
         world.clock.sleep(BETWEEN_LOOKS).await;

@@ -10,21 +10,20 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
-use sqlx::Connection as _;
 
 use super::arrivals::{Delivered, gather, millis};
+use super::customers::{Customers, PLACE, goal_name};
 use super::home::Home;
 use super::report::{Figure, Kind, Target, percentile};
 use super::served::{Launch, Served};
 use super::sink::Sink;
 use super::trackers::http;
-use super::{World, clickhouse, postgres};
+use super::{World, clickhouse};
 use crate::domain::filter::Filters;
 use crate::domain::hit::{Hit, Origin, Page};
-use crate::domain::ids::{GoalId, SiteId};
+use crate::domain::ids::SiteId;
 use crate::domain::time::Timestamp;
 use crate::domain::trigger::{GoalCompletion, Settings};
 
@@ -34,8 +33,6 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const SENT_WITHIN: Duration = Duration::from_millis(500);
 /// What has not arrived by then is missing.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Stands for a goal's number in the text of a trigger's settings.
-const PLACE: i64 = 987_654_321;
 const LONGEST_START: Duration = Duration::from_secs(300);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
@@ -100,7 +97,14 @@ impl Scale {
     ) -> anyhow::Result<()> {
         let sink = Sink::keeping(&world.clock, Ipv4Addr::LOCALHOST).await?;
         let home = Home::new(world, kind).await?;
-        let first_site = self.write_customers(world, &home, &sink).await?;
+        let settings = Settings::GoalCompletion(GoalCompletion {
+            batch: None,
+            goal_id: Some(PLACE),
+            filters: Filters::default(),
+            shadow: false,
+        });
+        let customers = Customers { sites: self.sites, triggers: self.triggers, settings, url: sink.url(0, 0) };
+        let first_site = customers.write(world, &home).await?;
         let authorities_pem = sink.authority_pem.clone();
         let launch = Launch { authorities_pem, unlimited: true, analytics_url: traffic.url.clone() };
         let served = home.serve(world, &launch).await?;
@@ -158,79 +162,6 @@ impl Scale {
         }
         Ok(visible)
     }
-
-    /// Answers the number of the first site; the others follow it.
-    async fn write_customers(&self, world: &World, home: &Home, sink: &Sink) -> anyhow::Result<i64> {
-        let settings = Settings::GoalCompletion(GoalCompletion {
-            batch: None,
-            goal_id: Some(GoalId(PLACE)),
-            filters: Filters::default(),
-            shadow: false,
-        });
-        let settings = serde_json::to_string(&settings)?;
-        let (before, after) = settings.split_once(&PLACE.to_string()).context("settings name their goal")?;
-        let now = world.clock.now();
-        let on_postgres = home.database.place.is_some();
-        let numbers = |most: &str| match on_postgres {
-            true => format!("generate_series(1, {most}) AS numbers (n)"),
-            false => format!(
-                "(WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {most})
-                    SELECT n FROM numbers) AS numbers"
-            ),
-        };
-        let (id, of_trigger) = match on_postgres {
-            true => ("lpad(to_hex(sites.id), 32, '0')::uuid", "('f' || lpad(to_hex(goals.id), 31, '0'))::uuid"),
-            false => ("unhex(printf('%032x', sites.id))", "unhex('f' || printf('%031x', goals.id))"),
-        };
-        let (account, micros) = (home.account.id, now.micros());
-        let url = sink.url(0, 0);
-        let statements = [
-            format!(
-                "INSERT INTO sites (account_id, domain, timezone, inserted_at, updated_at)
-                SELECT {account}, 'site-' || n || '.example', 'Etc/UTC', {micros}, {micros} FROM {}",
-                numbers(&self.sites.to_string())
-            ),
-            format!(
-                "INSERT INTO goals (account_id, site_id, event_name, scroll_threshold, display_name, custom_props,
-                    inserted_at)
-                SELECT account_id, sites.id, 'Goal ' || (n - 1), -1, 'Goal ' || (n - 1), '{{}}', {micros}
-                FROM sites CROSS JOIN {}",
-                numbers(&self.triggers.to_string())
-            ),
-            format!(
-                "INSERT INTO webhooks (id, account_id, site_id, name, url, format, active, live_since, version,
-                    inserted_at, updated_at)
-                SELECT {id}, account_id, sites.id, 'Hook', '{url}', 'json', {active}, {micros}, 1, {micros}, {micros}
-                FROM sites",
-                active = if on_postgres { "true" } else { "1" },
-            ),
-            format!(
-                "INSERT INTO triggers (id, account_id, site_id, webhook_id, type, settings, version, inserted_at, updated_at)
-                SELECT {of_trigger}, sites.account_id, sites.id, {id}, 'goal_completion',
-                    '{before}' || goals.id || '{after}', 1, {micros}, {micros}
-                FROM goals JOIN sites ON sites.id = goals.site_id"
-            ),
-        ];
-        world.progress(&format!("  {} sites, {} triggers", self.sites, self.sites * self.triggers));
-        let first = "SELECT min(id) FROM sites";
-        if on_postgres {
-            let mut connection = postgres::connect(&home.database.url).await?;
-            for statement in statements {
-                sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await?;
-            }
-            let first: i64 = sqlx::query_scalar(first).fetch_one(&mut connection).await?;
-            connection.close().await?;
-            home.database.calm_down().await?;
-            return Ok(first);
-        }
-        let mut connection = home.database.open_file().await?;
-        for statement in statements {
-            sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await?;
-        }
-        let first = sqlx::query_scalar(first).fetch_one(&mut connection).await?;
-        connection.close().await?;
-        Ok(first)
-    }
 }
 
 impl Looks {
@@ -263,10 +194,6 @@ impl Looks {
             clickhouse_ms: traffic.own_time_of_looks().await?,
         })
     }
-}
-
-fn goal_name(number: i64) -> String {
-    format!("Goal {number}")
 }
 
 fn hit(site_id: SiteId, at: Timestamp, name: &str, visitor: u64) -> Hit {

@@ -26,8 +26,8 @@ use crate::domain::event::{Addressee, Counted, Data, Event};
 use crate::domain::goal::Goal;
 use crate::domain::ids::{EventId, SiteId, TriggerId};
 use crate::domain::time::Timestamp;
-use crate::domain::trigger::{ErrorCondition, Milestone, Settings, Trigger};
-use crate::store::gathered::Fate;
+use crate::domain::trigger::{Batch, ErrorCondition, Milestone, Settings, Trigger};
+use crate::store::gathered::{Batched, Fate, Part, SETTLED_AT_ONCE};
 use crate::store::outbox::{Fired, StateChange, Step};
 use crate::store::{Store, StoreError};
 use crate::wake::{Answer, ToLookout};
@@ -147,32 +147,27 @@ impl Lookout {
 
     /// Tells the batches that are due, and folds those of many parts.
     async fn settle_batches(&self, known: &Known, now: Timestamp) -> Result<(), StoreError> {
-        for batch in self.store.operator_batches().await? {
-            let of_trigger = |site: &WatchedSite| {
-                let watched = site.completions.iter().find(|watched| watched.trigger.id == batch.trigger_id)?;
-                Some(watched.trigger.settings.batch())
-            };
-            let found = known.catalog.sites.iter().find_map(|(id, site)| Some((*id, site, of_trigger(site)?)));
-            // One whose trigger rests waits with it.
-            let Some((site_id, site, settings)) = found.filter(|(_, site, _)| self.is_ours(site)) else { continue };
-            let count = u64::try_from(batch.count).unwrap_or(0);
-            let is_due = settings.is_none_or(|settings| settings.is_due(count, batch.first_at, now));
-            if !is_due && batch.parts < FOLDED {
-                continue;
+        let batches = self.store.operator_batches().await?;
+        if batches.is_empty() {
+            return Ok(());
+        }
+        let mut wants = HashMap::new();
+        for (site_id, site) in known.catalog.sites.iter().filter(|(_, site)| self.is_ours(site)) {
+            for watched in &site.completions {
+                wants.insert(watched.trigger.id, (*site_id, site, watched.trigger.settings.batch()));
             }
-            let fate = |parts: &[(String, String)]| {
-                let read = parts.iter().filter_map(|(_, part)| serde_json::from_str::<Counted>(part).ok());
-                let Some(counted) = Counted::together(read) else { return Fate::Dropped };
-                if !is_due {
-                    return Fate::Folded(serde_json::to_string(&counted).expect("names and numbers serialise"));
-                }
-                let moment = format!("batch:{}", parts[0].0);
-                let about = (batch.trigger_id, batch.goal_id());
-                let fired = self.firing.completion(site, about, site_id, &counted, moment, now);
-                fired.map_or(Fate::Dropped, |fired| Fate::Told(Box::new(fired)))
-            };
-            if let Some((fired, owed)) = self.store.settle_batch(&batch, fate, now).await? {
-                self.firing.announce(vec![fired], owed).await;
+        }
+        let wants = Gathering { wants, firing: &self.firing, now };
+        let due: Vec<_> = batches.into_iter().filter(|batch| wants.is_to_be_settled(batch)).collect();
+        for batches in due.chunks(SETTLED_AT_ONCE) {
+            let taken = self.store.take_batches(batches).await?;
+            let mut fates = Vec::with_capacity(batches.len());
+            for batch in batches {
+                fates.extend(taken.parts_of(batch).map(|parts| (*batch, wants.fate(batch, parts))));
+            }
+            let (fired, owed) = taken.settle(fates, now).await?;
+            if !fired.is_empty() {
+                self.firing.announce(fired, owed).await;
             }
         }
         Ok(())
@@ -312,6 +307,41 @@ impl Lookout {
         );
         let event = at.event(EventId(self.firing.chance.uuid_v7(now)), moment, data, now);
         step.fired.push(at.fired(event, kept.change(at, before)));
+    }
+}
+
+/// What becomes of batches.
+struct Gathering<'a> {
+    /// By the trigger: its site, and when it wants to be told.
+    wants: HashMap<TriggerId, (SiteId, &'a WatchedSite, Option<Batch>)>,
+    firing: &'a Firing,
+    now: Timestamp,
+}
+
+impl Gathering<'_> {
+    /// Whether it is due, or has many parts. One whose trigger rests waits with it.
+    fn is_to_be_settled(&self, batch: &Batched) -> bool {
+        self.wants.contains_key(&batch.trigger_id) && (self.is_due(batch) || batch.parts >= FOLDED)
+    }
+
+    fn is_due(&self, batch: &Batched) -> bool {
+        let settings = self.wants.get(&batch.trigger_id).and_then(|(.., settings)| *settings);
+        let count = u64::try_from(batch.count).unwrap_or(0);
+        settings.is_none_or(|settings| settings.is_due(count, batch.first_at, self.now))
+    }
+
+    fn fate(&self, batch: &Batched, parts: &[Part]) -> Fate {
+        let read = parts.iter().filter_map(|part| serde_json::from_str::<Counted>(&part.part).ok());
+        let Some((counted, (site_id, site, _))) = Counted::together(read).zip(self.wants.get(&batch.trigger_id)) else {
+            return Fate::Dropped;
+        };
+        if !self.is_due(batch) {
+            return Fate::Folded(serde_json::to_string(&counted).expect("names and numbers serialise"));
+        }
+        let moment = format!("batch:{}", parts[0].moment);
+        let about = (batch.trigger_id, batch.goal_id());
+        let fired = self.firing.completion(site, about, *site_id, &counted, moment, self.now);
+        fired.map_or(Fate::Dropped, |fired| Fate::Told(Box::new(fired)))
     }
 }
 
