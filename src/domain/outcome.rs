@@ -203,7 +203,8 @@ fn status_advice(status: u16, location: Option<&str>) -> String {
         413 => "The endpoint finds the request too large (413). Raise its limit.".to_owned(),
         429 => "The endpoint asks us to slow down (429). We wait as long as it asked.".to_owned(),
         400..=499 => format!("The endpoint did not accept the request ({status}). Its answer below may say why."),
-        503 => "The endpoint is not available (503). We wait as long as it asked and try again.".to_owned(),
+        503 => "The endpoint is not available (503). Look whether it is up; we try again, no sooner than it asks."
+            .to_owned(),
         502 | 504 => format!("The proxy in front of the endpoint could not reach it ({status}). Check that it is up."),
         500..=599 => format!("The endpoint failed ({status}). Look into its logs; we try again."),
         _ => format!("The endpoint answered with status {status}, which means nothing to us."),

@@ -37,6 +37,9 @@ export function ago(moment: string | number, now = Date.now()): string {
   return relative.format(Math.trunc(seconds / size), unit);
 }
 
+/** Of what is still to come: "in 3 min", and "now" once it is due. */
+export const due = (moment: string) => ago(Math.max(Date.parse(moment), Date.now()));
+
 /** Milliseconds: "12 ms", "1.3 s" */
 export const span = (ms: number) =>
   ms < 1_000 ? `${number(Math.round(ms))} ms` : `${number(Math.round(ms / 100) / 10)} s`;

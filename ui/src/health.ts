@@ -1,6 +1,6 @@
 // How a webhook is, in one word and why.
 import type { Delivery, Webhook } from "./api/client";
-import { ago, lasting } from "./format";
+import { ago, due, lasting } from "./format";
 import { text } from "./text";
 
 export type Tone = "good" | "warn" | "bad" | "plain";
@@ -27,10 +27,10 @@ export function healthOf(webhook: Webhook, last: Delivery | null | undefined): H
       return say("failing", "bad", 1, [since, last?.error_message ?? ""].filter(Boolean).join(": "));
     }
   }
-  if (webhook.left_alone_until) return say("waiting", "warn", 2, why.waiting(ago(webhook.left_alone_until)));
+  if (webhook.left_alone_until) return say("waiting", "warn", 2, why.waiting(due(webhook.left_alone_until)));
   if (!last) return say("unused", "plain", 5, why.unused);
   if (last.status === "retrying") {
-    const next = last.next_attempt_at ? why.retrying(ago(last.next_attempt_at)) : why.retryingNow;
+    const next = last.next_attempt_at ? why.retrying(due(last.next_attempt_at)) : why.retryingNow;
     return say("retrying", "warn", 2, [next, last.error_message ?? ""].filter(Boolean).join(": "));
   }
   if (last.status === "failed") return say("failing", "bad", 1, last.error_message ?? why.lastFailed);

@@ -243,7 +243,7 @@ describe("a webhook's page", () => {
   it("pauses, resumes, rotates, edits, and adds and removes triggers", async () => {
     await open();
     await page.getByRole("button", { name: "Pause" }).click();
-    await page.getByText("By you; nothing is sent").waitFor();
+    await page.getByText("By hand; nothing is sent").waitFor();
     await page.getByRole("button", { name: "Resume" }).click();
     await page.getByText("Never used").waitFor();
     await page.getByRole("button", { name: "Rotate secret" }).click();

@@ -44,7 +44,7 @@ export function Audit() {
                 items={list}
                 keyOf={({ id }) => id}
                 columns={[
-                  { name: words.when, className: "whitespace-nowrap", of: (entry) => <Moment at={entry.inserted_at} exactly /> },
+                  { name: words.when, bare: true, className: "whitespace-nowrap max-sm:font-medium", of: (entry) => <Moment at={entry.inserted_at} exactly /> },
                   { name: words.who, className: "[overflow-wrap:anywhere] sm:min-w-44", of: ({ actor }) => who(actor) },
                   { name: words.what, className: "sm:whitespace-nowrap", of: ({ action }) => <span title={action}>{words.actions[action] ?? action}</span> },
                   { name: words.object, className: "font-mono text-xs [overflow-wrap:anywhere] sm:min-w-44", of: ({ object }) => what(object) },

@@ -4,7 +4,7 @@ import { lazy, Suspense, useMemo, useState } from "react";
 import { aroundQuery } from "../api/backtest";
 import { api, answer, INBOX, type Attempt, type Delivery, type TriggerBody, type Webhook } from "../api/client";
 import { deliveryQuery, webhookQuery } from "../api/queries";
-import { ago, clock, exact, pretty, shortUrl, span, zone } from "../format";
+import { ago, clock, due, exact, pretty, shortUrl, span, zone } from "../format";
 import { useLive } from "../live";
 import { STATUS_TONES } from "../parts/deliveries";
 import { Phases } from "../parts/phases";
@@ -58,7 +58,7 @@ export function DeliveryPage() {
 function ResendButton({ site, delivery }: { site: string; delivery: Delivery }) {
   const client = useQueryClient();
   const [asking, setAsking] = useState(false);
-  const underWay = !ENDED.includes(delivery.status);
+  const underWay = delivery.status === "pending" || delivery.status === "sending";
   const send = async () => {
     await answer(api.POST("/api/sites/{site}/webhooks/{id}/deliveries/{delivery_id}/resend", { params: { path: { site, id: delivery.webhook_id, delivery_id: delivery.id } } }));
     await client.invalidateQueries({ queryKey: ["delivery", site, delivery.webhook_id, delivery.id] });
@@ -73,8 +73,8 @@ function ResendButton({ site, delivery }: { site: string; delivery: Delivery }) 
   };
   return (
     <>
-      {/* Not `disabled`: it keeps the focus that comes back to it from the dialog. */}
-      <Button look="main" icon="repeat" aria-disabled={underWay} className="aria-disabled:opacity-60" onClick={() => (underWay ? undefined : delivery.status === "success" ? setAsking(true) : void now())}>{words.resend}</Button>
+      {/* What waits for its next attempt need not wait for whoever has mended the endpoint. */}
+      <Button look="main" icon="repeat" disabled={underWay} onClick={() => (delivery.status === "success" ? setAsking(true) : void now())}>{delivery.status === "retrying" ? words.tryNow : words.resend}</Button>
       <Confirm open={asking} title={words.resendAgainTitle} yes={words.resend} onYes={send} onClose={() => setAsking(false)}>{words.resendAgain}</Confirm>
     </>
   );
@@ -88,7 +88,7 @@ function Diagnosis({ delivery, webhook }: { delivery: Delivery; webhook: Webhook
     const waits =
       webhook.status === "paused" ? words.waitsPaused
       : webhook.status === "disabled" ? words.waitsDisabled
-      : webhook.left_alone_until ? words.waitsApart(ago(webhook.left_alone_until))
+      : webhook.left_alone_until ? words.waitsApart(due(webhook.left_alone_until))
       : null;
     if (waits) return <Notice tone="warn" title={words.waits}><p>{[error, waits].filter(Boolean).join(" ")}</p></Notice>;
   }

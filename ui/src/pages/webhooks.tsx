@@ -57,7 +57,7 @@ export function Webhooks() {
                               {health.word !== "healthy" && health.word !== "unused" && <p className="mt-1 text-sm text-muted [overflow-wrap:anywhere]">{health.why}</p>}
                             </>
                           ) : (
-                            <span role="status" aria-label={text.common.loading} className="block h-6 w-28 animate-pulse rounded-full bg-sunken" />
+                            <span role="status" aria-label={text.common.loading} className="block h-6 w-28 animate-pulse rounded-full bg-line/70" />
                           )}
                         </div>
                         <p className="text-sm max-md:text-muted"><span className="md:sr-only">{words.columns.last}: </span>{pulse && (pulse.last ? <Moment at={pulse.last.updated_at} /> : text.common.never)}</p>

@@ -3,7 +3,7 @@ import { useRouter } from "@tanstack/react-router";
 import { memo, useCallback, useEffect, useMemo, useState, type MouseEvent } from "react";
 import { api, answer, home, type Delivery, type Webhook } from "../api/client";
 import { deliveriesQuery, freshQuery, type DeliveryFilter } from "../api/queries";
-import { ago, fromInput, number, toInput } from "../format";
+import { due, fromInput, number, toInput } from "../format";
 import type { Tone } from "../health";
 import { useNarrow } from "../narrow";
 import { eventSentence } from "../sentences";
@@ -133,7 +133,7 @@ const Row = memo(function Row({ site, delivery, name }: { site: string; delivery
         <span className="max-sm:hidden sm:block"><Moment at={delivery.inserted_at} /></span>
         <span className="sm:block">
           {delivery.response_code ? `${delivery.response_code} · ` : ""}{words.attempts(delivery.attempt)}
-          {delivery.status === "retrying" && delivery.next_attempt_at && ` · ${words.next(ago(delivery.next_attempt_at))}`}
+          {delivery.status === "retrying" && delivery.next_attempt_at && ` · ${words.next(due(delivery.next_attempt_at))}`}
         </span>
       </span>
     </a>

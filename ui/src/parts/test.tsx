@@ -3,7 +3,7 @@ import { Link } from "@tanstack/react-router";
 import { useEffect, useRef, useState } from "react";
 import { api, answer } from "../api/client";
 import { deliveryQuery, webhookQuery } from "../api/queries";
-import { ago, span } from "../format";
+import { due, span } from "../format";
 import { text } from "../text";
 import { Icon } from "./icon";
 import { Phases } from "./phases";
@@ -66,9 +66,9 @@ export function Test({ site, webhook, onEnd }: { site: string; webhook: string; 
               {known.status === "failed" || known.status === "cancelled"
                 ? words.testFailed
                 : known.next_attempt_at && known.attempt > 0
-                  ? words.testWaiting(ago(known.next_attempt_at))
+                  ? words.testWaiting(due(known.next_attempt_at))
                   : apart
-                    ? words.testLeftAlone(ago(apart))
+                    ? words.testLeftAlone(due(apart))
                     : words.testing}{" "}
               {known.error_message && <span className="font-medium text-bad">{known.error_message}</span>}
             </p>

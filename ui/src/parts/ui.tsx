@@ -143,7 +143,7 @@ export function Loading({ rows = 3 }: { rows?: number }) {
   return (
     <div role="status" aria-label={text.common.loading} className="grid gap-3 p-5">
       {Array.from({ length: rows }, (_, index) => (
-        <div key={index} className="h-8 animate-pulse rounded-lg bg-sunken" />
+        <div key={index} className="h-8 animate-pulse rounded-lg bg-line/70" />
       ))}
     </div>
   );
@@ -394,7 +394,7 @@ export function Table<Item>({ label, columns, items, keyOf, scrolls }: TableProp
         <tbody role="rowgroup" className="divide-y divide-line">
           {items.map((item) => (
             <tr key={keyOf(item)} role="row">
-              {columns.map(({ name, className, bare, of }) => <td key={name} role="cell" data-name={bare ? undefined : name} className={join(scrolls ? "px-5 py-1.5" : "px-5 py-3", className)}>{of(item)}</td>)}
+              {columns.map(({ name, className, bare, of }) => <td key={name} role="cell" data-name={bare ? undefined : name} className={join("px-5", scrolls ? "py-1.5" : "py-0.5 sm:py-3", className)}>{of(item)}</td>)}
             </tr>
           ))}
         </tbody>
