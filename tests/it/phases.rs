@@ -22,6 +22,9 @@ const TLS_BUDGET: Duration = Duration::from_secs(5);
 const BODY_BUDGET: Duration = Duration::from_secs(3);
 const ATTEMPT_BUDGET: Duration = Duration::from_secs(15);
 
+/// So odd that no other duty waits for the moments that follow from it.
+const LOOK_UP: Duration = ms(7);
+
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
@@ -41,6 +44,12 @@ fn phases(delivery: &Value) -> Value {
 /// Returns once the client has begun its handshake, and so has its connection.
 async fn hello(connection: &TcpStream) {
     assert_eq!(connection.peek(&mut [0]).await.expect("it can be read from"), 1);
+}
+
+async fn dialled(app: &TestApp, address: SocketAddr) {
+    while !app.dialled().contains(&address) {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// An address whose queue of connections is full: nobody answers there, as behind a firewall. What fills it is returned.
@@ -146,6 +155,7 @@ on_both! {
         let hands = clock.clone();
         let resolver = resolver(move |name| match name {
             "full.example" => {
+                hands.advance(LOOK_UP);
                 asked.send(hands.another_waits(PER_ADDRESS_BUDGET)).unwrap();
                 vec!["127.0.0.1".parse().unwrap()]
             }
@@ -166,11 +176,12 @@ on_both! {
         let port = listener.local_addr().unwrap().port();
         let time = async {
             waits.recv().await.unwrap().await;
+            dialled(&app, listener.local_addr().unwrap()).await;
             app.advance(PER_ADDRESS_BUDGET);
         };
         let delivery = first_attempt_while(&app, &format!("http://full.example:{port}/hook"), time).await;
         assert_outcome(&delivery, "connect_timeout", "could not be opened in time");
-        assert_eq!(phases(&delivery), json!([0, 2_000, null, null, null]));
+        assert_eq!(phases(&delivery), json!([7, 2_000, null, null, null]));
 
         let silent = Endpoint::http([Behaviour::HangAtHello]).await;
         let waiting = app.clock.another_waits(TLS_BUDGET);
@@ -211,6 +222,7 @@ on_both! {
         let clock = ManualClock::at(START.parse().unwrap());
         let hands = clock.clone();
         let resolver = resolver(move |_| {
+            hands.advance(LOOK_UP);
             asked.send(hands.another_waits(HEAD_START)).unwrap();
             ["127.0.0.1", "127.0.0.2"].map(|address| address.parse().unwrap()).into()
         });
@@ -220,6 +232,7 @@ on_both! {
         let good = TcpListener::bind(("127.0.0.2", port)).await.unwrap();
         let endpoint = async {
             waits.recv().await.unwrap().await;
+            dialled(&app, firewalled.local_addr().unwrap()).await;
             app.advance(HEAD_START);
             let (mut connection, _) = good.accept().await.unwrap();
             read_request(&mut connection, &mut Vec::new()).await.unwrap();
@@ -227,7 +240,7 @@ on_both! {
         };
         let delivery = first_attempt_while(&app, &format!("http://two.example:{port}/hook"), endpoint).await;
         assert_outcome(&delivery, "success", "");
-        assert_eq!(phases(&delivery), json!([0, 250, null, 0, 0]));
+        assert_eq!(phases(&delivery), json!([7, 250, null, 0, 0]));
         app.stop().await;
     }
 
