@@ -35,6 +35,20 @@ describe("a server with a webhook", () => {
     assert.equal((await ended(api, path, ["success"])).attempt, 3);
   });
 
+  it("shows a secret that is told once even when the page knew of the change before", async () => {
+    await page.goto(`${server.base}/sites/example.com/webhooks/${hook.id}`);
+    // The answer comes after everything that follows from the change.
+    await page.route("**/secret/rotate", async (route) => {
+      const answer = await route.fetch();
+      await page.getByText("The previous secret signs too until").waitFor();
+      await route.fulfill({ response: answer });
+    });
+    await page.getByRole("button", { name: "Rotate secret" }).click();
+    await page.getByRole("dialog").getByRole("button", { name: "Rotate secret" }).click();
+    await page.getByText(/^whsec_/).waitFor();
+    await page.unrouteAll();
+  });
+
   it("says that the server is away, keeps what was there, and goes on by itself", { timeout: 90_000 }, async () => {
     await page.goto(`${server.base}/sites/example.com/webhooks`);
     const row = page.getByRole("link", { name: "Chat room" });

@@ -299,6 +299,8 @@ describe("what was told", () => {
     await settle(page);
     const rows = page.getByRole("listitem").getByRole("link");
     await page.waitForFunction((count) => document.querySelectorAll('li a[href*="/deliveries/"]').length === count, examples.length);
+    // Names come with an answer of their own.
+    await page.getByText("Chat room ·").first().waitFor();
     for (const [index, [type, [sentence, name]]] of Object.entries(SAID).entries()) {
       const row = rows.nth(index);
       assert.match(await row.locator(".font-medium.truncate").textContent(), sentence, type);

@@ -1,6 +1,6 @@
-import { useEffect, useState } from "react";
+import { useEffect, useState, useSyncExternalStore } from "react";
 import { exact } from "../format";
-import { forgetSecret, secretOf } from "../secrets";
+import { forgetSecret, secretOf, watchSecrets } from "../secrets";
 import { text } from "../text";
 import { ButtonLink, Code, Copy, Notice } from "./ui";
 
@@ -9,7 +9,7 @@ const words = text.webhooks;
 /** Shown once; leaving the page forgets it. */
 export function Secret({ id }: { id: string }) {
   const [shown, setShown] = useState(() => secretOf(id));
-  const told = secretOf(id);
+  const told = useSyncExternalStore(watchSecrets, () => secretOf(id));
   if (told && told !== shown) setShown(told);
   useEffect(() => {
     // In a strict development build effects run twice; what is forgotten is only what is not shown.
