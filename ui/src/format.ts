@@ -22,6 +22,13 @@ export const exact = (moment: string | number) =>
 export const clock = (moment: string | number) =>
   new Date(moment).toLocaleString(locale, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
+/** A clock's time, with the day where that is another one than that of `beside`. */
+export function time(moment: string, beside: string) {
+  const on = new Date(moment);
+  if (on.toDateString() === new Date(beside).toDateString()) return clock(moment);
+  return on.toLocaleString(locale, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", second: "2-digit" });
+}
+
 /** For an axis whose marks are so many seconds apart. */
 export const mark = (seconds: number, apart: number) =>
   new Date(seconds * 1_000).toLocaleString(locale, apart >= 86_400 ? { day: "numeric", month: "short" } : { hour: "2-digit", minute: "2-digit" });

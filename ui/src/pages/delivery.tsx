@@ -4,7 +4,7 @@ import { lazy, Suspense, useMemo, useState } from "react";
 import { aroundQuery } from "../api/backtest";
 import { api, answer, INBOX, type Attempt, type Delivery, type TriggerBody, type Webhook } from "../api/client";
 import { deliveryQuery, webhookQuery } from "../api/queries";
-import { ago, clock, due, exact, pretty, shortUrl, span, zone } from "../format";
+import { due, exact, pretty, shortUrl, span, time, zone } from "../format";
 import { useLive } from "../live";
 import { STATUS_TONES } from "../parts/deliveries";
 import { Phases } from "../parts/phases";
@@ -142,7 +142,7 @@ function Timeline({ delivery, attempts }: { delivery: Delivery; attempts: Attemp
             <span aria-hidden="true" className={`absolute top-1.5 -left-[7px] size-3 rounded-full ${good ? "bg-good" : "bg-bad"}`} />
             <p className="flex flex-wrap items-baseline justify-between gap-x-3">
               <span className="font-medium">{words.attempt(attempt.number)}{attempt.response_code ? ` ${words.answered(attempt.response_code)}` : ""}</span>
-              <span className="text-sm text-muted tabular-nums"><time dateTime={attempt.started_at} title={exact(attempt.started_at)}>{clock(attempt.started_at)}</time> · {span(attempt.duration_ms)}</span>
+              <span className="text-sm text-muted tabular-nums"><time dateTime={attempt.started_at} title={exact(attempt.started_at)}>{time(attempt.started_at, delivery.inserted_at)}</time> · {span(attempt.duration_ms)}</span>
             </p>
             <p className="text-sm text-muted"><span className={good ? "text-good" : "text-bad"}>{good ? words.statuses["success"] : attempt.outcome}</span>{attempt.error_message ? `: ${attempt.error_message}` : ""}</p>
             <Phases attempt={attempt} />
@@ -152,7 +152,7 @@ function Timeline({ delivery, attempts }: { delivery: Delivery; attempts: Attemp
       {open && (
         <li className="relative border-l-2 border-transparent pl-5">
           <span aria-hidden="true" className="absolute top-1.5 -left-[7px] size-3 rounded-full border-2 border-edge bg-surface" />
-          <p className="font-medium text-muted">{words.nextAttempt} {delivery.next_attempt_at && <span title={exact(delivery.next_attempt_at)}>{ago(delivery.next_attempt_at)}</span>}</p>
+          <p className="font-medium text-muted">{words.nextAttempt} {delivery.next_attempt_at && <span title={exact(delivery.next_attempt_at)}>{due(delivery.next_attempt_at)}</span>}</p>
         </li>
       )}
     </ol>
