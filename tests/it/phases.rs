@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use crate::sending::{
     assert_outcome, first_attempt, first_attempt_after, first_attempt_while, nobody_listens, trusting,
 };
-use crate::support::app::{SITE, START, Setup, TestApp, resolver, text};
+use crate::support::app::{SITE, START, Setup, TestApp, names, resolver, text};
 use crate::support::on_both;
 use crate::support::zoo::{Behaviour, Certificate, Endpoint, read_request};
 
@@ -150,19 +150,8 @@ on_both! {
     }
 
     async fn the_phase_that_failed_is_the_last_one(database: Database) {
-        let (asked, mut waits) = mpsc::unbounded_channel();
-        let clock = ManualClock::at(START.parse().unwrap());
-        let hands = clock.clone();
-        let resolver = resolver(move |name| match name {
-            "full.example" => {
-                hands.advance(LOOK_UP);
-                asked.send(hands.another_waits(PER_ADDRESS_BUDGET)).unwrap();
-                vec!["127.0.0.1".parse().unwrap()]
-            }
-            "inside.example" => vec!["10.0.0.1".parse().unwrap()],
-            _ => Vec::new(),
-        });
-        let app = TestApp::start_at(database, Setup { resolver: Some(resolver), ..Setup::default() }, clock).await;
+        let resolver = names([("inside.example", &["10.0.0.1"])]);
+        let app = TestApp::start_with(database, Setup { resolver: Some(resolver), ..Setup::default() }).await;
         for (name, outcome) in [("nowhere.example", "dns_nxdomain"), ("inside.example", "forbidden_address")] {
             let delivery = first_attempt(&app, &format!("https://{name}/hook")).await;
             assert_outcome(&delivery, outcome, "");
@@ -172,6 +161,23 @@ on_both! {
         assert_outcome(&delivery, "connect_refused", "");
         assert_eq!(phases(&delivery), json!([0, 0, null, null, null]));
 
+        let endpoint = Endpoint::http([Behaviour::Close]).await;
+        let delivery = first_attempt(&app, &endpoint.url()).await;
+        assert_outcome(&delivery, "closed_early", "");
+        assert_eq!(phases(&delivery), json!([0, 0, null, 0, null]));
+        app.stop().await;
+    }
+
+    async fn a_connection_that_does_not_come_has_all_the_time(database: Database) {
+        let (asked, mut waits) = mpsc::unbounded_channel();
+        let clock = ManualClock::at(START.parse().unwrap());
+        let hands = clock.clone();
+        let resolver = resolver(move |_| {
+            hands.advance(LOOK_UP);
+            asked.send(hands.another_waits(PER_ADDRESS_BUDGET)).unwrap();
+            vec!["127.0.0.1".parse().unwrap()]
+        });
+        let app = TestApp::start_at(database, Setup { resolver: Some(resolver), ..Setup::default() }, clock).await;
         let (listener, _waiting) = full("127.0.0.1:0".parse().unwrap()).await;
         let port = listener.local_addr().unwrap().port();
         let time = async {
@@ -182,7 +188,11 @@ on_both! {
         let delivery = first_attempt_while(&app, &format!("http://full.example:{port}/hook"), time).await;
         assert_outcome(&delivery, "connect_timeout", "could not be opened in time");
         assert_eq!(phases(&delivery), json!([7, 2_000, null, null, null]));
+        app.stop().await;
+    }
 
+    async fn a_handshake_that_does_not_end_has_all_the_time(database: Database) {
+        let app = TestApp::start(database).await;
         let silent = Endpoint::http([Behaviour::HangAtHello]).await;
         let waiting = app.clock.another_waits(TLS_BUDGET);
         let time = async {
@@ -193,16 +203,15 @@ on_both! {
         let delivery = first_attempt_while(&app, &silent.url().replace("http:", "https:"), time).await;
         assert_outcome(&delivery, "tls_timeout", "");
         assert_eq!(phases(&delivery), json!([0, 0, 5_000, null, null]));
+        app.stop().await;
+    }
 
+    async fn an_answer_that_does_not_come_has_all_the_time(database: Database) {
+        let app = TestApp::start(database).await;
         let endpoint = Endpoint::http([Behaviour::HangAfterReading]).await;
         let delivery = first_attempt_after(&app, &endpoint, ATTEMPT_BUDGET).await;
         assert_outcome(&delivery, "timeout", "");
         assert_eq!(phases(&delivery), json!([0, 0, null, 15_000, null]));
-
-        let endpoint = Endpoint::http([Behaviour::Close]).await;
-        let delivery = first_attempt(&app, &endpoint.url()).await;
-        assert_outcome(&delivery, "closed_early", "");
-        assert_eq!(phases(&delivery), json!([0, 0, null, 0, null]));
         app.stop().await;
     }
 
