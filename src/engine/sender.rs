@@ -128,12 +128,21 @@ impl Sender {
     }
 
     async fn attempt_timed(&self, outgoing: &Outgoing<'_>, started_at: Timestamp) -> Attempted {
-        let (outcome, response) = match self.request(outgoing, started_at) {
+        let until = self.clock.monotonic() + ATTEMPT_BUDGET;
+        let answered = match self.request(outgoing, started_at) {
             Ok(request) => self
                 .clock
-                .within(ATTEMPT_BUDGET, self.exchange(request))
+                .within(ATTEMPT_BUDGET, self.answer(request))
                 .await
                 .unwrap_or_else(|| self.unanswered(Outcome::Timeout(Stage::Response))),
+            Err(outcome) => Err(outcome),
+        };
+        let (outcome, response) = match answered {
+            Ok(answer) => {
+                let left = until.saturating_sub(self.clock.monotonic());
+                let (outcome, response) = self.read(answer, left.min(BODY_BUDGET)).await;
+                (outcome, Some(response))
+            }
             Err(outcome) => (outcome, None),
         };
         let (duration, phases) = stopwatch::read(self.clock.monotonic());
@@ -141,9 +150,9 @@ impl Sender {
     }
 
     /// There was a connection, and no answer comes any more.
-    fn unanswered(&self, outcome: Outcome) -> (Outcome, Option<Response>) {
+    fn unanswered(&self, outcome: Outcome) -> Result<hyper::Response<Incoming>, Outcome> {
         stopwatch::waited(self.clock.monotonic(), false);
-        (outcome, None)
+        Err(outcome)
     }
 
     fn request(&self, outgoing: &Outgoing<'_>, now: Timestamp) -> Result<Request<Full<Bytes>>, Outcome> {
@@ -158,8 +167,8 @@ impl Sender {
         Ok(request)
     }
 
-    /// A 2xx status with complete headers is a success, whatever the body does afterwards.
-    async fn exchange(&self, mut request: Request<Full<Bytes>>) -> (Outcome, Option<Response>) {
+    /// Sends the request, and waits for the head of the answer.
+    async fn answer(&self, mut request: Request<Full<Bytes>>) -> Result<hyper::Response<Incoming>, Outcome> {
         let too_many = limit_announcements(&mut request);
         let answer = tokio::select! {
             biased;
@@ -170,24 +179,30 @@ impl Sender {
         if too_many.is_cancelled() {
             return self.unanswered(Outcome::InvalidHttp);
         }
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(error) if error.is_connect() => return (outcome_of(&error), None),
-            Err(error) => return self.unanswered(outcome_of(&error)),
-        };
-        stopwatch::waited(self.clock.monotonic(), true);
+        match answer {
+            Ok(answer) => {
+                stopwatch::waited(self.clock.monotonic(), true);
+                Ok(answer)
+            }
+            Err(error) if error.is_connect() => Err(outcome_of(&error)),
+            Err(error) => self.unanswered(outcome_of(&error)),
+        }
+    }
+
+    /// A 2xx status with complete headers is a success, whatever the body does afterwards and however little time is left.
+    async fn read(&self, answer: hyper::Response<Incoming>, budget: Duration) -> (Outcome, Response) {
         let (head, body) = answer.into_parts();
         let status = head.status.as_u16();
         let location = head.headers.get(LOCATION).map(text_of);
         let retry_after = head.headers.get(RETRY_AFTER).map(text_of);
         let retry_after = retry_after.and_then(|text| parse_retry_after(&text, self.clock.now()));
-        let body = self.beginning_of(body).await;
+        let body = self.beginning_of(body, budget).await;
         let response = Response { status, headers: kept(&head.headers), body, retry_after };
-        (Outcome::Responded { status, location }, Some(response))
+        (Outcome::Responded { status, location }, response)
     }
 
     /// The first bytes of a body, as far as they come in time. The rest is not waited for.
-    async fn beginning_of(&self, mut body: Incoming) -> Vec<u8> {
+    async fn beginning_of(&self, mut body: Incoming, budget: Duration) -> Vec<u8> {
         let mut kept = Vec::new();
         let reading = async {
             while let Some(Ok(frame)) = body.frame().await {
@@ -200,7 +215,7 @@ impl Sender {
                 }
             }
         };
-        let _ = self.clock.within(BODY_BUDGET, reading).await;
+        let _ = self.clock.within(budget, reading).await;
         kept
     }
 }
