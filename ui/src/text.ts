@@ -584,7 +584,7 @@ export const text = {
     noise: (count: number, days: number) =>
       `At this sensitivity noise alone fires at most about ${plural(count, "time", "times")} in ${plural(days, "day", "days")}.`,
     chartOften: "More than once a day: probably too sensitive.",
-    series: { at: "Time", observed: "Visitors", expected: "Usual", low: "Usual from", high: "Usual to", threshold: "Threshold" },
+    series: { at: "Time", observed: "Visitors", counted: "Counted", expected: "Usual", low: "Usual from", high: "Usual to", threshold: "Threshold" },
     firedAt: "Fired",
   },
   deliveries: {

@@ -407,6 +407,24 @@ describe("a webhook's page", () => {
     assert.deepEqual(page.complaints, []);
   });
 
+  it("tries other triggers on the history as well, and says what they would have told", async () => {
+    await page.goto(`${server.base}/sites/example.com/webhooks/${hook.id}/triggers/new`);
+    await page.getByLabel("Tell me when").selectOption("milestone");
+    await page.getByLabel("Count", { exact: true }).selectOption("pageviews");
+    await page.getByText(/Would have fired [1-9]\d* times in the last 30 days\./).waitFor();
+    await page.locator("figure canvas").waitFor();
+    await page.getByRole("list", { name: "Fired" }).getByText(/1,?000/).first().waitFor();
+    await page.getByRole("button", { name: "Show as table" }).click();
+    await page.getByRole("columnheader", { name: "Counted" }).waitFor();
+    assert.deepEqual(await violations(page), []);
+    // What is not said yet cannot be tried.
+    await page.getByLabel("Tell me when").selectOption("custom_event");
+    await page.getByRole("list", { name: "Fired" }).waitFor({ state: "detached" });
+    await page.getByLabel("Event name").fill("Never heard of");
+    await page.getByText("Would not have fired in the last 30 days.").waitFor();
+    assert.deepEqual(page.complaints, []);
+  });
+
   it("tells of events of one's own, with a property and only of a page, and takes a filter back", async () => {
     await page.goto(`${server.base}/sites/example.com/webhooks/${hook.id}/triggers/new`);
     await page.getByLabel("Tell me when").selectOption("custom_event");

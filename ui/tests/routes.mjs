@@ -127,5 +127,5 @@ export function backtest() {
   });
   const at = series[2_301];
   const [from, to] = [series[0].timestamp, series.at(-1).timestamp];
-  return { from, to, window_seconds: 300, windows: series.length, basis: { history: { days: 14 } }, series, firings: [{ timestamp: at.timestamp, observed: at.observed, expected: Math.round(at.expected), change_percent: 210, reason: "rise", ended_at: series[2_318].timestamp }], suggestions: [{ per_month: 1, threshold: 170, firings: 0 }, { per_month: 5, threshold: 60, firings: 1 }] };
+  return { from, to, window_seconds: 300, windows: series.length, basis: { history: { days: 14 } }, series, firings_total: 1, firings: [{ timestamp: at.timestamp, observed: at.observed, expected: Math.round(at.expected), change_percent: 210, reason: "rise", ended_at: series[2_318].timestamp }], suggestions: [{ per_month: 1, threshold: 170, firings: 0 }, { per_month: 5, threshold: 60, firings: 1 }] };
 }

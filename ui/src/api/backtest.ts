@@ -1,5 +1,5 @@
 // What a trigger would have done on the site's own history.
-import { keepPreviousData, queryOptions } from "@tanstack/react-query";
+import { queryOptions } from "@tanstack/react-query";
 import { api, answer, type Schemas, type TriggerBody } from "./client";
 
 // The document names the fields of these in words.
@@ -13,8 +13,8 @@ export interface Point {
 export interface Firing {
   timestamp: string;
   observed: number;
-  expected: number;
-  change_percent: number;
+  expected?: number;
+  change_percent?: number;
   score?: number;
   reason: string;
   ended_at?: string;
@@ -35,14 +35,13 @@ export type Backtest = Omit<Schemas["BacktestAnswer"], "basis" | "firings" | "se
 
 export const backtestQuery = (site: string, trigger: TriggerBody) =>
   queryOptions({
-    queryKey: ["backtest", site, trigger],
-    queryFn: async ({ signal }) => {
-      const { goal_id: _goal, ...body } = trigger;
-      return (await answer(api.POST("/api/sites/{site}/triggers/backtest", { params: { path: { site } }, body, signal }))) as unknown as Backtest;
-    },
+    queryKey: ["backtest", site, trigger] as const,
+    queryFn: async ({ signal }) =>
+      (await answer(api.POST("/api/sites/{site}/triggers/backtest", { params: { path: { site } }, body: trigger, signal }))) as unknown as Backtest,
     retry: false,
     staleTime: 60_000,
-    placeholderData: keepPreviousData,
+    // What another setting would have done stands until the new one is known; what another type would have done does not.
+    placeholderData: (before: Backtest | undefined, query) => (query?.queryKey[2].type === trigger.type ? before : undefined),
   });
 
 /** Milliseconds shown before a moment, and after it. */

@@ -6,7 +6,7 @@ import { api, answer, type Trigger, type TriggerBody } from "../api/client";
 import { webhookQuery } from "../api/queries";
 import { exact, number } from "../format";
 import { useForm } from "../parts/form";
-import { changes, fresh, isChange, TriggerFields, trimmed } from "../parts/trigger-fields";
+import { changes, fresh, isChange, isTried, TriggerFields, trimmed } from "../parts/trigger-fields";
 import type { Handle } from "../parts/chart";
 import { Asked, Button, ButtonLink, Card, Head, Loading, NotFound, Notice, ProblemNotice } from "../parts/ui";
 import { ViewerNotice, Writes } from "../parts/writes";
@@ -57,8 +57,8 @@ function TriggerEditor({ site, id, known }: { site: string; id: string; known?: 
     await navigate({ to: "/sites/$site/webhooks/$webhook", params: { site, webhook: id } });
   });
   const settled = useSettled(value);
-  const backtest = useQuery({ ...backtestQuery(site, trimmed(settled)), enabled: isChange(settled.type) });
-  const told = isChange(value.type) ? backtest.data : null;
+  const backtest = useQuery({ ...backtestQuery(site, trimmed(settled)), enabled: isTried(settled) });
+  const told = isTried(value) && value.type === settled.type ? backtest.data : null;
   return (
     <>
       <Head title={known ? words.editTitle : words.addTitle} above={<Link to="/sites/$site/webhooks/$webhook" params={{ site, webhook: id }} className="link">{webhook.data?.name ?? text.webhooks.title}</Link>} />
@@ -114,9 +114,11 @@ function useSettled<T>(value: T): T {
 const basisSentence = (basis: Basis) => ("history" in basis ? words.basis.history(basis.history.days) : words.basis.last_hours(basis.last_hours.hours));
 
 function History({ told, trigger, onChange }: { told: Backtest; trigger: TriggerBody; onChange: (part: Partial<TriggerBody>) => void }) {
+  const change = isChange(trigger.type);
   const threshold = useMemo(
     () =>
       told.series.map((point) => {
+        if (!change) return undefined;
         const least = trigger.min_visitors ?? 10;
         if (trigger.baseline === "fixed") return least;
         if (trigger.baseline === "previous" || point.expected === undefined) return undefined;
@@ -125,20 +127,22 @@ function History({ told, trigger, onChange }: { told: Backtest; trigger: Trigger
         if (trigger.type === "visitor_drop") return point.expected < least ? undefined : point.expected * (1 - part);
         return Math.max(least, point.expected * (1 + part));
       }),
-    [told, trigger],
+    [told, trigger, change],
   );
   // Where few moments stand out one threshold keeps to several budgets: the strictest says it.
   const suggestions = told.suggestions.filter((one, index, all) => all.findIndex(({ threshold }) => threshold === one.threshold) === index);
-  const [first, last] = [told.series[0], told.series.at(-1)];
-  const days = first && last ? Math.max(1, Math.round((Date.parse(last.timestamp) - Date.parse(first.timestamp)) / DAY)) : 1;
-  const noise = (trigger.baseline ?? "typical") === "typical" ? NOISE_A_DAY[trigger.sensitivity ?? "normal"] : undefined;
+  const [first, last] = change ? [told.series[0]?.timestamp, told.series.at(-1)?.timestamp] : [told.from, told.to];
+  const days = first && last ? Math.max(1, Math.round((Date.parse(last) - Date.parse(first)) / DAY)) : 1;
+  const noise = change && (trigger.baseline ?? "typical") === "typical" ? NOISE_A_DAY[trigger.sensitivity ?? "normal"] : undefined;
   const budget = noise && words.noise(Math.max(1, Math.round(noise * days)), days);
-  if (told.series.length === 0) return <Card title={words.chart}><p className="p-5 text-muted">{words.chartNone}</p></Card>;
+  const lead = words.chartLead(told.firings_total, days);
+  // Of visitors there is a count for every moment; of other things there may be none, which is an answer too.
+  if (told.series.length === 0) return <Card title={words.chart}><p className="p-5 text-muted">{change ? words.chartNone : lead}</p></Card>;
   return (
     <Card title={words.chart} className="min-w-0 lg:sticky lg:top-20">
       <div className="grid gap-4 p-5">
         <Suspense fallback={<Loading />}>
-          <Chart told={told} summary={words.chartLead(told.firings.length, days)} threshold={threshold} handle={handleOf(told, trigger, threshold, onChange)} />
+          <Chart told={told} summary={lead} counted={change ? words.series.observed : words.series.counted} threshold={threshold} handle={handleOf(told, trigger, threshold, onChange)} />
         </Suspense>
         {told.basis && trigger.baseline !== "fixed" && trigger.baseline !== "previous" && <p className="text-sm text-muted">{basisSentence(told.basis)}</p>}
         {trigger.baseline !== "fixed" && told.suggestions.length > 0 && (
@@ -152,11 +156,11 @@ function History({ told, trigger, onChange }: { told: Backtest; trigger: Trigger
           </div>
         )}
         {budget && <p className="text-sm text-muted">{budget}</p>}
-        {told.firings.length > days && <Notice tone="warn">{words.chartOften}</Notice>}
+        {change && told.firings_total > days && <Notice tone="warn">{words.chartOften}</Notice>}
         {told.firings.length > 0 && (
           <ul className="grid max-h-48 gap-1 overflow-y-auto text-sm" tabIndex={0} aria-label={words.firedAt}>
             {told.firings.toReversed().map((firing) => (
-              <li key={firing.timestamp}><time dateTime={firing.timestamp}>{exact(firing.timestamp)}</time>: {text.deliveries.sentences.seen(number(firing.observed), number(firing.expected))}</li>
+              <li key={`${firing.timestamp} ${firing.reason}`}><time dateTime={firing.timestamp}>{exact(firing.timestamp)}</time>: {change && firing.expected !== undefined ? text.deliveries.sentences.seen(number(firing.observed), number(firing.expected)) : firing.reason}</li>
             ))}
           </ul>
         )}

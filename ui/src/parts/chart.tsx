@@ -17,6 +17,8 @@ const ROWS = 200;
 interface Props {
   told: Pick<Backtest, "series"> & { firings: Pick<Firing, "timestamp" | "ended_at">[] };
   summary: string;
+  /** What was observed. */
+  counted?: string;
   /** The line that visitors have to reach, by point; absent where there is none. */
   threshold: (number | undefined)[];
   /** What moves the line, where somebody may. */
@@ -37,7 +39,7 @@ export interface Handle {
   onChange: (value: number) => void;
 }
 
-export function Chart({ told, summary, threshold, handle }: Props) {
+export function Chart({ told, summary, counted = words.series.observed, threshold, handle }: Props) {
   const [table, setTable] = useState(false);
   return (
     <figure className="grid gap-3">
@@ -46,11 +48,11 @@ export function Chart({ told, summary, threshold, handle }: Props) {
         <Button small onClick={() => setTable(!table)} aria-pressed={table}>{table ? text.common.asChart : text.common.asTable}</Button>
       </figcaption>
       {table ? (
-        <Numbers told={told} threshold={threshold} />
+        <Numbers told={told} counted={counted} threshold={threshold} />
       ) : (
         <>
           <Picture told={told} summary={summary} threshold={threshold} handle={handle} />
-          <Legend told={told} threshold={threshold} />
+          <Legend told={told} counted={counted} threshold={threshold} />
         </>
       )}
     </figure>
@@ -58,10 +60,10 @@ export function Chart({ told, summary, threshold, handle }: Props) {
 }
 
 /** What the lines of the picture are. Whoever cannot see it has the table. */
-function Legend({ told, threshold }: Pick<Props, "told" | "threshold">) {
+function Legend({ told, counted, threshold }: Pick<Props, "told" | "threshold"> & { counted: string }) {
   const known = told.series.some(({ low }) => low !== undefined);
   const marks: [string, string, boolean][] = [
-    [words.series.observed, "h-0 w-5 border-t-2 border-accent", true],
+    [counted, "h-0 w-5 border-t-2 border-accent", true],
     [words.series.expected, "h-3 w-5 rounded-sm bg-ink/15", known],
     [words.series.threshold, "h-0 w-5 border-t-2 border-dashed border-warn", threshold.some((value) => value !== undefined)],
     [words.firedAt, "h-3 w-2 rounded-sm bg-bad/30", told.firings.length > 0],
@@ -244,7 +246,7 @@ function Line({ handle, scale, onHold }: { handle: Handle; scale: { top: number;
   );
 }
 
-function Numbers({ told, threshold }: Pick<Props, "told" | "threshold">) {
+function Numbers({ told, counted, threshold }: Pick<Props, "told" | "threshold"> & { counted: string }) {
   // Of long times a point stands for several windows: what fired between it and the next one is its own.
   const fired = new Set(told.firings.map(({ timestamp }) => told.series.findLast((point) => Date.parse(point.timestamp) <= Date.parse(timestamp))?.timestamp ?? told.series[0]?.timestamp));
   const rows = told.series.map((point, index) => ({ ...point, line: threshold[index] }));
@@ -259,7 +261,7 @@ function Numbers({ told, threshold }: Pick<Props, "told" | "threshold">) {
         keyOf={({ timestamp }) => timestamp}
         columns={[
           { name: words.series.at, className: "whitespace-nowrap", of: ({ timestamp }) => exact(timestamp) },
-          { name: words.series.observed, className: "tabular-nums", of: ({ observed }) => cell(observed) },
+          { name: counted, className: "tabular-nums", of: ({ observed }) => cell(observed) },
           { name: words.series.expected, className: "tabular-nums", of: ({ expected }) => cell(expected) },
           { name: words.series.low, className: "tabular-nums", of: ({ low }) => cell(low) },
           { name: words.series.high, className: "tabular-nums", of: ({ high }) => cell(high) },

@@ -33,6 +33,11 @@ const isCount = (type: string) => type === "goal_completion" || type === "custom
 /** Whether it tells of something that is wrong for a while. */
 const isTrouble = (type: string) => ["goal_stalled", "no_data", "error_condition"].includes(type);
 
+/** Whether enough of it is known to try it on a site's history, which does not say what else went wrong. */
+export const isTried = ({ type, goal_id, event_name, step, list }: TriggerBody) =>
+  isChange(type) || type === "goal_completion" || type === "no_data" || (type === "custom_event" && !!event_name) ||
+  (type === "goal_stalled" && !!goal_id) || (type === "milestone" && (!!step || !!list?.length));
+
 interface Props {
   site: string;
   value: TriggerBody;
