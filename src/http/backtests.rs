@@ -246,9 +246,9 @@ impl History<'_> {
     async fn goal_stalled(&self, stalled: &GoalStalled) -> Result<Backtest> {
         let wanted: Vec<_> = self.goals.iter().filter(|goal| goal.id == stalled.goal_id).cloned().collect();
         let Some(goal) = wanted.first() else { return Ok(Backtest::default()) };
-        let (quarters, heard) = self.visits().await?;
+        let (visits, of_goals) = tokio::join!(self.visits(), self.completed(&wanted, None, self.learned(), WINDOW));
+        let ((quarters, heard), mut of_goals) = (visits?, of_goals?);
         let site = Traffic { site_id: self.site_id, zone: self.zone, quarters: &quarters, heard: &heard };
-        let mut of_goals = self.completed(&wanted, None, self.learned(), WINDOW).await?;
         let heard = of_goals.remove(&goal.id).unwrap_or_default();
         let quarters = silence::quarters(&heard);
         let completions = Traffic { quarters: &quarters, heard: &heard, ..site };
@@ -264,13 +264,15 @@ impl History<'_> {
     async fn visits(&self) -> Result<(Quarters, Vec<Heard>)> {
         let learned = self.learned();
         let mut quarters = Quarters::new();
-        self.analytics
-            .quarters(&[self.site_id], learned.start, learned.end, |_, windows| {
-                let busy = windows.iter().filter(|window| window.visitors > 0);
-                quarters.extend(busy.map(|window| (window.start, u64::from(window.visitors))));
-            })
-            .await?;
-        Ok((quarters, self.analytics.heard(self.site_id, learned, WINDOW).await?))
+        let site = [self.site_id];
+        let busyness = self.analytics.quarters(&site, learned.start, learned.end, |_, windows| {
+            let busy = windows.iter().filter(|window| window.visitors > 0);
+            quarters.extend(busy.map(|window| (window.start, u64::from(window.visitors))));
+        });
+        let heard = self.analytics.heard(self.site_id, learned.clone(), WINDOW);
+        // Both read the same months, and neither needs the other.
+        let ((), heard) = tokio::try_join!(busyness, heard)?;
+        Ok((quarters, heard))
     }
 
     /// When each of the goals was completed, together within windows of `width`.
