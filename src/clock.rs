@@ -95,8 +95,16 @@ pub struct ManualClock(Arc<Hands>);
 struct Hands {
     micros: AtomicI64,
     moved: watch::Sender<i64>,
-    /// How many wait for each moment.
-    sleepers: watch::Sender<BTreeMap<i64, usize>>,
+    sleepers: watch::Sender<Sleepers>,
+}
+
+/// Who waits.
+#[derive(Default)]
+struct Sleepers {
+    /// For each moment how many do, and the number of the one that came last.
+    by_moment: BTreeMap<i64, (usize, u64)>,
+    /// How many have come so far.
+    came: u64,
 }
 
 impl ManualClock {
@@ -104,7 +112,7 @@ impl ManualClock {
         Self(Arc::new(Hands {
             micros: AtomicI64::new(start.micros()),
             moved: watch::channel(start.micros()).0,
-            sleepers: watch::channel(BTreeMap::new()).0,
+            sleepers: watch::channel(Sleepers::default()).0,
         }))
     }
 
@@ -123,16 +131,16 @@ impl ManualClock {
         self.0.moved.send_replace(target);
     }
 
-    /// Returns once one more than now waits for exactly the moment `span` from now: then it is time to advance. Others may
-    /// wait for that moment already, which says nothing about who is meant.
+    /// Returns once somebody who comes from now on waits for exactly the moment `span` from now: then it is time to advance.
+    /// Others may wait for that moment already, or cease to, which says nothing about who is meant.
     pub fn another_waits(&self, span: Duration) -> impl Future<Output = ()> + use<> {
         let moment = (self.now() + span).micros();
         let mut sleepers = self.0.sleepers.subscribe();
-        let count = move |sleepers: &BTreeMap<i64, usize>| sleepers.get(&moment).copied().unwrap_or(0);
-        let before = count(&sleepers.borrow());
+        let before = sleepers.borrow().came;
         let hands = Arc::clone(&self.0);
         async move {
-            let _ = sleepers.wait_for(|sleepers| count(sleepers) > before).await;
+            let came = |sleepers: &Sleepers| sleepers.by_moment.get(&moment).is_some_and(|(_, last)| *last > before);
+            let _ = sleepers.wait_for(came).await;
             // The sender lives in `hands`, so that waiting only ends when somebody came.
             drop(hands);
         }
@@ -154,16 +162,21 @@ struct Asleep<'a> {
 
 impl<'a> Asleep<'a> {
     fn until(hands: &'a Hands, moment: i64) -> Self {
-        hands.sleepers.send_modify(|sleepers| *sleepers.entry(moment).or_default() += 1);
+        hands.sleepers.send_modify(|sleepers| {
+            sleepers.came += 1;
+            let (count, last) = sleepers.by_moment.entry(moment).or_default();
+            *count += 1;
+            *last = sleepers.came;
+        });
         Self { hands, moment }
     }
 }
 
 impl Drop for Asleep<'_> {
     fn drop(&mut self) {
-        self.hands.sleepers.send_modify(|sleepers| match sleepers.get_mut(&self.moment) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => drop(sleepers.remove(&self.moment)),
+        self.hands.sleepers.send_modify(|Sleepers { by_moment, .. }| match by_moment.get_mut(&self.moment) {
+            Some((count, _)) if *count > 1 => *count -= 1,
+            _ => drop(by_moment.remove(&self.moment)),
         });
     }
 }

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use rustls::HandshakeKind;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpListener;
 
 use crate::support::app::{SITE, Setup, TestApp, names, text};
 use crate::support::on_both;
-use crate::support::zoo::{Behaviour, Certificate, Endpoint};
+use crate::support::zoo::{Behaviour, Certificate, Endpoint, read_request};
 
 const TLS_BUDGET: Duration = Duration::from_secs(5);
 const BODY_BUDGET: Duration = Duration::from_secs(3);
@@ -111,6 +113,30 @@ on_both! {
         let endpoint = Endpoint::http([Behaviour::Answer(garbage)]).await;
         let delivery = first_attempt(&app, &endpoint.url()).await;
         assert!(text(&delivery["response_body"]).ends_with('<'), "{delivery}");
+        app.stop().await;
+    }
+
+    /// The head came in time, and that is what counts.
+    async fn an_answer_at_the_last_moment_is_an_answer(database: Database) {
+        const LEFT: Duration = Duration::from_millis(997);
+        let app = TestApp::start(database).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/hook", listener.local_addr().unwrap());
+        // Open until the delivery is over.
+        let open = std::cell::Cell::new(None);
+        let endpoint = async {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            read_request(&mut connection, &mut Vec::new()).await.unwrap();
+            app.advance(ATTEMPT_BUDGET - LEFT);
+            let reads = app.clock.another_waits(LEFT);
+            connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nthe beginning").await.unwrap();
+            open.set(Some(connection));
+            reads.await;
+            app.advance(LEFT);
+        };
+        let delivery = first_attempt_while(&app, &url, endpoint).await;
+        assert_outcome(&delivery, "success", "");
+        assert_eq!(delivery["response_body"], "the beginning");
         app.stop().await;
     }
 
