@@ -9,8 +9,6 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use http::Request;
-use http_body_util::{BodyExt as _, Full};
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value, json};
 use sqlx::Connection as _;
@@ -20,7 +18,6 @@ use super::home::Home;
 use super::report::{Figure, Kind, Target};
 use super::served::{Launch, Served};
 use super::stage::{Plan, set_up};
-use super::trackers::http;
 use super::{World, usage};
 use crate::analytics::sqlite::Embedded;
 use crate::domain::backtest;
@@ -297,13 +294,8 @@ struct Looks {
 async fn looks(world: &World, served: &Served, enough: f64) -> anyhow::Result<Looks> {
     let began = world.clock.monotonic();
     loop {
-        let request = Request::get(format!("http://{}/metrics", served.address)).body(Full::default())?;
-        let answer = http().request(request).await?;
-        let text = String::from_utf8(answer.into_body().collect().await?.to_bytes().to_vec())?;
-        let value = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-            line.map_or(Ok(0.0), str::parse::<f64>)
-        };
+        let metrics = served.metrics().await?;
+        let value = |name| metrics.value(name);
         let (looks, seconds) = (value("pulsehook_lookout_seconds_count")?, value("pulsehook_lookout_seconds_sum")?);
         let told = value("pulsehook_events_fired_total{type=\"goal_completion\",shadow=\"true\"}")?;
         if looks >= enough {

@@ -10,16 +10,12 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use http::Request;
-use http_body_util::{BodyExt as _, Full};
-
 use super::arrivals::{Delivered, gather, millis};
 use super::customers::{Customers, PLACE, goal_name};
 use super::home::Home;
 use super::report::{Figure, Kind, Target, percentile};
 use super::served::{Launch, Served};
 use super::sink::Sink;
-use super::trackers::http;
 use super::{World, clickhouse};
 use crate::domain::filter::Filters;
 use crate::domain::hit::{Hit, Origin, Page};
@@ -180,17 +176,11 @@ impl Looks {
     }
 
     async fn so_far(served: &Served, traffic: &clickhouse::Database) -> anyhow::Result<Self> {
-        let request = Request::get(format!("http://{}/metrics", served.address)).body(Full::default())?;
-        let answer = http().request(request).await?;
-        let text = String::from_utf8(answer.into_body().collect().await?.to_bytes().to_vec())?;
-        let value = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-            line.map_or(Ok(0.0), str::parse::<f64>)
-        };
+        let metrics = served.metrics().await?;
         Ok(Self {
-            looks: value("pulsehook_look_seconds_count")?,
-            seconds: value("pulsehook_look_seconds_sum")?,
-            recorded_seconds: value("pulsehook_evaluation_seconds_sum")?,
+            looks: metrics.value("pulsehook_look_seconds_count")?,
+            seconds: metrics.value("pulsehook_look_seconds_sum")?,
+            recorded_seconds: metrics.value("pulsehook_evaluation_seconds_sum")?,
             clickhouse_ms: traffic.own_time_of_looks().await?,
         })
     }

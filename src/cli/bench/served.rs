@@ -51,6 +51,17 @@ pub struct Api {
     http: Http,
 }
 
+/// Metrics of the server at one moment.
+pub struct Metrics(String);
+
+impl Metrics {
+    /// Of one series, by its name with its labels; zero where nothing was counted yet.
+    pub fn value(&self, name: &str) -> anyhow::Result<f64> {
+        let line = self.0.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(line.map_or(Ok(0.0), str::parse::<f64>)?)
+    }
+}
+
 impl Served {
     /// Starts it and waits until it says that it can work.
     pub async fn start(world: &World, database_url: &str, folder: &Path, launch: &Launch) -> anyhow::Result<Self> {
@@ -109,6 +120,13 @@ impl Served {
             anyhow::ensure!(world.clock.monotonic() - began < LONGEST_START, "the server does not get ready");
             world.clock.sleep(BETWEEN_LOOKS).await;
         }
+    }
+
+    /// What it counts, as it tells now.
+    pub async fn metrics(&self) -> anyhow::Result<Metrics> {
+        let request = Request::get(format!("http://{}/metrics", self.address)).body(Full::default())?;
+        let body = self.api.http.request(request).await?.into_body().collect().await?.to_bytes();
+        Ok(Metrics(String::from_utf8(body.to_vec())?))
     }
 
     /// CPU seconds it has used so far.
