@@ -103,6 +103,10 @@ pub struct BacktestCommand {
     connection: Connection,
 }
 
+/// Types of what lasts for a while: it is over some time, and counts alone say something of it.
+const LASTING: [&str; 4] = ["visitor_spike", "visitor_drop", "no_data", "goal_stalled"];
+const NOT_OF_COUNTS: &str = "type must be visitor_spike, visitor_drop, no_data or goal_stalled: counts say no more";
+
 impl BacktestCommand {
     pub async fn run(self) -> anyhow::Result<()> {
         let answer = match (&self.counts, &self.site) {
@@ -131,8 +135,8 @@ impl BacktestCommand {
         let text = |text: &Option<String>| text.clone().map(Value::from);
         let batch =
             self.batch.as_ref().map(|batch| batch.parse::<u64>().map_or_else(|_| batch.clone().into(), Value::from));
-        // How long it lasted is worth a column, where anything ends.
-        let ends = ["visitor_spike", "visitor_drop", "no_data", "goal_stalled"].contains(&self.kind.as_str());
+        // How long it lasted is worth a column.
+        let ends = LASTING.contains(&self.kind.as_str());
         given([
             ("type", Some(self.kind.clone().into())),
             ("threshold", self.threshold.map(Value::from)),
@@ -158,6 +162,8 @@ impl BacktestCommand {
 
     /// The same over a file, in the shape of the API's answer.
     fn of_file(&self, file: &Path) -> anyhow::Result<Value> {
+        // Before anything else about it: what such a type needs besides is of no use here.
+        anyhow::ensure!(LASTING.contains(&self.kind.as_str()), NOT_OF_COUNTS);
         let mut trigger = self.trigger();
         if self.kind == "goal_stalled" {
             // The file is of one goal, whichever that is.
@@ -193,7 +199,7 @@ impl BacktestCommand {
                 let traffic = Traffic { site_id: SiteId(0), zone: &zone, quarters: &quarters, heard: &heard };
                 (silence::goal_stalled(stalled, "The goal", traffic, None, span.clone()), QUARTER)
             }
-            _ => bail!("type must be visitor_spike, visitor_drop, no_data or goal_stalled: counts say no more"),
+            _ => bail!(NOT_OF_COUNTS),
         };
         let Backtest { firings, series, suggestions, basis } = done;
         Ok(json!({
@@ -281,15 +287,18 @@ fn moment(text: &str) -> anyhow::Result<Timestamp> {
 
 fn show(answer: &Value) {
     let firings = answer["firings"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let windows = answer["windows"].as_u64().unwrap_or(0);
+    let windows = match answer["windows"].as_u64().unwrap_or(0) {
+        1 => "1 window".to_owned(),
+        more => format!("{more} windows"),
+    };
     let width = if answer["window_seconds"] == 900 { "a quarter of an hour" } else { "five minutes" };
     let total = answer["firings_total"].as_u64().unwrap_or(0);
     let (from, to) = (plain(&answer["from"]), plain(&answer["to"]));
     if firings.is_empty() {
-        output::say(&format!("It would not have fired in {windows} windows of {width}, {from} to {to}."));
+        output::say(&format!("It would not have fired in {windows} of {width}, {from} to {to}."));
     } else {
         let times = if total == 1 { "once".to_owned() } else { format!("{total} times") };
-        output::say(&format!("It would have fired {times} in {windows} windows of {width}, {from} to {to}:\n"));
+        output::say(&format!("It would have fired {times} in {windows} of {width}, {from} to {to}:\n"));
         let rows: Vec<_> = firings
             .iter()
             .map(|firing| ["timestamp", "observed", "expected", "reason"].map(|name| plain(&firing[name])).to_vec())

@@ -122,6 +122,7 @@ on_both! {
             (vec!["backtest", "--counts", "/nowhere.csv"], "/nowhere.csv"),
             (vec!["backtest", "--counts", file, "--threshold", "0"], "threshold must be a whole number"),
             (vec!["backtest", "--counts", file, "--type", "goal_completion"], "type must be visitor_spike"),
+            (vec!["backtest", "--counts", file, "--type", "milestone"], "type must be visitor_spike"),
             (vec!["backtest", "--site", SITE, "--type", "error_condition"], "the history of a site does not say"),
             (vec!["backtest", "--counts", file, "--timezone", "Mars/Olympus"], "Mars/Olympus"),
             (vec!["backtest", "--counts", concat!(env!("CARGO_MANIFEST_DIR"), "/data/nab/windows.json")], "line 1"),
