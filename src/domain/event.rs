@@ -1,8 +1,9 @@
 //! Events: what receivers get. Built once when a trigger fires; the bytes are stored, signed and sent as they are.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::baseline::Basis;
 use super::condition::{
@@ -12,8 +13,9 @@ use super::decide::{Change, Direction, Ended, Incident};
 use super::goal::Goal;
 use super::habit::Silence;
 use super::ids::{AccountId, EventId, SiteId, TriggerId, WebhookId};
+use super::tally::{Counted, Ranking};
 use super::time::{Timestamp, in_words};
-use super::trigger::{Baseline, CustomEvent, Settings, VisitorChange};
+use super::trigger::{Baseline, CustomEvent, VisitorChange};
 use super::webhook::Format;
 
 /// Type of the event that "send test" delivers.
@@ -387,7 +389,7 @@ impl Data {
     }
 
     /// The data of completions.
-    pub fn completions(goal: &Goal, counted: &Counted) -> Self {
+    pub fn completions(goal: &Goal, mut counted: Counted) -> Self {
         Self::GoalCompletion(GoalData {
             goal_id: goal.id,
             goal_name: goal.display_name.clone(),
@@ -395,34 +397,27 @@ impl Data {
             count: counted.count,
             window_start: counted.first_at,
             window_end: counted.last_at,
-            top_pages: counted.top_pages(),
-            top_sources: counted.top_sources(),
+            top_pages: counted.take_top_pages(),
+            top_sources: counted.take_top_sources(),
         })
     }
 
     /// The data of a custom event.
-    pub fn custom_event(settings: &CustomEvent, counted: &Counted) -> Self {
+    pub fn custom_event(settings: &CustomEvent, mut counted: Counted) -> Self {
         let times = match counted.count {
             1 => "once".to_owned(),
             count => format!("{count} times"),
         };
-        let among = |name: &String| {
-            let values = counted.properties.get(name).into_iter().flatten();
-            let values = values.map(|(value, count)| PropertyValue { value: value.clone(), count: *count });
-            let mut values: Vec<_> = values.collect();
-            values.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.value.cmp(&b.value)));
-            values.truncate(Counted::VALUES_TOLD);
-            (name.clone(), values)
-        };
+        let mut among = |name: &String| (name.clone(), counted.take_top_values(name));
         Self::CustomEvent(CustomEventData {
             event_name: settings.event_name.clone(),
+            properties: settings.include_properties.iter().map(&mut among).collect(),
             count: counted.count,
             window_start: counted.first_at,
             window_end: counted.last_at,
-            properties: settings.include_properties.iter().map(among).collect(),
             reason: format!("\"{}\" happened {times}.", settings.event_name),
-            top_pages: counted.top_pages(),
-            top_sources: counted.top_sources(),
+            top_pages: counted.take_top_pages(),
+            top_sources: counted.take_top_sources(),
         })
     }
 
@@ -546,144 +541,6 @@ fn tenth(number: f64) -> f64 {
     (number * 10.0).round() / 10.0
 }
 
-/// For sentences.
-/// Completions of one goal, or occurrences of one custom event, within one step.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Tally {
-    pub count: u64,
-    pub first_at: Timestamp,
-    pub last_at: Timestamp,
-    pub pages: Ranking,
-    pub sources: Ranking,
-    /// How often each value of the properties somebody wants to know of occurred.
-    pub properties: BTreeMap<String, BTreeMap<String, u64>>,
-}
-
-impl Tally {
-    /// Values of a property that are counted; what visitors make up beyond that is left out.
-    const VALUES_COUNTED: usize = 1_000;
-
-    /// Counts a value of a property.
-    pub fn add_property(&mut self, name: &str, value: &str) {
-        let values = self.properties.entry(name.to_owned()).or_default();
-        if let Some(count) = values.get_mut(value) {
-            *count += 1;
-        } else if values.len() < Self::VALUES_COUNTED {
-            values.insert(value.to_owned(), 1);
-        }
-    }
-
-    /// What is told of it, with so many names of each kind at most. Who the visitors were is no part of it.
-    pub fn counted(&self, names: usize) -> Counted {
-        let values = |values: &BTreeMap<String, u64>| most(values.clone(), names.max(Counted::VALUES_TOLD));
-        Counted {
-            count: self.count,
-            first_at: self.first_at,
-            last_at: self.last_at,
-            pages: self.pages.top(names).into_iter().collect(),
-            sources: self.sources.top(names).into_iter().collect(),
-            properties: self.properties.iter().map(|(name, of)| (name.clone(), values(of))).collect(),
-        }
-    }
-}
-
-/// Completions, or occurrences, as they are told; and as they are kept until then.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Counted {
-    pub count: u64,
-    pub first_at: Timestamp,
-    pub last_at: Timestamp,
-    /// Visitors of each page. Of what was counted at several times they are added up.
-    pages: BTreeMap<String, u64>,
-    sources: BTreeMap<String, u64>,
-    properties: BTreeMap<String, BTreeMap<String, u64>>,
-}
-
-impl Counted {
-    /// Values of a property that a payload lists.
-    const VALUES_TOLD: usize = 10;
-    /// Names of each kind that are kept until they are told.
-    pub const KEPT: usize = 100;
-
-    /// All of them together; `None` when there are none.
-    pub fn together(parts: impl IntoIterator<Item = Self>) -> Option<Self> {
-        let add = |to: &mut BTreeMap<String, u64>, from: BTreeMap<String, u64>| {
-            for (name, count) in from {
-                *to.entry(name).or_default() += count;
-            }
-        };
-        let mut whole = parts.into_iter().reduce(|mut whole, part| {
-            whole.count += part.count;
-            whole.first_at = whole.first_at.min(part.first_at);
-            whole.last_at = whole.last_at.max(part.last_at);
-            add(&mut whole.pages, part.pages);
-            add(&mut whole.sources, part.sources);
-            for (name, values) in part.properties {
-                add(whole.properties.entry(name).or_default(), values);
-            }
-            whole
-        })?;
-        whole.pages = most(whole.pages, Self::KEPT);
-        whole.sources = most(whole.sources, Self::KEPT);
-        for values in whole.properties.values_mut() {
-            *values = most(std::mem::take(values), Self::KEPT);
-        }
-        Some(whole)
-    }
-
-    fn top_pages(&self) -> Vec<TopPage> {
-        top(&self.pages).map(|(page, visitors)| TopPage { page, visitors }).collect()
-    }
-
-    fn top_sources(&self) -> Vec<TopSource> {
-        top(&self.sources).map(|(source, visitors)| TopSource { source, visitors }).collect()
-    }
-}
-
-/// The names with the most, most first, then by name.
-fn ranked(names: BTreeMap<String, u64>) -> Vec<(String, u64)> {
-    let mut names: Vec<_> = names.into_iter().collect();
-    names.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-    names
-}
-
-fn most(names: BTreeMap<String, u64>, limit: usize) -> BTreeMap<String, u64> {
-    if names.len() <= limit { names } else { ranked(names).into_iter().take(limit).collect() }
-}
-
-fn top(names: &BTreeMap<String, u64>) -> impl Iterator<Item = (String, u64)> {
-    ranked(names.clone()).into_iter().take(Ranking::LISTED)
-}
-
-/// How many distinct visitors each name had.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Ranking(BTreeMap<String, std::collections::BTreeSet<u64>>);
-
-impl Ranking {
-    /// Names listed in a payload.
-    pub const LISTED: usize = 3;
-
-    /// An empty name ("Direct / None") is not ranked.
-    pub fn add(&mut self, name: &str, visitor: u64) {
-        if name.is_empty() {
-            return;
-        }
-        if let Some(visitors) = self.0.get_mut(name) {
-            visitors.insert(visitor);
-        } else {
-            self.0.insert(name.to_owned(), [visitor].into());
-        }
-    }
-
-    /// Most visitors first, then by name.
-    pub fn top(&self, limit: usize) -> Vec<(String, u64)> {
-        let mut rows: Vec<_> = self.0.iter().map(|(name, visitors)| (name.clone(), visitors.len() as u64)).collect();
-        rows.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-        rows.truncate(limit);
-        rows
-    }
-}
-
 /// Whose event it is and where it goes.
 #[derive(Debug, Clone, Copy)]
 pub struct Addressee<'a> {
@@ -692,7 +549,8 @@ pub struct Addressee<'a> {
     pub site_domain: &'a str,
     pub webhook_id: WebhookId,
     pub format: Format,
-    pub trigger: Option<(TriggerId, &'a Settings)>,
+    /// What fired, and how long an event of it is worth being sent.
+    pub trigger: Option<(TriggerId, Duration)>,
 }
 
 impl Event {
@@ -720,7 +578,7 @@ impl Event {
             moment,
             format: addressee.format,
             payload: super::format::render(addressee.format, &envelope),
-            expires_at: addressee.trigger.map(|(_, settings)| now + settings.max_age()),
+            expires_at: addressee.trigger.map(|(_, max_age)| now + max_age),
             inserted_at: now,
         }
     }
@@ -744,25 +602,6 @@ mod tests {
             shares.iter().map(|one| (one.name.as_str(), one.visitors_before, one.share_percent)).collect();
         assert_eq!(told, [("a", 10, 75), ("b", 5, 25)]);
         assert_eq!(Share::of_rise(&named(&[("a", 3)]), &named(&[("a", 3)])), []);
-    }
-
-    #[test]
-    fn parts_of_a_batch_are_told_together() {
-        let part = |count, at, page: &str| Counted {
-            count,
-            first_at: Timestamp::from_secs(at),
-            last_at: Timestamp::from_secs(at + 5),
-            pages: [(page.to_owned(), count)].into(),
-            sources: BTreeMap::new(),
-            properties: [("plan".to_owned(), [("pro".to_owned(), count)].into())].into(),
-        };
-        let whole = Counted::together([part(2, 100, "/a"), part(3, 50, "/b"), part(4, 70, "/a")]).unwrap();
-        assert_eq!((whole.count, whole.first_at.secs(), whole.last_at.secs()), (9, 50, 105));
-        assert_eq!(whole.top_pages()[0], TopPage { page: "/a".to_owned(), visitors: 6 });
-        assert_eq!(whole.properties["plan"]["pro"], 9);
-        let text = serde_json::to_string(&whole).unwrap();
-        assert_eq!(serde_json::from_str::<Counted>(&text).unwrap(), whole);
-        assert_eq!(Counted::together([]), None);
     }
 
     proptest! {

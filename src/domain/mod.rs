@@ -34,6 +34,7 @@ pub mod resend;
 pub mod retry;
 pub mod settle;
 pub mod signature;
+pub mod tally;
 pub mod time;
 pub mod trigger;
 pub mod url_check;

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use tracing::error;
@@ -9,9 +10,9 @@ use tracing::error;
 use crate::domain::decide::{ChangeState, Direction};
 use crate::domain::filter::{Filter, Filters};
 use crate::domain::goal::{Goal, GoalIndex};
-use crate::domain::ids::{AccountId, GoalId, SiteId, TriggerId};
+use crate::domain::ids::{AccountId, GoalId, SiteId, TriggerId, WebhookId};
 use crate::domain::time::Timestamp;
-use crate::domain::trigger::{Baseline, CustomEvent, Settings, Trigger, VisitorChange};
+use crate::domain::trigger::{Baseline, Batch, CustomEvent, Settings, Trigger, VisitorChange};
 use crate::domain::webhook::Format;
 use crate::store::catalog::{Watched, WatchedTrigger};
 use crate::store::shards::shard_of;
@@ -34,6 +35,8 @@ pub struct WatchedSite {
     /// Whose visitors those are about, each once, with what lets them through.
     pub scopes: Vec<(Scope, Option<Filter>)>,
     pub completions: Vec<CompletionTrigger>,
+    /// Whether any of those has a filter: then what hits are besides their name and page matters.
+    pub has_filters: bool,
     /// What no single hit shows.
     pub conditions: Vec<ConditionTrigger>,
     /// By the name of the custom event they want, positions among `completions`.
@@ -72,13 +75,21 @@ pub struct ChangeTrigger {
 }
 
 /// Counts what visitors do: completions of goals, or a custom event.
+///
+/// There are hundreds of thousands of them, and each hit is held against all of its site: only what that and the event need
+/// is kept, side by side.
 pub struct CompletionTrigger {
-    pub trigger: Trigger,
+    pub id: TriggerId,
+    pub webhook_id: WebhookId,
+    pub version: i64,
     pub format: Format,
     pub since: Timestamp,
     pub wants: Wants,
-    /// Apart, as few have one and there are hundreds of thousands of triggers.
+    /// Apart, as few have one.
     pub filter: Option<Box<Filter>>,
+    pub batch: Option<Batch>,
+    pub max_age: Duration,
+    pub shadow: bool,
 }
 
 /// Watches for what stays away, adds up or cannot be seen.
@@ -126,6 +137,7 @@ impl Catalog {
                     changes: Vec::new(),
                     scopes: Vec::new(),
                     completions: Vec::new(),
+                    has_filters: false,
                     conditions: Vec::new(),
                     by_event: HashMap::new(),
                 };
@@ -145,14 +157,12 @@ impl Catalog {
                 }
                 Settings::GoalCompletion(completion) => {
                     let (wants, filter) = (Wants::Goals(completion.goal_id), Filter::new(&completion.filters));
-                    let filter = filter.map(Box::new);
-                    site.completions.push(CompletionTrigger { trigger, format, since, wants, filter });
+                    site.completions.push(CompletionTrigger::new(&trigger, format, since, wants, filter));
                 }
                 Settings::CustomEvent(event) => {
                     site.by_event.entry(event.event_name.clone()).or_default().push(site.completions.len());
                     let (wants, filter) = (Wants::Event(Box::new(event.clone())), Filter::new(&event.filters));
-                    let filter = filter.map(Box::new);
-                    site.completions.push(CompletionTrigger { trigger, format, since, wants, filter });
+                    site.completions.push(CompletionTrigger::new(&trigger, format, since, wants, filter));
                 }
                 Settings::GoalStalled(_)
                 | Settings::Milestone(_)
@@ -165,6 +175,7 @@ impl Catalog {
         // What is left has nothing to do with traffic.
         sites.retain(|_, site| !site.changes.is_empty() || !site.completions.is_empty() || !site.conditions.is_empty());
         for site in sites.values_mut() {
+            site.has_filters = site.completions.iter().any(|completion| completion.filter.is_some());
             site.completions.shrink_to_fit();
             site.changes.shrink_to_fit();
             site.conditions.shrink_to_fit();
@@ -190,20 +201,32 @@ impl Catalog {
             .values()
             .flat_map(|site| {
                 let changes = site.changes.iter().map(|change| change.trigger.id);
-                changes.chain(site.completions.iter().map(|completion| completion.trigger.id))
+                changes.chain(site.completions.iter().map(|completion| completion.id))
             })
             .collect()
+    }
+}
+
+impl CompletionTrigger {
+    fn new(trigger: &Trigger, format: Format, since: Timestamp, wants: Wants, filter: Option<Filter>) -> Self {
+        Self {
+            id: trigger.id,
+            webhook_id: trigger.webhook_id,
+            version: trigger.version,
+            format,
+            since,
+            wants,
+            filter: filter.map(Box::new),
+            batch: trigger.settings.batch(),
+            max_age: trigger.settings.max_age(),
+            shadow: trigger.settings.shadow(),
+        }
     }
 }
 
 impl WatchedSite {
     pub fn wants_goals(&self) -> bool {
         self.completions.iter().any(|completion| matches!(completion.wants, Wants::Goals(_)))
-    }
-
-    /// Whether what hits are besides their name and page matters.
-    pub fn has_filters(&self) -> bool {
-        self.completions.iter().any(|completion| completion.filter.is_some())
     }
 
     /// Of whom it has to be known what is usual.

@@ -5,7 +5,8 @@
 //! knows, reads it again from where the last commit left it, and looks again: hits are read in row order and a commit
 //! moves the watermark with the events, so nothing is missed and nothing is counted twice.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,13 +16,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::catalog::{Catalog, Counted, Memory, Scope};
-use super::firing::{self, CountedName, Firing, Judged, Seen, Wanted};
+use super::completions::{Completions, CountedName, Found};
+use super::firing::{Firing, Judged, Seen};
 use super::leases::Leases;
 use super::profiles::Profiles;
 use super::rhythm::Rhythm;
 use crate::analytics::sqlite::{Embedded, HitSeq};
 use crate::clock::Clock;
-use crate::domain::event::Tally;
 use crate::domain::hit::Hit;
 use crate::domain::ids::{SiteId, TriggerId};
 use crate::domain::live::{LiveWindow, SPAN};
@@ -175,19 +176,19 @@ impl Evaluator {
         let started = self.clock.monotonic();
         let now = self.clock.now();
         let hits = self.analytics.hits_after(knowledge.cursor, BATCH).await?;
-        let (tallies, taken) = knowledge.take_in(&hits);
+        let (completions, taken) = knowledge.take_in(&hits);
+        knowledge.fired.extend(completions.counted());
         let more = hits.len() == BATCH || taken < hits.len();
         let last = hits[..taken].last().map_or(knowledge.cursor, |(seq, _)| *seq);
         let mut step = Step::default();
         let mut memories = Vec::new();
-        for (counted, found) in &tallies {
-            // Hits are numbered by the file they are in, and each node has its own. What grows comes first, so that those
-            // of one step lie side by side in the index.
-            let name = CountedName(counted.1);
-            let moment = format!("{}:{}-{}:{name}", self.analytics.source(), found.first.0, found.last.0);
-            let completions = (*counted, found.site_id, &found.tally);
-            self.firing.add_completions(&mut step, &knowledge.catalog.sites, completions, moment, now);
-        }
+        // Hits are numbered by the file they are in, and each node has its own. What grows comes first, so that those of one
+        // step lie side by side in the index.
+        let moment = |found: &Found<RangeInclusive<HitSeq>>| {
+            let (first, last) = (found.rows.start().0, found.rows.end().0);
+            format!("{}:{first}-{last}:{}", self.analytics.source(), CountedName(found.counted.1))
+        };
+        self.firing.add_completions(&mut step, &knowledge.catalog.sites, completions, moment, now);
         for (site_id, mut judged) in knowledge.judge(now, &self.leases, &self.firing.profiles) {
             let site = &knowledge.catalog.sites[&site_id];
             let trigger_id = site.changes[judged.position].trigger.id;
@@ -201,7 +202,6 @@ impl Evaluator {
             self.firing.announce(step.fired, owed).await;
             knowledge.saved = last;
         }
-        knowledge.fired.extend(tallies.keys());
         knowledge.memories.extend(memories);
         knowledge.cursor = last;
         counter!("pulsehook_evaluations_total", "result" => "ok").increment(1);
@@ -307,19 +307,11 @@ enum LookError {
     Analytics(#[from] crate::analytics::AnalyticsError),
 }
 
-/// What was counted for one trigger within a batch, and the rows they were counted in.
-struct Found {
-    site_id: SiteId,
-    tally: Tally,
-    first: HitSeq,
-    last: HitSeq,
-}
-
 impl Knowledge {
     /// Adds visits to the live windows and counts completions, until there are enough. Answers those, and how many of the
     /// hits it took in.
-    fn take_in(&mut self, hits: &[(HitSeq, Arc<Hit>)]) -> (BTreeMap<Counted, Found>, usize) {
-        let mut found: BTreeMap<Counted, Found> = BTreeMap::new();
+    fn take_in(&mut self, hits: &[(HitSeq, Arc<Hit>)]) -> (Completions<RangeInclusive<HitSeq>>, usize) {
+        let mut found = Completions::default();
         for (taken, (seq, hit)) in hits.iter().enumerate() {
             if found.len() >= EVENTS_AT_ONCE {
                 return (found, taken);
@@ -334,7 +326,8 @@ impl Knowledge {
                 }
             }
             for wanted in site.wanted(hit, |since| since, |_| true) {
-                found.entry(wanted.counted()).or_insert_with(|| Found::new(*seq, hit)).add(wanted, *seq, hit);
+                let rows = found.count(wanted, hit, *seq..=*seq);
+                *rows = *rows.start()..=*seq;
             }
         }
         (found, hits.len())
@@ -372,16 +365,5 @@ impl Knowledge {
             changed.extend(judged.into_iter().map(|judged| (*site_id, judged)));
         }
         changed
-    }
-}
-
-impl Found {
-    fn new(seq: HitSeq, hit: &Hit) -> Self {
-        Self { site_id: hit.site_id, tally: firing::tally(hit), first: seq, last: seq }
-    }
-
-    fn add(&mut self, wanted: Wanted<'_>, seq: HitSeq, hit: &Hit) {
-        wanted.count(&mut self.tally, hit);
-        self.last = seq;
     }
 }

@@ -9,16 +9,17 @@ use metrics::counter;
 use tokio::sync::mpsc;
 use tracing::info;
 
-use super::catalog::{ChangeTrigger, CompletionTrigger, Counted, Memory, Scope, Wants, WatchedSite};
+use super::catalog::{ChangeTrigger, CompletionTrigger, Memory, Scope, Wants, WatchedSite};
+use super::completions::{Completions, Found};
 use super::profiles::Profiles;
 use crate::analytics::{Analytics, AnalyticsError, Dimension};
 use crate::chance::Chance;
 use crate::domain::baseline::{Profile, WINDOW, window_start};
 use crate::domain::decide::{ChangeState, Direction, Observation, Verdict, decide};
-use crate::domain::event::{self, Addressee, Data, Event, Ranking, Rise, Share, Tally, TopPage, TopSource, WhoCame};
+use crate::domain::event::{Addressee, Data, Event, Rise, Share, TopPage, TopSource, WhoCame};
 use crate::domain::filter::{DIRECT, Filter};
-use crate::domain::hit::Hit;
 use crate::domain::ids::{EventId, GoalId, SiteId, TriggerId};
+use crate::domain::tally::{Counted, Ranking};
 use crate::domain::time::Timestamp;
 use crate::domain::trigger::Baseline;
 use crate::store::gathered::Gathered;
@@ -27,6 +28,9 @@ use crate::store::queue::{Due, Lane};
 
 /// A rise is held against the same five minutes so long before.
 const COMPARED_WITH: Duration = Duration::from_secs(3_600);
+/// So many events are built on two threads: what they are made of lies all over the memory, and waiting for it takes longer
+/// than anything that is done with it.
+const BUILT_APART: usize = 250;
 /// Names that are compared at most.
 const NAMES_COMPARED: usize = 100;
 
@@ -63,63 +67,63 @@ pub struct Judged {
     pub verdict: Verdict,
 }
 
-/// What was found together for one trigger.
-pub type Completions<'a> = (Counted, SiteId, &'a Tally);
-
-/// A trigger that wants to know of a hit, and the goal the hit completes if the trigger is for goals.
-#[derive(Clone, Copy)]
-pub struct Wanted<'a> {
-    trigger: &'a CompletionTrigger,
-    goal_id: Option<GoalId>,
-}
-
-/// A name for what is counted, in the moments of events.
-pub struct CountedName(pub Option<GoalId>);
-
-impl std::fmt::Display for CountedName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            Some(goal_id) => goal_id.fmt(f),
-            None => f.write_str("event"),
-        }
-    }
-}
-
 impl Firing {
-    /// Adds completions to a step: their event, or a part of the batch it will tell of; `moment` names the rows they were
-    /// counted in.
-    pub fn add_completions(
+    /// Adds completions to a step: an event of each, or a part of the batch it will tell of; `moment` names the rows they
+    /// were counted in.
+    pub fn add_completions<R: Send>(
         &self,
         step: &mut Step,
         sites: &HashMap<SiteId, WatchedSite>,
-        (counted, site_id, tally): Completions<'_>,
-        moment: String,
+        completions: Completions<R>,
+        moment: impl Fn(&Found<R>) -> String + Sync,
         now: Timestamp,
     ) {
-        let Some(site) = sites.get(&site_id) else { return };
-        let (trigger_id, goal_id) = counted;
-        let trigger = site.completions.iter().find(|completion| completion.trigger.id == trigger_id);
-        if trigger.is_none_or(|watched| watched.trigger.settings.batch().is_none()) {
-            let tally = tally.counted(Ranking::LISTED);
-            step.fired.extend(self.completion(site, counted, site_id, &tally, moment, now));
+        let told = |found: Vec<Found<R>>| {
+            let mut told = Step::default();
+            for found in found {
+                // Of a site that is not watched nothing is counted.
+                let Some(site) = sites.get(&found.site_id) else { continue };
+                let moment = moment(&found);
+                self.add_completion(&mut told, site, found, moment, now);
+            }
+            told
+        };
+        let mut found = completions.into_vec();
+        if found.len() < BUILT_APART {
+            step.append(told(found));
             return;
         }
-        let part = serde_json::to_string(&tally.counted(event::Counted::KEPT)).expect("names and numbers serialise");
+        let rest = found.split_off(found.len() / 2);
+        let (first, second) = std::thread::scope(|threads| {
+            let second = threads.spawn(|| told(rest));
+            (told(found), second.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        step.append(first);
+        step.append(second);
+    }
+
+    fn add_completion<R>(&self, step: &mut Step, site: &WatchedSite, found: Found<R>, moment: String, now: Timestamp) {
+        let Found { counted: (trigger_id, goal_id), site_id, position, tally, .. } = found;
+        let watched = &site.completions[position];
+        if watched.batch.is_none() {
+            let counted = tally.counted(Ranking::LISTED);
+            step.fired.extend(self.completion((site_id, site), (watched, goal_id), counted, moment, now));
+            return;
+        }
         let count = i64::try_from(tally.count).unwrap_or(i64::MAX);
+        let part = serde_json::to_string(&tally.counted(Counted::KEPT)).expect("names and numbers serialise");
         step.gathered.push(Gathered { trigger_id, goal_id, moment, count, part });
     }
 
-    /// The event of completions. `None` when nobody wants it any more.
+    /// The event of completions, of this goal if the trigger is for goals. `None` when nobody wants it any more.
     pub fn completion(
         &self,
-        site: &WatchedSite,
-        (trigger_id, goal_id): Counted,
-        site_id: SiteId,
-        counted: &event::Counted,
+        (site_id, site): (SiteId, &WatchedSite),
+        (watched, goal_id): (&CompletionTrigger, Option<GoalId>),
+        counted: Counted,
         moment: String,
         now: Timestamp,
     ) -> Option<Fired> {
-        let watched = site.completions.iter().find(|completion| completion.trigger.id == trigger_id)?;
         let data = match (&watched.wants, goal_id) {
             (Wants::Goals(_), Some(goal_id)) => Data::completions(site.goals.get(&goal_id)?, counted),
             (Wants::Event(settings), None) => Data::custom_event(settings, counted),
@@ -130,17 +134,17 @@ impl Firing {
             account_id: site.account_id,
             site_id,
             site_domain: &site.domain,
-            webhook_id: watched.trigger.webhook_id,
+            webhook_id: watched.webhook_id,
             format: watched.format,
-            trigger: Some((trigger_id, &watched.trigger.settings)),
+            trigger: Some((watched.id, watched.max_age)),
         };
         let id = EventId(self.chance.uuid_v7(now));
         Some(Fired {
             event: Event::new(id, &addressee, moment, data, now),
             shard: site.shard,
-            trigger_version: Some(watched.trigger.version),
+            trigger_version: Some(watched.version),
             state: None,
-            shadow: watched.trigger.settings.shadow(),
+            shadow: watched.shadow,
         })
     }
 
@@ -184,7 +188,7 @@ impl Firing {
             site_domain: &site.domain,
             webhook_id: watched.trigger.webhook_id,
             format: watched.format,
-            trigger: Some((watched.trigger.id, &watched.trigger.settings)),
+            trigger: Some((watched.trigger.id, watched.trigger.settings.max_age())),
         };
         step.fired.push(Fired {
             event: Event::new(id, &addressee, moment, data, now),
@@ -316,75 +320,6 @@ impl WatchedSite {
         }
         changed
     }
-
-    /// The triggers, `among` those asked, that want to know of this hit. A trigger wants nothing that happened before
-    /// `since` it lives; the store may keep whole seconds only, so `since` is cut to those by the caller.
-    pub fn wanted(
-        &self,
-        hit: &Hit,
-        cut: impl Fn(Timestamp) -> Timestamp,
-        among: impl Fn(&CompletionTrigger) -> bool,
-    ) -> Vec<Wanted<'_>> {
-        if self.completions.is_empty() {
-            return Vec::new();
-        }
-        let wants = |trigger: &CompletionTrigger| {
-            among(trigger)
-                && cut(trigger.since) <= hit.at
-                && trigger.filter.as_ref().is_none_or(|filter| filter.lets_through(hit))
-        };
-        let mut wanted = Vec::new();
-        for position in self.by_event.get(&hit.name).into_iter().flatten() {
-            let trigger = &self.completions[*position];
-            if wants(trigger) && trigger.props_hold(hit) {
-                wanted.push(Wanted { trigger, goal_id: None });
-            }
-        }
-        for goal_id in self.index.matches(hit) {
-            if self.goals.get(&goal_id).is_none_or(|goal| cut(goal.inserted_at) > hit.at) {
-                continue;
-            }
-            let of_goal = self.completions.iter().filter(|completion| match completion.wants {
-                Wants::Goals(wanted) => wanted.is_none_or(|wanted| wanted == goal_id),
-                Wants::Event(_) => false,
-            });
-            let goal_id = Some(goal_id);
-            wanted.extend(of_goal.filter(|trigger| wants(trigger)).map(|trigger| Wanted { trigger, goal_id }));
-        }
-        wanted
-    }
-}
-
-impl CompletionTrigger {
-    /// Of a custom event: whether its properties are the wanted ones.
-    fn props_hold(&self, hit: &Hit) -> bool {
-        match &self.wants {
-            Wants::Goals(_) => true,
-            Wants::Event(event) => event.wants_props_of(hit),
-        }
-    }
-}
-
-impl Wanted<'_> {
-    pub fn counted(&self) -> Counted {
-        (self.trigger.trigger.id, self.goal_id)
-    }
-
-    /// Counts a hit in.
-    pub fn count(&self, tally: &mut Tally, hit: &Hit) {
-        tally.count += 1;
-        tally.first_at = tally.first_at.min(hit.at);
-        tally.last_at = tally.last_at.max(hit.at);
-        tally.pages.add(&hit.page.pathname, hit.visitor);
-        tally.sources.add(&hit.origin.source, hit.visitor);
-        if let Wants::Event(event) = &self.trigger.wants {
-            for name in &event.include_properties {
-                if let Some(value) = hit.prop(name) {
-                    tally.add_property(name, value);
-                }
-            }
-        }
-    }
 }
 
 impl ChangeTrigger {
@@ -442,18 +377,6 @@ fn named_only(names: Vec<(String, u64)>) -> Vec<(String, u64)> {
 fn with_direct(names: Vec<(String, u64)>) -> Vec<(String, u64)> {
     let name = |name: String| if name.is_empty() { DIRECT.to_owned() } else { name };
     names.into_iter().map(|(source, visitors)| (name(source), visitors)).collect()
-}
-
-/// A tally of nothing yet, to begin with a hit.
-pub fn tally(hit: &Hit) -> Tally {
-    Tally {
-        count: 0,
-        first_at: hit.at,
-        last_at: hit.at,
-        pages: Ranking::default(),
-        sources: Ranking::default(),
-        properties: std::collections::BTreeMap::new(),
-    }
 }
 
 /// A fresh event as the dispatcher wants it.

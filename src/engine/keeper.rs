@@ -78,7 +78,7 @@ impl Keeper {
                 site_domain: &listener.site_domain,
                 webhook_id: listener.trigger.webhook_id,
                 format: listener.format,
-                trigger: Some((listener.trigger.id, &listener.trigger.settings)),
+                trigger: Some((listener.trigger.id, listener.trigger.settings.max_age())),
             };
             let since = ailing.health.failing_since.map_or(0, Timestamp::micros);
             let moment = format!("health:{}:{since}:{}", ailing.webhook_id, told.number());

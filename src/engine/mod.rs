@@ -31,6 +31,7 @@ use crate::wake::Wake;
 pub mod backlog;
 pub mod catalog;
 pub mod checker;
+mod completions;
 mod crew;
 pub mod dispatcher;
 pub mod egress;

@@ -1,17 +1,17 @@
 //! Notices in traffic that others write: asks ClickHouse what is there, again and again, and reports what is new.
 //!
 //! Rows have no id, whole-second times, and land late and out of order, so each step asks about everything of the last
-//! minute, and once a minute of the last ten: first for a digest of each second, and then for the rows of those seconds
-//! whose digest is not that of the rows read last. A row is known by a hash of what is in it and by its second; how many
-//! like it were reported is remembered ([`View`]), and the difference is what is new. The table only grows, so a count never
-//! falls: a replica that lags shows less for a while and harms nothing. The counts commit with the events, under the leases
-//! of the shards, so a crash repeats what was not committed and nothing else.
+//! minute, and once a minute of the last ten: for the rows of the seconds that are new, for a digest of each one before, and
+//! then for the rows of those whose digest is not that of the rows read last. A row is known by a hash of what is in it and
+//! by its second; how many like it were reported is remembered ([`View`]), and the difference is what is new. The table only
+//! grows, so a count never falls: a replica that lags shows less for a while and harms nothing. The counts commit with the
+//! events, under the leases of the shards, so a crash repeats what was not committed and nothing else.
 //!
-//! One step, top to bottom, is [`Poller::step`]: three statements at most, whatever the number of sites and triggers, and one
+//! One step, top to bottom, is [`Poller::step`]: four statements at most, whatever the number of sites and triggers, and one
 //! more for every fifty filters of spikes and drops. What ClickHouse does not answer is not known; it is never taken for
 //! zero, and is made up for later ([`CATCH_UP`]).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::hash::Hasher as _;
 use std::time::Duration;
 
@@ -21,16 +21,16 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::catalog::{Catalog, CompletionTrigger, Counted, Memory, Scope, WatchedSite};
-use super::firing::{self, CountedName, Firing, Seen};
+use super::catalog::{Catalog, CompletionTrigger, Memory, Scope, WatchedSite};
+use super::completions::{Completions, CountedName, Found};
+use super::firing::{Firing, Seen};
 use super::late::Late;
 use super::leases::Leases;
 use crate::analytics::AnalyticsError;
-use crate::analytics::clickhouse::{Asked, ClickHouse, Digest, Sites, Visitors};
+use crate::analytics::clickhouse::{Asked, ClickHouse, Digest, Seconds, Sites, Visitors};
 use crate::clock::Clock;
-use crate::domain::event::Tally;
 use crate::domain::hit::Hit;
-use crate::domain::ids::{SiteId, TriggerId};
+use crate::domain::ids::TriggerId;
 use crate::domain::time::Timestamp;
 use crate::store::observations::{Gap, Looked, Reported};
 use crate::store::outbox::Step;
@@ -40,6 +40,8 @@ use crate::wake::{Answer, ToEvaluator};
 
 /// Rows land so late as a rule: Plausible writes every five seconds, and its nodes and replicas lag.
 const OVERLAP: Duration = Duration::from_secs(60);
+/// And so late in most places: more rows of the newest second that was read are likely then.
+const STILL_COMING: Duration = Duration::from_secs(10);
 /// Once a minute everything is asked for that is not older than this.
 pub const SWEEP: Duration = Duration::from_secs(600);
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -92,21 +94,14 @@ struct View {
     reported: foldhash::HashMap<(i64, i64), i32>,
 }
 
-/// What was counted for one trigger and is new.
-struct Found {
-    site_id: SiteId,
-    tally: Tally,
-    /// The same for the same rows, in whatever order they come.
-    name: u64,
-}
-
 /// Rows of a shard like this one, of this second: how many there are.
 type Counts = foldhash::HashMap<(i32, i64, i64), i32>;
 
 /// What was read in a step.
 #[derive(Default)]
 struct News {
-    found: BTreeMap<Counted, Found>,
+    /// Their rows have one name together, the same for the same rows in whatever order they come.
+    completions: Completions<u64>,
     counts: Counts,
     /// By second, what the rows were made of.
     digests: HashMap<i64, Digest>,
@@ -225,12 +220,10 @@ impl Poller {
         let sweeps = now.since(known.swept_at) >= SWEEP_EVERY;
         let (news, visitors, gaps) = self.read(known, now, sweeps).await?;
         let mut step = Step::default();
-        for (counted, found) in &news.found {
-            let name = CountedName(counted.1);
-            let moment = format!("{}-{:016x}:{name}", found.tally.first_at.secs(), found.name);
-            let completions = (*counted, found.site_id, &found.tally);
-            self.firing.add_completions(&mut step, &known.catalog.sites, completions, moment, now);
-        }
+        let moment = |found: &Found<u64>| {
+            format!("{}-{:016x}:{}", found.tally.first_at.secs(), found.rows, CountedName(found.counted.1))
+        };
+        self.firing.add_completions(&mut step, &known.catalog.sites, news.completions, moment, now);
         let memories = self.judge(known, &visitors, &mut step, now).await?;
         let looked = self.clock.monotonic().saturating_sub(started);
         histogram!("pulsehook_look_seconds").record(looked.as_secs_f64());
@@ -285,12 +278,19 @@ impl Poller {
             if with_goals.is_empty() || names.is_empty() {
                 return Ok(());
             }
-            let with_place = known.catalog.sites.values().any(WatchedSite::has_filters);
+            let with_place = known.catalog.sites.values().any(|site| site.has_filters);
             let of = Asked { sites: Sites(&with_goals), names, with_place };
-            let there = self.clickhouse.digests(of, since).await?;
+            let since = since.secs();
+            let fresh = known.first_fresh_second(oldest).max(since);
+            let (there, shown) = tokio::try_join!(
+                self.clickhouse.digests(of, since..fresh),
+                self.clickhouse.hits(of, Seconds::Since(fresh), |hit| news.take_in(known, hit)),
+            )?;
+            news.digests = shown;
             let moved = there.into_iter().filter(|(second, digest)| known.digests.get(second) != Some(digest));
             let moved: Vec<_> = moved.map(|(second, _)| second).collect();
-            news.digests = self.clickhouse.hits(of, &moved, |hit| news.take_in(known, hit)).await?;
+            let shown = self.clickhouse.hits(of, Seconds::Only(&moved), |hit| news.take_in(known, hit)).await?;
+            news.digests.extend(shown);
             Ok::<_, AnalyticsError>(())
         };
         let (visitors, ()) = tokio::try_join!(visitors, hits)?;
@@ -457,6 +457,15 @@ impl Poller {
     }
 }
 
+impl Knowledge {
+    /// The first second of which rows are read without asking whether anything changed: the newest of which any were read, as
+    /// long as more of it may come as a rule, or the one after it. `looked_at` is when the last look was.
+    fn first_fresh_second(&self, looked_at: Timestamp) -> i64 {
+        let Some(newest) = self.digests.keys().max().copied() else { return 0 };
+        if newest >= (looked_at - STILL_COMING).secs() { newest } else { newest + 1 }
+    }
+}
+
 impl News {
     /// Counts a hit, and its completions if more like it are there than were reported.
     fn take_in(&mut self, known: &Knowledge, hit: &Hit) {
@@ -464,7 +473,7 @@ impl News {
         let Some(view) = known.views.get(&site.shard) else { return };
         let identity = identity(hit);
         self.count(site, view, hit, identity, |trigger| trigger.filter.is_none());
-        if site.has_filters() {
+        if site.has_filters {
             self.count(site, view, hit, placed(identity, hit), |trigger| trigger.filter.is_some());
         }
     }
@@ -497,10 +506,8 @@ impl News {
         *count += 1;
         let name = name(secs, identity, *count);
         for wanted in wanted {
-            let new = || Found { site_id: hit.site_id, tally: firing::tally(hit), name: 0 };
-            let found = self.found.entry(wanted.counted()).or_insert_with(new);
-            wanted.count(&mut found.tally, hit);
-            found.name = found.name.wrapping_add(name);
+            let rows = self.completions.count(wanted, hit, 0);
+            *rows = rows.wrapping_add(name);
         }
     }
 }

@@ -58,6 +58,13 @@ impl Step {
     pub fn is_empty(&self) -> bool {
         self.fired.is_empty() && self.states.is_empty() && self.gathered.is_empty() && self.watermark.is_none()
     }
+
+    /// Adds what was noticed apart from it, which has no watermark of its own.
+    pub fn append(&mut self, mut noticed: Self) {
+        self.fired.append(&mut noticed.fired);
+        self.states.append(&mut noticed.states);
+        self.gathered.append(&mut noticed.gathered);
+    }
 }
 
 const WATERMARK: &str = "SELECT seq FROM watermarks WHERE source = $1";

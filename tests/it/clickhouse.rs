@@ -1,10 +1,10 @@
 //! Noticing in Plausible's ClickHouse: what is there is reported, once; what does not answer is not known.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use pulsehook::analytics::clickhouse::{Asked, ClickHouse as Store, Limits, Mode, Sites, Visitors};
+use pulsehook::analytics::clickhouse::{Asked, ClickHouse as Store, Limits, Mode, Seconds, Sites, Visitors};
 use pulsehook::analytics::{AnalyticsError, Dimension};
 use pulsehook::chance::Chance;
 use pulsehook::clock::ManualClock;
@@ -143,7 +143,7 @@ async fn paths_match_as_in_plausibles_own_test() {
                 counts[usize::try_from(id.0).unwrap()] += 1;
             }
         };
-        store.hits(pageviews(&sites), &[start().secs()], each).await.unwrap();
+        store.hits(pageviews(&sites), Seconds::Only(&[start().secs()]), each).await.unwrap();
         assert_eq!(counts, expected.map(|(_, count)| count));
     })
     .await;
@@ -183,8 +183,8 @@ async fn statements_are_bounded_and_known_by_name() {
         let store = connect(&database).await.unwrap();
         let sites = [SiteId(1)];
         store.visitors(Sites(&sites), start()).await.unwrap();
-        store.digests(pageviews(&sites), start()).await.unwrap();
-        store.hits(pageviews(&sites), &[start().secs()], |_| {}).await.unwrap();
+        store.digests(pageviews(&sites), start().secs()..start().secs() + 1).await.unwrap();
+        store.hits(pageviews(&sites), Seconds::Only(&[start().secs()]), |_| {}).await.unwrap();
         store.top(SiteId(1), None, start(), start(), Dimension::Page, 3).await.unwrap();
         store.first_hit_at(SiteId(1)).await.unwrap();
         store.rows_by_minute(start(), start() + MINUTE).await.unwrap();
@@ -225,8 +225,8 @@ async fn whatever_goes_wrong_is_an_error_and_not_a_zero() {
         ] {
             database.fault(&format!("{fault}&count=3")).await;
             let visitors = store.visitors(Sites(&sites), start()).await;
-            let digests = store.digests(pageviews(&sites), start()).await;
-            let hits = store.hits(pageviews(&sites), &[start().secs()], |_| {}).await;
+            let digests = store.digests(pageviews(&sites), start().secs()..start().secs() + 1).await;
+            let hits = store.hits(pageviews(&sites), Seconds::Only(&[start().secs()]), |_| {}).await;
             assert!(visitors.is_err(), "{fault}: {visitors:?}");
             assert!(digests.is_err(), "{fault}: {digests:?}");
             let error = hits.expect_err(fault).to_string();
@@ -335,20 +335,32 @@ on_both! {
             let before = clickhouse.queries().await.len();
             app.drain().await;
             let queries = clickhouse.queries().await;
-            queries[before..].iter().map(purpose).collect::<BTreeSet<_>>()
+            let mut times = BTreeMap::new();
+            for query in &queries[before..] {
+                *times.entry(purpose(query)).or_insert(0) += 1;
+            }
+            times
         };
-        let purposes = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        let times = |names: &[(&str, usize)]| -> BTreeMap<_, _> {
+            names.iter().map(|(name, times)| ((*name).to_owned(), *times)).collect()
+        };
         asked().await;
-        assert_eq!(asked().await, purposes(&["digests", "visitors"]));
+        assert_eq!(asked().await, times(&[("hits", 1), ("visitors", 1)]));
         let row = Row { site, name: "Signup", at: app.now(), ..Row::default() };
         clickhouse.insert(&[row]).await;
-        assert_eq!(asked().await, purposes(&["digests", "hits", "visitors"]));
-        // Seconds that are as they were are not read again; one more row, and theirs are.
-        assert_eq!(asked().await, purposes(&["digests", "visitors"]));
+        assert_eq!(asked().await, times(&[("hits", 1), ("visitors", 1)]));
+        // Seconds before the newest that was read are not read again; one more row, and theirs are.
+        look_after(&app, Duration::from_secs(6)).await;
+        app.advance(Duration::from_secs(6));
+        let newer = Row { at: app.now(), visitor: 2, ..row };
+        clickhouse.insert(&[newer]).await;
+        assert_eq!(asked().await, times(&[("digests", 1), ("hits", 1), ("visitors", 1)]));
+        assert_eq!(asked().await, times(&[("digests", 1), ("hits", 1), ("visitors", 1)]));
         clickhouse.insert(&[row]).await;
-        assert_eq!(asked().await, purposes(&["digests", "hits", "visitors"]));
+        assert_eq!(asked().await, times(&[("digests", 1), ("hits", 2), ("visitors", 1)]));
+        assert_eq!(asked().await, times(&[("digests", 1), ("hits", 1), ("visitors", 1)]));
         app.drain().await;
-        assert_eq!(told(&endpoint), BTreeMap::from([("Signup".to_owned(), 2)]));
+        assert_eq!(told(&endpoint), BTreeMap::from([("Signup".to_owned(), 3)]));
         app.stop().await;
     }
 

@@ -1,5 +1,6 @@
 //! From a hit to a webhook that was received, through the front door.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pulsehook::clock::ManualClock;
@@ -95,6 +96,35 @@ on_both! {
         seen.sort();
         let expected = [("Buys pro", "event", 1), ("Reads", "page", 1), ("Reads to the end", "scroll", 1)];
         assert_eq!(seen, expected.map(|(name, kind, count)| (name.to_owned(), kind.to_owned(), count)));
+        app.stop().await;
+    }
+
+    async fn what_completes_hundreds_of_goals_is_told_of_each_once(database: Database) {
+        const GOALS: usize = 60;
+        const WEBHOOKS: usize = 5;
+        let app = TestApp::start(database).await;
+        app.site().await;
+        for number in 0..GOALS {
+            app.goal(json!({"page_path": format!("/docs{}", "*".repeat(number + 1))})).await;
+        }
+        let mut webhooks = Vec::new();
+        for _ in 0..WEBHOOKS {
+            webhooks.push(app.webhook("https://example.com/", json!([{"type": "goal_completion", "shadow": true}])).await);
+        }
+        app.visit(1, "/docs/start").await;
+        app.drain().await;
+        for webhook in webhooks {
+            let path = format!("/api/sites/{SITE}/webhooks/{}/deliveries", text(&webhook["id"]));
+            let listed = app.get(&format!("{path}?limit=100")).await.expect(200);
+            let mut told = BTreeMap::new();
+            for delivery in listed["deliveries"].as_array().unwrap() {
+                let shown = app.get(&format!("{path}/{}", text(&delivery["id"]))).await.expect(200);
+                let data = &shown["delivery"]["payload"]["data"];
+                *told.entry(text(&data["goal_name"]).to_owned()).or_insert(0) += data["count"].as_u64().unwrap();
+            }
+            assert_eq!(told.len(), GOALS);
+            assert!(told.values().all(|count| *count == 1), "{told:?}");
+        }
         app.stop().await;
     }
 

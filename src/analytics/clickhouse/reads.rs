@@ -39,6 +39,14 @@ pub struct Asked<'a> {
     pub with_place: bool,
 }
 
+/// Of which seconds hits are asked for.
+#[derive(Debug, Clone, Copy)]
+pub enum Seconds<'a> {
+    /// Of this one and all after it.
+    Since(i64),
+    Only(&'a [i64]),
+}
+
 /// Distinct visitors of a site now and before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Visitors {
@@ -185,6 +193,28 @@ fn with_filter(query: clickhouse::query::Query, filter: &Filter, tag: &str) -> c
     given.fold(query, |query, (name, value)| query.param(&format!("{name}{tag}"), value))
 }
 
+impl Seconds<'_> {
+    fn condition(self) -> &'static str {
+        match self {
+            Self::Since(_) => "timestamp >= {first:DateTime('UTC')}",
+            Self::Only(_) => {
+                "timestamp BETWEEN {first:DateTime('UTC')} AND {last:DateTime('UTC')}
+                AND toUnixTimestamp(timestamp) IN {seconds:Array(UInt32)}"
+            }
+        }
+    }
+
+    fn bind(self, query: clickhouse::query::Query) -> clickhouse::query::Query {
+        match self {
+            Self::Since(first) => query.param("first", first),
+            Self::Only(seconds) => {
+                let (first, last) = (seconds.iter().min(), seconds.iter().max());
+                query.param("first", first).param("last", last).param("seconds", seconds)
+            }
+        }
+    }
+}
+
 impl Sites<'_> {
     /// The condition that names them, if they are few enough.
     fn condition(self) -> &'static str {
@@ -303,20 +333,24 @@ impl ClickHouse {
         Ok(all)
     }
 
-    /// What is there of every second since `since` that has hits which are asked for.
+    /// What is there of every one of these seconds that has hits which are asked for.
     ///
     /// # Errors
     /// There was no answer. Nothing is known then.
-    pub async fn digests(&self, of: Asked<'_>, since: Timestamp) -> Result<HashMap<i64, Digest>> {
+    pub async fn digests(&self, of: Asked<'_>, among: Range<i64>) -> Result<HashMap<i64, Digest>> {
+        if among.is_empty() {
+            return Ok(HashMap::new());
+        }
         let sql = format!(
             "SELECT toUnixTimestamp(timestamp) AS at, count() AS rows, sum({}) AS sum
             FROM events_v2
-            WHERE timestamp >= {{since:DateTime('UTC')}} {}
+            WHERE timestamp >= {{since:DateTime('UTC')}} AND timestamp < {{before:DateTime('UTC')}} {}
             GROUP BY at",
             self.row_hash(of),
             of.condition()
         );
-        let query = of.bind(self.query(&sql, "digests").param("since", seconds(since)));
+        let query = self.query(&sql, "digests").param("since", among.start).param("before", among.end);
+        let query = of.bind(query);
         let rows: Vec<DigestRow> = self.timed(async { query.fetch_all().await.map_err(explain) }).await?;
         Ok(rows.iter().map(|row| (i64::from(row.at), Digest { rows: row.rows, sum: row.sum })).collect())
     }
@@ -329,11 +363,13 @@ impl ClickHouse {
     pub async fn hits(
         &self,
         of: Asked<'_>,
-        of_seconds: &[i64],
+        among: Seconds<'_>,
         mut each: impl FnMut(&Hit),
     ) -> Result<HashMap<i64, Digest>> {
         let mut shown: HashMap<i64, Digest> = HashMap::new();
-        let (Some(first), Some(last)) = (of_seconds.iter().min(), of_seconds.iter().max()) else { return Ok(shown) };
+        if matches!(among, Seconds::Only([])) {
+            return Ok(shown);
+        }
         let scroll_depth = if self.shape.has_scroll_depth { "scroll_depth" } else { "toUInt8(255)" };
         let place = match of.with_place {
             true => format!("toValidUTF8(toString(events_v2.hostname)) AS hostname, {COUNTRY} AS country"),
@@ -346,13 +382,12 @@ impl ClickHouse {
                 arrayMap(text -> toValidUTF8(text), `meta.key`) AS keys,
                 arrayMap(text -> toValidUTF8(text), `meta.value`) AS values
             FROM events_v2
-            WHERE timestamp BETWEEN {{first:DateTime('UTC')}} AND {{last:DateTime('UTC')}}
-                AND toUnixTimestamp(timestamp) IN {{seconds:Array(UInt32)}} {}",
+            WHERE {} {}",
             self.row_hash(of),
+            among.condition(),
             of.condition()
         );
-        let query = self.query(&sql, "hits").param("first", first).param("last", last).param("seconds", of_seconds);
-        let query = of.bind(query);
+        let query = of.bind(among.bind(self.query(&sql, "hits")));
         self.timed(async {
             let mut rows = query.fetch::<HitRow<'_>>().map_err(explain)?;
             let mut hit = Hit::new(SiteId(0), Timestamp::EPOCH, 0, "");

@@ -15,18 +15,19 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use self::sight::{Open, Sight};
-use super::catalog::{Catalog, ConditionTrigger, WatchedSite};
+use super::catalog::{Catalog, CompletionTrigger, ConditionTrigger, WatchedSite};
 use super::firing::Firing;
 use super::leases::Leases;
 use crate::analytics::Analytics;
 use crate::clock::Clock;
 use crate::domain::condition::{Edge, Remembered, Sign, Trouble, edge, milestone};
 use crate::domain::decide::Incident;
-use crate::domain::event::{Addressee, Counted, Data, Event};
+use crate::domain::event::{Addressee, Data, Event};
 use crate::domain::goal::Goal;
 use crate::domain::ids::{EventId, SiteId, TriggerId};
+use crate::domain::tally::Counted;
 use crate::domain::time::Timestamp;
-use crate::domain::trigger::{Batch, ErrorCondition, Milestone, Settings, Trigger};
+use crate::domain::trigger::{ErrorCondition, Milestone, Settings, Trigger};
 use crate::store::gathered::{Batched, Fate, Part, SETTLED_AT_ONCE};
 use crate::store::outbox::{Fired, StateChange, Step};
 use crate::store::{Store, StoreError};
@@ -154,7 +155,7 @@ impl Lookout {
         let mut wants = HashMap::new();
         for (site_id, site) in known.catalog.sites.iter().filter(|(_, site)| self.is_ours(site)) {
             for watched in &site.completions {
-                wants.insert(watched.trigger.id, (*site_id, site, watched.trigger.settings.batch()));
+                wants.insert(watched.id, (*site_id, site, watched));
             }
         }
         let wants = Gathering { wants, firing: &self.firing, now };
@@ -312,8 +313,8 @@ impl Lookout {
 
 /// What becomes of batches.
 struct Gathering<'a> {
-    /// By the trigger: its site, and when it wants to be told.
-    wants: HashMap<TriggerId, (SiteId, &'a WatchedSite, Option<Batch>)>,
+    /// By the trigger: its site, and what it wants to be told.
+    wants: HashMap<TriggerId, (SiteId, &'a WatchedSite, &'a CompletionTrigger)>,
     firing: &'a Firing,
     now: Timestamp,
 }
@@ -325,22 +326,23 @@ impl Gathering<'_> {
     }
 
     fn is_due(&self, batch: &Batched) -> bool {
-        let settings = self.wants.get(&batch.trigger_id).and_then(|(.., settings)| *settings);
+        let settings = self.wants.get(&batch.trigger_id).and_then(|(.., watched)| watched.batch);
         let count = u64::try_from(batch.count).unwrap_or(0);
         settings.is_none_or(|settings| settings.is_due(count, batch.first_at, self.now))
     }
 
     fn fate(&self, batch: &Batched, parts: &[Part]) -> Fate {
         let read = parts.iter().filter_map(|part| serde_json::from_str::<Counted>(&part.part).ok());
-        let Some((counted, (site_id, site, _))) = Counted::together(read).zip(self.wants.get(&batch.trigger_id)) else {
+        let Some((counted, (site_id, site, watched))) = Counted::together(read).zip(self.wants.get(&batch.trigger_id))
+        else {
             return Fate::Dropped;
         };
         if !self.is_due(batch) {
             return Fate::Folded(serde_json::to_string(&counted).expect("names and numbers serialise"));
         }
         let moment = format!("batch:{}", parts[0].moment);
-        let about = (batch.trigger_id, batch.goal_id());
-        let fired = self.firing.completion(site, about, *site_id, &counted, moment, self.now);
+        let about = (*watched, batch.goal_id());
+        let fired = self.firing.completion((*site_id, site), about, counted, moment, self.now);
         fired.map_or(Fate::Dropped, |fired| Fate::Told(Box::new(fired)))
     }
 }
@@ -379,7 +381,7 @@ impl Watched<'_> {
             site_domain: &self.site.domain,
             webhook_id: trigger.webhook_id,
             format: self.watched.format,
-            trigger: Some((trigger.id, &trigger.settings)),
+            trigger: Some((trigger.id, trigger.settings.max_age())),
         };
         Event::new(id, &addressee, moment, data, now)
     }
