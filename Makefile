@@ -116,12 +116,13 @@ mutants: ## Change the rules that nobody may get round, one small thing at a tim
 .PHONY: timing
 timing: REQUESTS ?= 3000
 timing: ## Measure whether the time of an answer tells that somebody else has what was asked for (REQUESTS, ONLY)
-	@scripts/need.sh cargo cc postgres
+	@scripts/need.sh cargo cc postgres clickhouse
 	@command -v python3 >/dev/null || { echo "Python 3 is missing." >&2; exit 1; }
 	@cargo build --release --locked
-	@scripts/with-postgres.sh sh -c 'for database in "" "$$PULSEHOOK_BENCH_POSTGRES"; do \
+	@scripts/with-postgres.sh scripts/with-clickhouse.sh sh -c 'for database in "" "$$PULSEHOOK_BENCH_POSTGRES"; do \
 	    python3 tests/tools/timing.py target/release/pulsehook --requests $(REQUESTS) \
-	        $${database:+--database "$$database"} $(if $(ONLY),--only "$(ONLY)"); done'
+	        $${database:+--database "$$database" --analytics "$$PULSEHOOK_BENCH_CLICKHOUSE"} \
+	        $(if $(ONLY),--only "$(ONLY)"); done'
 
 .PHONY: audit
 audit: ## Look for known advisories in everything we are built of (needs the network)

@@ -164,6 +164,14 @@ impl<'de> Deserialize<'de> for Named {
 /// How many distinct visitors each name had.
 #[derive(Debug, Default)]
 pub struct Ranking {
+    /// Name and visitor, each pair once, until there are many: most events tell of one visitor.
+    few: Vec<(String, u64)>,
+    many: Option<Box<Many>>,
+}
+
+/// The same for any number of them.
+#[derive(Debug, Default)]
+struct Many {
     /// By name, which of the names it is, and how many visitors it had.
     names: HashMap<String, (usize, u64)>,
     /// Of which name, and who. Visitors are hashes, and nobody chooses theirs.
@@ -173,12 +181,48 @@ pub struct Ranking {
 impl Ranking {
     /// Names listed in a payload.
     pub const LISTED: usize = 3;
+    /// Pairs that are looked through one by one.
+    const FEW: usize = 8;
 
     /// An empty name ("Direct / None") is not ranked.
     pub fn add(&mut self, name: &str, visitor: u64) {
         if name.is_empty() {
             return;
         }
+        if let Some(many) = &mut self.many {
+            many.add(name, visitor);
+        } else if !self.few.iter().any(|(known, who)| *who == visitor && known == name) {
+            if self.few.len() < Self::FEW {
+                self.few.reserve_exact(1);
+                self.few.push((name.to_owned(), visitor));
+            } else {
+                let mut many = self.take_many();
+                many.add(name, visitor);
+                self.many = Some(many);
+            }
+        }
+    }
+
+    fn top(mut self, limit: usize) -> Named {
+        if let [(_, visitor)] = &mut self.few[..] {
+            *visitor = 1;
+            return Named(self.few);
+        }
+        let many = self.take_many();
+        Named::most(many.names.into_iter().map(|(name, (_, visitors))| (name, visitors)), limit)
+    }
+
+    fn take_many(&mut self) -> Box<Many> {
+        let mut many = self.many.take().unwrap_or_default();
+        for (name, visitor) in std::mem::take(&mut self.few) {
+            many.add(&name, visitor);
+        }
+        many
+    }
+}
+
+impl Many {
+    fn add(&mut self, name: &str, visitor: u64) {
         if let Some((position, visitors)) = self.names.get_mut(name) {
             *visitors += u64::from(self.seen.insert((*position, visitor)));
         } else {
@@ -186,10 +230,6 @@ impl Ranking {
             self.seen.insert((position, visitor));
             self.names.insert(name.to_owned(), (position, 1));
         }
-    }
-
-    fn top(self, limit: usize) -> Named {
-        Named::most(self.names.into_iter().map(|(name, (_, visitors))| (name, visitors)), limit)
     }
 }
 

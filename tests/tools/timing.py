@@ -1,9 +1,10 @@
 """Whether the time an answer takes tells what the answer does not: that somebody else has the object, or the address.
 
-    timing.py PULSEHOOK [--requests N] [--database URL]
+    timing.py PULSEHOOK [--requests N] [--database URL] [--analytics URL] [--only TEXT]
 
 It starts the program on a folder of its own (or on an empty PostgreSQL), makes two accounts, and asks in the name of one for
-what is the other's and for what nobody has, in turn and in an order drawn by lot for each pair. For each question it prints
+what is the other's and for what nobody has, in turn and in an order drawn by lot for each pair. With a
+PostgreSQL and a ClickHouse it also signs in beside a Plausible whose tables it makes there. For each question it prints
 both medians, the chance that an answer about somebody's took longer than one about nobody's (0.500 means that time says
 nothing), and what a rank test (Mann-Whitney, two-sided) makes of it. A measurement, not a test: the machine takes part in it.
 """
@@ -20,14 +21,21 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
+import urllib.request
 import uuid
 
 OBJECTS = 10
+BESIDE = "sign in beside Plausible"
+# To compare a password with one of Plausible's takes a quarter of a second, and two are compared at once at most.
+SIGN_INS_BESIDE = 300
+TABLES = os.path.join(os.path.dirname(__file__), "..", "fixtures", "plausible")
+BCRYPT = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 PASSWORD = "correct horse battery staple"
 
 
 class Server:
-    def __init__(self, binary, database):
+    def __init__(self, binary, database, plausible=None, analytics=None):
         self.folder = tempfile.TemporaryDirectory()
         settings = {
             "PULSEHOOK_LISTEN": "127.0.0.1:0",
@@ -38,8 +46,11 @@ class Server:
         }
         if database:
             settings |= {"PULSEHOOK_DATABASE_URL": database, "PULSEHOOK_MASTER_KEY": "Bw" * 21 + "c="}
+        if plausible:
+            settings |= {"PULSEHOOK_DIRECTORY": "plausible", "PULSEHOOK_PLAUSIBLE_DATABASE_URL": plausible,
+                         "PULSEHOOK_ANALYTICS_URL": analytics}
         self.run = lambda *arguments, **options: subprocess.Popen([binary, *arguments], env=settings, **options)
-        self.keys = [self.make_key(account) for account in ("Mine", "Theirs")]
+        self.keys = [] if plausible else [self.make_key(account) for account in ("Mine", "Theirs")]
         log = os.path.join(self.folder.name, "log")
         with open(log, "w") as file:
             self.process = self.run("serve", stdout=subprocess.DEVNULL, stderr=file)
@@ -158,6 +169,7 @@ def main():
     parser.add_argument("binary")
     parser.add_argument("--requests", type=int, default=3000, help="of each kind")
     parser.add_argument("--database", help="an empty PostgreSQL: postgres://…")
+    parser.add_argument("--analytics", help="an empty ClickHouse: clickhouse://…")
     parser.add_argument("--only", help="questions with this in their name")
     options = parser.parse_args()
     server = Server(os.path.abspath(options.binary), options.database)
@@ -165,6 +177,8 @@ def main():
         measure(server, options)
     finally:
         server.stop()
+    if options.database and options.analytics and (not options.only or options.only in BESIDE):
+        sign_in_beside(options)
 
 
 def measure(server, options):
@@ -197,6 +211,37 @@ def sign_in(server, key, requests):
         invited = server.make(key, "POST", "/api/invitations", {"email": email, "role": "viewer"})
         body = {"token": invited["link"].split("token=")[1], "password": PASSWORD}
         server.make(None, "POST", "/api/invitations/accept", body)
+    compare_sign_ins(server, "sign in", people, requests)
+
+
+def sign_in_beside(options):
+    """The same where passwords are Plausible's."""
+    plausible = urllib.parse.urlsplit(options.database)._replace(path="/plausible_of_timing").geturl()
+    psql = lambda url, *arguments, **more: subprocess.run(
+        ["psql", "-q", "-v", "ON_ERROR_STOP=1", "-d", url, *arguments], check=True, stdout=subprocess.DEVNULL, **more)
+    psql(options.database, "-c", "CREATE DATABASE plausible_of_timing")
+    for version in ("v2_0", "v2_1", "current"):
+        psql(plausible, "-f", os.path.join(TABLES, f"postgres_{version}.sql"))
+    requests = min(options.requests, SIGN_INS_BESIDE)
+    people = [f"person{number}@plausible.example" for number in range(math.ceil(requests / 80))]
+    # Of passwords that nobody knows.
+    hashes = ["$2b$12$" + "".join(random.choices(BCRYPT, k=21)) + "." + "".join(random.choices(BCRYPT, k=30)) + "."
+              for _ in people]
+    rows = ", ".join(f"('{email}', '{text}', now(), now())" for email, text in zip(people, hashes))
+    psql(plausible, "-c", f"INSERT INTO users (email, password_hash, inserted_at, updated_at) VALUES {rows}")
+    for statement in open(os.path.join(TABLES, "clickhouse_current.sql")).read().split(";\n"):
+        if statement.strip():
+            url = options.analytics.replace("clickhouse://", "http://") + "/?database=default"
+            urllib.request.urlopen(url, statement.encode()).read()
+    server = Server(os.path.abspath(options.binary), None, plausible, f"{options.analytics}/default")
+    try:
+        compare_sign_ins(server, BESIDE, people, requests)
+    finally:
+        server.stop()
+        psql(options.database, "-c", "DROP DATABASE plausible_of_timing")
+
+
+def compare_sign_ins(server, about, people, requests):
     turns = iter(range(1, 1 << 20))
 
     def sample(email):
@@ -209,7 +254,7 @@ def sign_in(server, key, requests):
 
     times = min(requests, 80 * len(people))
     pairs = [(people[turn % len(people)], people[turn % len(people)].replace("person", "nobody")) for turn in range(times)]
-    compare("sign in", pairs, sample)
+    compare(about, pairs, sample)
 
 
 main()
