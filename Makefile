@@ -53,6 +53,7 @@ lint: ## Check format, lints and that nothing of one machine slipped in
 	@scripts/need.sh cargo cc
 	@cargo fmt --check
 	@cargo clippy --locked --all-targets -- -D warnings
+	@cargo metadata --locked --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null
 	@scripts/check-clean.sh
 
 .PHONY: bench

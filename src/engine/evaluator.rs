@@ -174,8 +174,9 @@ impl Evaluator {
     /// Reads a batch of hits, decides, commits, hands over. Whether there may be more to read.
     async fn step(&self, knowledge: &mut Knowledge) -> Result<bool, LookError> {
         let started = self.clock.monotonic();
-        let now = self.clock.now();
         let hits = self.analytics.hits_after(knowledge.cursor, BATCH).await?;
+        // No hit is noticed before it happened.
+        let now = self.clock.now();
         let (completions, taken) = knowledge.take_in(&hits);
         knowledge.fired.extend(completions.counted());
         let more = hits.len() == BATCH || taken < hits.len();

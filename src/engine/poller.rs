@@ -213,17 +213,16 @@ impl Poller {
     async fn step(&self, known: &mut Knowledge) -> Result<(), StepError> {
         let started = self.clock.monotonic();
         let now = self.clock.now();
-        if self.store.catalog_version().await? != known.catalog.version {
-            self.read_catalog(known).await?;
-        }
         self.take_over(known, now).await?;
         let sweeps = now.since(known.swept_at) >= SWEEP_EVERY;
-        let (news, visitors, gaps) = self.read(known, now, sweeps).await?;
+        let (news, visitors, gaps) = self.read_as_configured(known, now, sweeps).await?;
         let mut step = Step::default();
         let moment = |found: &Found<u64>| {
             format!("{}-{:016x}:{}", found.tally.first_at.secs(), found.rows, CountedName(found.counted.1))
         };
-        self.firing.add_completions(&mut step, &known.catalog.sites, news.completions, moment, now);
+        // No row is noticed before it was written, and some are written while they are asked for.
+        let noticed_at = self.clock.now();
+        self.firing.add_completions(&mut step, &known.catalog.sites, news.completions, moment, noticed_at);
         let memories = self.judge(known, &visitors, &mut step, now).await?;
         let looked = self.clock.monotonic().saturating_sub(started);
         histogram!("pulsehook_look_seconds").record(looked.as_secs_f64());
@@ -241,6 +240,23 @@ impl Poller {
         counter!("pulsehook_evaluations_total", "result" => "ok").increment(1);
         histogram!("pulsehook_evaluation_seconds").record(self.clock.monotonic().saturating_sub(started).as_secs_f64());
         Ok(())
+    }
+
+    /// Reads what is there. Whether the configuration is still what is known of it is asked meanwhile; where it is not, what
+    /// was read is dropped.
+    async fn read_as_configured(
+        &self,
+        known: &mut Knowledge,
+        now: Timestamp,
+        sweeps: bool,
+    ) -> Result<(News, HashMap<Scope, Visitors>, Vec<Gap>), StepError> {
+        loop {
+            let (version, read) = tokio::join!(self.store.catalog_version(), self.read(known, now, sweeps));
+            if version? == known.catalog.version {
+                return Ok(read?);
+            }
+            self.read_catalog(known).await?;
+        }
     }
 
     /// Asks for hits and visitors of the sites that are watched here, and says what nobody will look at any more.

@@ -16,6 +16,7 @@ use crate::support::app::{SITE, START, Setup, TestApp, names, resolver, text};
 use crate::support::on_both;
 use crate::support::zoo::{Behaviour, Certificate, Endpoint, read_request};
 
+const PER_ADDRESS_BUDGET: Duration = Duration::from_secs(2);
 const HEAD_START: Duration = Duration::from_millis(250);
 const TLS_BUDGET: Duration = Duration::from_secs(5);
 const BODY_BUDGET: Duration = Duration::from_secs(3);
@@ -164,6 +165,29 @@ on_both! {
         let delivery = first_attempt(&app, &endpoint.url()).await;
         assert_outcome(&delivery, "closed_early", "");
         assert_eq!(phases(&delivery), json!([0, 0, null, 0, null]));
+        app.stop().await;
+    }
+
+    async fn a_connection_that_does_not_come_has_all_the_time(database: Database) {
+        let (asked, mut waits) = mpsc::unbounded_channel();
+        let clock = ManualClock::at(START.parse().unwrap());
+        let hands = clock.clone();
+        let resolver = resolver(move |_| {
+            hands.advance(LOOK_UP);
+            asked.send(hands.another_waits(PER_ADDRESS_BUDGET)).unwrap();
+            vec!["127.0.0.1".parse().unwrap()]
+        });
+        let app = TestApp::start_at(database, Setup { resolver: Some(resolver), ..Setup::default() }, clock).await;
+        let (listener, _waiting) = full("127.0.0.1:0".parse().unwrap()).await;
+        let port = listener.local_addr().unwrap().port();
+        let time = async {
+            waits.recv().await.unwrap().await;
+            dialled(&app, listener.local_addr().unwrap()).await;
+            app.advance(PER_ADDRESS_BUDGET);
+        };
+        let delivery = first_attempt_while(&app, &format!("http://full.example:{port}/hook"), time).await;
+        assert_outcome(&delivery, "connect_timeout", "could not be opened in time");
+        assert_eq!(phases(&delivery), json!([7, 2_000, null, null, null]));
         app.stop().await;
     }
 
