@@ -45,12 +45,19 @@ impl Clock {
         }
     }
 
-    /// Returns once `span` has passed on this clock. With a manual clock that takes somebody to advance it.
+    /// Returns once `span` has passed on this clock. With a manual clock that takes somebody to advance it, and counts from
+    /// the call, whenever the first look at it is.
     #[expect(clippy::disallowed_methods, reason = "the one place that waits on the operating system's timer")]
-    pub async fn sleep(&self, span: Duration) {
-        match &self.0 {
-            Source::System => tokio::time::sleep(span).await,
-            Source::Manual(clock) => clock.wait_until(self.now() + span).await,
+    pub fn sleep(&self, span: Duration) -> impl Future<Output = ()> {
+        let manual = match &self.0 {
+            Source::System => None,
+            Source::Manual(clock) => Some((clock, clock.now() + span)),
+        };
+        async move {
+            match manual {
+                None => tokio::time::sleep(span).await,
+                Some((clock, moment)) => clock.wait_until(moment).await,
+            }
         }
     }
 

@@ -317,10 +317,11 @@ impl EgressConnector {
 
     #[expect(clippy::disallowed_methods, reason = "the one place that dials, and only what was vetted")]
     async fn dial_one(&self, address: SocketAddr) -> Result<TcpStream, Outcome> {
+        let connected = self.clock.within(PER_ADDRESS_BUDGET, TcpStream::connect(address));
         if let Some(dialled) = &self.dialled {
             dialled.lock().unwrap_or_else(PoisonError::into_inner).push(address);
         }
-        match self.clock.within(PER_ADDRESS_BUDGET, TcpStream::connect(address)).await {
+        match connected.await {
             Some(answer) => answer.map_err(|error| connect_outcome(&error)),
             None => Err(Outcome::Timeout(Stage::Connect)),
         }

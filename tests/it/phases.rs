@@ -169,19 +169,16 @@ on_both! {
     }
 
     async fn a_connection_that_does_not_come_has_all_the_time(database: Database) {
-        let (asked, mut waits) = mpsc::unbounded_channel();
         let clock = ManualClock::at(START.parse().unwrap());
         let hands = clock.clone();
         let resolver = resolver(move |_| {
             hands.advance(LOOK_UP);
-            asked.send(hands.another_waits(PER_ADDRESS_BUDGET)).unwrap();
             vec!["127.0.0.1".parse().unwrap()]
         });
         let app = TestApp::start_at(database, Setup { resolver: Some(resolver), ..Setup::default() }, clock).await;
         let (listener, _waiting) = full("127.0.0.1:0".parse().unwrap()).await;
         let port = listener.local_addr().unwrap().port();
         let time = async {
-            waits.recv().await.unwrap().await;
             dialled(&app, listener.local_addr().unwrap()).await;
             app.advance(PER_ADDRESS_BUDGET);
         };
@@ -194,10 +191,8 @@ on_both! {
     async fn a_handshake_that_does_not_end_has_all_the_time(database: Database) {
         let app = TestApp::start(database).await;
         let silent = Endpoint::http([Behaviour::HangAtHello]).await;
-        let waiting = app.clock.another_waits(TLS_BUDGET);
         let time = async {
             silent.wait_for(1).await;
-            waiting.await;
             app.advance(TLS_BUDGET);
         };
         let delivery = first_attempt_while(&app, &silent.url().replace("http:", "https:"), time).await;

@@ -190,10 +190,8 @@ on_both! {
 
         let silent = Endpoint::http([Behaviour::HangAtHello]).await;
         let url = silent.url().replace("http:", "https:");
-        let waits = app.clock.another_waits(TLS_BUDGET);
         let time = async {
             silent.wait_for(1).await;
-            waits.await;
             app.advance(TLS_BUDGET);
         };
         let delivery = first_attempt_while(&app, &url, time).await;
