@@ -483,7 +483,6 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the traffic, two firings are a cooldown apart and have a quiet look between them.
         /// Otherwise it would be judged differently after a restart than without one.
         #[test]
         fn what_is_remembered_is_read_back_as_it_was(of_limit in 0.0f64..1e6) {
@@ -492,6 +491,7 @@ mod tests {
             prop_assert_eq!(serde_json::from_str::<ChangeState>(&text).unwrap(), state);
         }
 
+        /// Whatever the traffic, two firings are a cooldown apart and have a quiet look between them.
         #[test]
         fn one_moment_fires_once(series in prop::collection::vec(0u32..40, 1..300), threshold in 1u32..500) {
             let settings = spike(Baseline::Previous, threshold, 5);

@@ -2,6 +2,8 @@
 //! ([`super::evaluator`]) and the one that asks for them ([`super::poller`]).
 
 use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
@@ -93,10 +95,17 @@ impl Firing {
             step.append(told(found));
             return;
         }
-        let rest = found.split_off(found.len() / 2);
-        let (first, second) = std::thread::scope(|threads| {
-            let second = threads.spawn(|| told(rest));
-            (told(found), second.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        let rest = Mutex::new(found.split_off(found.len() / 2));
+        let tell_rest = || told(std::mem::take(&mut *rest.lock().unwrap_or_else(PoisonError::into_inner)));
+        let (first, second) = thread::scope(|threads| {
+            let apart = thread::Builder::new().spawn_scoped(threads, tell_rest);
+            let first = told(found);
+            // Where the system has no thread to spare, this one does all of it.
+            let second = match apart {
+                Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                Err(_) => tell_rest(),
+            };
+            (first, second)
         });
         step.append(first);
         step.append(second);

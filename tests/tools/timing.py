@@ -3,10 +3,10 @@
     timing.py PULSEHOOK [--requests N] [--database URL] [--analytics URL] [--only TEXT]
 
 It starts the program on a folder of its own (or on an empty PostgreSQL), makes two accounts, and asks in the name of one for
-what is the other's and for what nobody has, in turn and in an order drawn by lot for each pair. With a
-PostgreSQL and a ClickHouse it also signs in beside a Plausible whose tables it makes there. For each question it prints
-both medians, the chance that an answer about somebody's took longer than one about nobody's (0.500 means that time says
-nothing), and what a rank test (Mann-Whitney, two-sided) makes of it. A measurement, not a test: the machine takes part in it.
+what is the other's and for what nobody has, in turn and in an order drawn by lot for each pair. With a PostgreSQL and a
+ClickHouse it also signs in beside a Plausible whose tables it makes there. For each question it prints both medians, the
+chance that an answer about somebody's took longer than one about nobody's (0.500 means that time says nothing), and what a
+rank test (Mann-Whitney, two-sided) makes of it. A measurement, not a test: the machine takes part in it.
 """
 
 import argparse
