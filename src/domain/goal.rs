@@ -9,9 +9,7 @@
 //!   with /a, or ends with b and anything". That is kept: the same goal counts the same.
 //! * Every custom property must have exactly the wanted value.
 
-use std::collections::HashMap;
-
-use regex::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
+use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
 
 use super::hit::{ENGAGEMENT, Hit, PAGEVIEW};
@@ -64,6 +62,14 @@ impl GoalKind {
         }
     }
 
+    /// Its name, or its path.
+    pub(super) fn text(&self) -> &str {
+        match self {
+            Self::Event { name } => name.trim(),
+            Self::Page { path } | Self::Scroll { path, .. } => path.trim(),
+        }
+    }
+
     /// The name of the hits that complete it.
     pub fn hit_name(&self) -> &str {
         match self {
@@ -71,6 +77,12 @@ impl GoalKind {
             Self::Page { .. } => PAGEVIEW,
             Self::Scroll { .. } => ENGAGEMENT,
         }
+    }
+}
+
+impl Goal {
+    pub(super) fn props_hold(&self, hit: &Hit) -> bool {
+        self.custom_props.iter().all(|(key, wanted)| hit.prop(key) == Some(wanted))
     }
 }
 
@@ -237,106 +249,6 @@ pub(super) fn wanted_props(value: Option<&Value>, field: &'static str, invalid: 
     pairs
 }
 
-/// All goals of one site, arranged so that a hit is matched against every one of them at once.
-#[derive(Debug, Default)]
-pub struct GoalIndex {
-    by_event: HashMap<String, Vec<Candidate>>,
-    pages: PathIndex,
-    scrolls: PathIndex,
-}
-
-/// A goal whose name or path fits; what is left to look at.
-#[derive(Debug, Clone)]
-struct Candidate {
-    id: GoalId,
-    threshold: u8,
-    props: Vec<(String, String)>,
-}
-
-#[derive(Debug, Default)]
-struct PathIndex {
-    exact: HashMap<String, Vec<Candidate>>,
-    /// Even an empty set takes tens of kilobytes, and most sites have none.
-    patterns: Option<RegexSet>,
-    by_pattern: Vec<Candidate>,
-}
-
-impl GoalIndex {
-    pub fn new(goals: &[Goal]) -> Self {
-        let mut index = Self::default();
-        let mut pages = Vec::new();
-        let mut scrolls = Vec::new();
-        for goal in goals {
-            let candidate = |threshold| Candidate { id: goal.id, threshold, props: goal.custom_props.clone() };
-            match &goal.kind {
-                GoalKind::Event { name } => {
-                    index.by_event.entry(name.trim().to_owned()).or_default().push(candidate(0));
-                }
-                GoalKind::Page { path } => pages.push((path.trim().to_owned(), candidate(0))),
-                GoalKind::Scroll { path, threshold } => scrolls.push((path.trim().to_owned(), candidate(*threshold))),
-            }
-        }
-        index.pages = PathIndex::new(pages);
-        index.scrolls = PathIndex::new(scrolls);
-        index
-    }
-
-    /// The goals this hit completes.
-    pub fn matches(&self, hit: &Hit) -> Vec<GoalId> {
-        let mut goals = Vec::new();
-        // A goal may be named like a system event, so its name is always looked for.
-        let by_event = self.by_event.get(&hit.name).into_iter().flatten();
-        goals.extend(by_event.filter(|goal| goal.props_hold(hit)).map(|goal| goal.id));
-        match hit.name.as_str() {
-            PAGEVIEW => {
-                let fitting = self.pages.fitting(&hit.page.pathname);
-                goals.extend(fitting.filter(|goal| goal.props_hold(hit)).map(|goal| goal.id));
-            }
-            ENGAGEMENT => {
-                // 255 is how Plausible stores "not reported"; it is never deep enough.
-                let Some(depth) = hit.scroll_depth.filter(|depth| *depth <= 100) else { return goals };
-                let fitting = self.scrolls.fitting(&hit.page.pathname);
-                let deep_enough = fitting.filter(|goal| goal.threshold <= depth);
-                goals.extend(deep_enough.filter(|goal| goal.props_hold(hit)).map(|goal| goal.id));
-            }
-            _ => {}
-        }
-        goals
-    }
-}
-
-impl PathIndex {
-    fn new(goals: Vec<(String, Candidate)>) -> Self {
-        let mut exact: HashMap<String, Vec<Candidate>> = HashMap::new();
-        let mut patterns = Vec::new();
-        let mut by_pattern = Vec::new();
-        for (path, goal) in goals {
-            if path.contains('*') {
-                patterns.push(pattern(&path));
-                by_pattern.push(goal);
-            } else {
-                exact.entry(path).or_default().push(goal);
-            }
-        }
-        let set = || RegexSetBuilder::new(&patterns).dot_matches_new_line(true).size_limit(256 * 1_024 * 1_024).build();
-        // A thousand paths of two thousand characters fit; should they not one day, no path matches.
-        let patterns = if patterns.is_empty() { None } else { set().ok() };
-        Self { exact, patterns, by_pattern }
-    }
-
-    fn fitting(&self, path: &str) -> impl Iterator<Item = &Candidate> {
-        let exact = self.exact.get(path).into_iter().flatten();
-        let patterns = self.patterns.iter().flat_map(|patterns| patterns.matches(path));
-        exact.chain(patterns.map(|index| &self.by_pattern[index]))
-    }
-}
-
-impl Candidate {
-    fn props_hold(&self, hit: &Hit) -> bool {
-        self.props.iter().all(|(key, wanted)| hit.prop(key) == Some(wanted))
-    }
-}
-
 /// A path with or without a `*`, alone.
 #[derive(Debug)]
 pub struct PathPattern {
@@ -371,127 +283,16 @@ impl PathPattern {
 }
 
 /// The path as an anchored expression.
-fn pattern(path: &str) -> String {
+pub(super) fn pattern(path: &str) -> String {
     let escaped = regex::escape(path).replace(r"\*\*", ".*").replace(r"\*", ".*").replace(r"\|", "|");
     format!("^{escaped}$")
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
     use serde_json::json;
 
-    use super::super::hit::Page;
     use super::*;
-
-    fn goal(id: i64, kind: GoalKind) -> Goal {
-        Goal {
-            id: GoalId(id),
-            site_id: SiteId(1),
-            display_name: id.to_string(),
-            kind,
-            custom_props: Vec::new(),
-            currency: None,
-            inserted_at: Timestamp::EPOCH,
-        }
-    }
-
-    fn page(path: &str) -> GoalKind {
-        GoalKind::Page { path: path.to_owned() }
-    }
-
-    fn hit(name: &str, pathname: &str) -> Hit {
-        let page = Page { hostname: "example.com".into(), pathname: pathname.into() };
-        Hit { page, ..Hit::new(SiteId(1), Timestamp::EPOCH, 1, name) }
-    }
-
-    fn count(goals: &[Goal], hit: &Hit) -> usize {
-        GoalIndex::new(goals).matches(hit).len()
-    }
-
-    /// The counts of Plausible's own test of path patterns.
-    #[test]
-    fn paths_match_as_in_plausibles_own_test() {
-        let paths = [
-            "/hum",
-            "/register",
-            "/reg",
-            "/billing/success",
-            "/billing/upgrade/success",
-            "/signup/new",
-            "/signup/new/2",
-            "/signup/new/3",
-        ];
-        for (pattern, expected) in [
-            ("/*", 8),
-            ("/signup/*", 3),
-            ("/billing*/success", 2),
-            ("/reg*", 2),
-            ("/register", 1),
-            ("/*/register", 0),
-            ("/signup", 0),
-        ] {
-            let goals = [goal(1, page(pattern))];
-            let matched: usize = paths.iter().map(|path| count(&goals, &hit(PAGEVIEW, path))).sum();
-            assert_eq!(matched, expected, "{pattern}");
-        }
-    }
-
-    #[test]
-    fn stars_and_bars() {
-        for (pattern, path, expected) in [
-            ("/blog", "/blog", true),
-            ("/blog", "/blog/", false),
-            ("/blog*", "/blog", true),
-            ("/blog*", "/blogger", true),
-            ("/blog*", "/blog/a/b", true),
-            ("/blog/*", "/blog/", true),
-            ("/blog/*", "/blog", false),
-            ("/blog/**", "/blog/a/b", true),
-            ("/Blog", "/blog", false),
-            ("/a.c*", "/abc", false),
-            ("/a*", "/a\nb", true),
-            ("/a|b", "/a|b", true),
-            ("/a|b", "/a", false),
-            ("/a|b*", "/blog", true),
-            ("/a|b*", "/about", true),
-            ("/(x)[y]+?*", "/(x)[y]+?z", true),
-        ] {
-            assert_eq!(count(&[goal(1, page(pattern))], &hit(PAGEVIEW, path)) == 1, expected, "{pattern} and {path}");
-        }
-    }
-
-    #[test]
-    fn only_the_right_kind_of_hit_counts() {
-        let goals = [
-            goal(1, GoalKind::Event { name: "Signup".into() }),
-            goal(2, page("/")),
-            goal(3, GoalKind::Scroll { path: "/".into(), threshold: 50 }),
-        ];
-        let index = GoalIndex::new(&goals);
-        assert_eq!(index.matches(&hit("Signup", "/")), [GoalId(1)]);
-        assert!(index.matches(&hit("signup", "/")).is_empty());
-        assert_eq!(index.matches(&hit(PAGEVIEW, "/")), [GoalId(2)]);
-        for (depth, expected) in [(None, 0), (Some(49), 0), (Some(50), 1), (Some(100), 1), (Some(255), 0)] {
-            let engagement = Hit { scroll_depth: depth, ..hit(ENGAGEMENT, "/") };
-            assert_eq!(index.matches(&engagement).len(), expected, "{depth:?}");
-        }
-    }
-
-    #[test]
-    fn every_property_must_hold() {
-        let wanting = |pairs: &[(&str, &str)]| {
-            let custom_props = pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
-            [Goal { custom_props, ..goal(1, GoalKind::Event { name: "Buy".into() }) }]
-        };
-        let props = vec![("plan".into(), "pro".into()), ("plan".into(), "free".into()), ("term".into(), "year".into())];
-        let bought = Hit { props, ..hit("Buy", "/") };
-        assert_eq!(count(&wanting(&[("plan", "pro")]), &bought), 1);
-        assert_eq!(count(&wanting(&[("plan", "pro"), ("term", "year")]), &bought), 1);
-        assert_eq!(count(&wanting(&[("plan", "free")]), &bought), 0, "the first value counts");
-        assert_eq!(count(&wanting(&[("plan", "p*")]), &bought), 0, "no wildcards in values");
-        assert_eq!(count(&wanting(&[("coupon", "x")]), &bought), 0);
-    }
 
     #[test]
     fn a_goal_is_described_well_or_refused() {
@@ -519,51 +320,6 @@ mod tests {
         ] {
             let invalid = parse(body.clone()).expect_err(&body.to_string());
             assert!(invalid.fields().contains_key(field), "{body}: {invalid}");
-        }
-    }
-
-    proptest! {
-        /// Matching against all goals at once is matching against each of them.
-        #[test]
-        fn the_index_agrees_with_one_goal_at_a_time(
-            patterns in prop::collection::vec("/[ab]{0,2}[*]{0,2}/?[ab|]{0,2}[*]?", 0..12),
-            thresholds in prop::collection::vec(prop::option::of(0u8..=100), 12),
-            path in "/[ab]{0,3}/?[ab]{0,2}",
-            depth in prop::option::of(0u8..=255),
-            engaged in any::<bool>(),
-        ) {
-            let goals: Vec<_> = patterns
-                .iter()
-                .zip(thresholds)
-                .enumerate()
-                .map(|(id, (path, threshold))| {
-                    let path = path.clone();
-                    goal(id as i64, match threshold {
-                        Some(threshold) => GoalKind::Scroll { path, threshold },
-                        None => GoalKind::Page { path },
-                    })
-                })
-                .collect();
-            let hit = Hit { scroll_depth: depth, ..hit(if engaged { ENGAGEMENT } else { PAGEVIEW }, &path) };
-            let mut matched = GoalIndex::new(&goals).matches(&hit);
-            matched.sort();
-            let path_fits = |pattern: &str| if pattern.contains('*') {
-                regex::RegexBuilder::new(&super::pattern(pattern)).dot_matches_new_line(true).build().unwrap().is_match(&path)
-            } else {
-                pattern == path
-            };
-            let expected: Vec<_> = goals
-                .iter()
-                .filter(|goal| match &goal.kind {
-                    GoalKind::Page { path } => !engaged && path_fits(path),
-                    GoalKind::Scroll { path, threshold } => {
-                        engaged && path_fits(path) && depth.is_some_and(|depth| (*threshold..=100).contains(&depth))
-                    }
-                    GoalKind::Event { .. } => false,
-                })
-                .map(|goal| goal.id)
-                .collect();
-            prop_assert_eq!(matched, expected);
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod event;
 pub mod filter;
 pub mod format;
 pub mod goal;
+pub mod goal_index;
 pub mod habit;
 pub mod headers;
 pub mod hit;

@@ -9,7 +9,8 @@ use tracing::error;
 
 use crate::domain::decide::{ChangeState, Direction};
 use crate::domain::filter::{Filter, Filters};
-use crate::domain::goal::{Goal, GoalIndex};
+use crate::domain::goal::Goal;
+use crate::domain::goal_index::GoalIndex;
 use crate::domain::ids::{AccountId, GoalId, SiteId, TriggerId, WebhookId};
 use crate::domain::time::Timestamp;
 use crate::domain::trigger::{Baseline, Batch, CustomEvent, Settings, Trigger, VisitorChange};
@@ -21,16 +22,18 @@ use crate::store::shards::shard_of;
 #[derive(Default)]
 pub struct Catalog {
     pub version: i64,
-    pub sites: HashMap<SiteId, WatchedSite>,
+    pub sites: Sites,
 }
+
+/// Whose ids they are nobody outside chooses.
+pub type Sites = foldhash::HashMap<SiteId, WatchedSite>;
 
 pub struct WatchedSite {
     pub account_id: AccountId,
     pub domain: String,
     pub zone: TimeZone,
     pub shard: i32,
-    pub goals: HashMap<GoalId, Goal>,
-    pub index: GoalIndex,
+    pub goals: GoalIndex,
     pub changes: Vec<ChangeTrigger>,
     /// Whose visitors those are about, each once, with what lets them through.
     pub scopes: Vec<(Scope, Option<Filter>)>,
@@ -41,6 +44,11 @@ pub struct WatchedSite {
     pub conditions: Vec<ConditionTrigger>,
     /// By the name of the custom event they want, positions among `completions`.
     pub by_event: HashMap<String, Vec<usize>>,
+    /// By the goal they want, in the order of goals, positions among `completions`: those are too large to be looked through
+    /// for every hit.
+    by_goal: Box<[(GoalId, u32)]>,
+    /// The same of those that want every goal.
+    of_any_goal: Box<[u32]>,
 }
 
 /// What completions are counted by: the trigger, and the goal unless it wants a custom event.
@@ -121,7 +129,7 @@ impl Catalog {
         for goal in watched.goals {
             goals.entry(goal.site_id).or_default().push(goal);
         }
-        let mut sites: HashMap<_, _> = watched
+        let mut sites: Sites = watched
             .sites
             .into_iter()
             .map(|site| {
@@ -132,14 +140,15 @@ impl Catalog {
                     zone: TimeZone::get(&site.timezone).unwrap_or(TimeZone::UTC),
                     domain: site.domain,
                     shard: shard_of(site.id),
-                    index: GoalIndex::new(&goals),
-                    goals: goals.into_iter().map(|goal| (goal.id, goal)).collect(),
+                    goals: GoalIndex::new(goals),
                     changes: Vec::new(),
                     scopes: Vec::new(),
                     completions: Vec::new(),
                     has_filters: false,
                     conditions: Vec::new(),
                     by_event: HashMap::new(),
+                    by_goal: Box::default(),
+                    of_any_goal: Box::default(),
                 };
                 (site.id, watched)
             })
@@ -175,6 +184,7 @@ impl Catalog {
         // What is left has nothing to do with traffic.
         sites.retain(|_, site| !site.changes.is_empty() || !site.completions.is_empty() || !site.conditions.is_empty());
         for site in sites.values_mut() {
+            site.arrange();
             site.has_filters = site.completions.iter().any(|completion| completion.filter.is_some());
             site.completions.shrink_to_fit();
             site.changes.shrink_to_fit();
@@ -226,7 +236,7 @@ impl CompletionTrigger {
 
 impl WatchedSite {
     pub fn wants_goals(&self) -> bool {
-        self.completions.iter().any(|completion| matches!(completion.wants, Wants::Goals(_)))
+        !self.by_goal.is_empty() || !self.of_any_goal.is_empty()
     }
 
     /// Of whom it has to be known what is usual.
@@ -237,6 +247,27 @@ impl WatchedSite {
             .iter()
             .filter(move |(scope, _)| self.changes.iter().any(|change| is_typical(change) && change.scope == *scope));
         scopes.map(|(scope, filter)| (scope, filter.as_ref()))
+    }
+
+    /// The triggers that want completions of a goal, as positions among `completions`.
+    pub fn wanting(&self, goal_id: GoalId) -> impl Iterator<Item = usize> {
+        let first = self.by_goal.partition_point(|(wanted, _)| *wanted < goal_id);
+        let of_goal = self.by_goal[first..].iter().take_while(move |(wanted, _)| *wanted == goal_id);
+        of_goal.map(|(_, position)| position).chain(&self.of_any_goal).map(|position| *position as usize)
+    }
+
+    fn arrange(&mut self) {
+        let (mut by_goal, mut of_any_goal) = (Vec::new(), Vec::new());
+        for (position, completion) in (0u32..).zip(&self.completions) {
+            match completion.wants {
+                Wants::Goals(Some(goal_id)) => by_goal.push((goal_id, position)),
+                Wants::Goals(None) => of_any_goal.push(position),
+                Wants::Event(_) => {}
+            }
+        }
+        by_goal.sort_unstable();
+        self.by_goal = by_goal.into();
+        self.of_any_goal = of_any_goal.into();
     }
 
     fn add_change(

@@ -2,6 +2,7 @@
 //! noticing share it; they differ in what they call the rows.
 
 use super::catalog::{CompletionTrigger, Counted, Wants, WatchedSite};
+use crate::domain::goal::Goal;
 use crate::domain::hit::Hit;
 use crate::domain::ids::{GoalId, SiteId};
 use crate::domain::tally::Tally;
@@ -10,25 +11,25 @@ use crate::domain::time::Timestamp;
 /// A trigger that wants to know of a hit, and the goal the hit completes if the trigger is for goals.
 #[derive(Clone, Copy)]
 pub struct Wanted<'a> {
-    /// Among the site's completions.
-    position: usize,
+    site: &'a WatchedSite,
     trigger: &'a CompletionTrigger,
-    goal_id: Option<GoalId>,
+    goal: Option<&'a Goal>,
 }
 
 /// What was counted for one trigger, and in which rows.
-pub struct Found<R> {
-    pub counted: Counted,
+pub struct Found<'a, R> {
     pub site_id: SiteId,
-    /// Of the trigger, among the site's completions.
-    pub position: usize,
+    pub site: &'a WatchedSite,
+    pub trigger: &'a CompletionTrigger,
+    /// If the trigger is for goals.
+    pub goal: Option<&'a Goal>,
     pub tally: Tally,
     pub rows: R,
 }
 
 /// What was found in one step, in the order in which it was found first.
-pub struct Completions<R> {
-    found: Vec<Found<R>>,
+pub struct Completions<'a, R> {
+    found: Vec<Found<'a, R>>,
     positions: foldhash::HashMap<Counted, usize>,
 }
 
@@ -65,22 +66,16 @@ impl WatchedSite {
         for position in self.by_event.get(&hit.name).into_iter().flatten().copied() {
             let trigger = &self.completions[position];
             if wants(trigger) && trigger.props_hold(hit) {
-                wanted.push(Wanted { position, trigger, goal_id: None });
+                wanted.push(Wanted { site: self, trigger, goal: None });
             }
         }
-        for goal_id in self.index.matches(hit) {
-            if self.goals.get(&goal_id).is_none_or(|goal| cut(goal.inserted_at) > hit.at) {
-                continue;
-            }
-            for (position, trigger) in self.completions.iter().enumerate() {
-                let is_of_goal = match trigger.wants {
-                    Wants::Goals(wanted) => wanted.is_none_or(|wanted| wanted == goal_id),
-                    Wants::Event(_) => false,
-                };
-                if is_of_goal && wants(trigger) {
-                    wanted.push(Wanted { position, trigger, goal_id: Some(goal_id) });
-                }
-            }
+        for goal in self.goals.matches(hit).filter(|goal| cut(goal.inserted_at) <= hit.at) {
+            let triggers = self.wanting(goal.id).map(|position| &self.completions[position]);
+            wanted.extend(triggers.filter(|trigger| wants(trigger)).map(|trigger| Wanted {
+                site: self,
+                trigger,
+                goal: Some(goal),
+            }));
         }
         wanted
     }
@@ -98,7 +93,7 @@ impl CompletionTrigger {
 
 impl Wanted<'_> {
     fn counted(&self) -> Counted {
-        (self.trigger.id, self.goal_id)
+        (self.trigger.id, self.goal.map(|goal| goal.id))
     }
 
     fn count(&self, tally: &mut Tally, hit: &Hit) {
@@ -117,30 +112,37 @@ impl Wanted<'_> {
     }
 }
 
-impl<R> Default for Completions<R> {
+impl<R> Default for Completions<'_, R> {
     fn default() -> Self {
         Self { found: Vec::new(), positions: foldhash::HashMap::default() }
     }
 }
 
-impl<R> Completions<R> {
+impl<R> Found<'_, R> {
+    pub fn counted(&self) -> Counted {
+        (self.trigger.id, self.goal.map(|goal| goal.id))
+    }
+}
+
+impl<'a, R> Completions<'a, R> {
     pub fn len(&self) -> usize {
         self.found.len()
     }
 
     /// What was counted, each once.
     pub fn counted(&self) -> impl Iterator<Item = Counted> {
-        self.found.iter().map(|found| found.counted)
+        self.found.iter().map(Found::counted)
     }
 
     /// Counts a hit for a trigger that wants it. Answers the rows it was counted in before, `none` if there are none, for this
     /// one to be added.
-    pub fn count(&mut self, wanted: Wanted<'_>, hit: &Hit, none: R) -> &mut R {
+    pub fn count(&mut self, wanted: Wanted<'a>, hit: &Hit, none: R) -> &mut R {
         let position = *self.positions.entry(wanted.counted()).or_insert_with(|| {
             self.found.push(Found {
-                counted: wanted.counted(),
                 site_id: hit.site_id,
-                position: wanted.position,
+                site: wanted.site,
+                trigger: wanted.trigger,
+                goal: wanted.goal,
                 tally: Tally::new(hit.at),
                 rows: none,
             });
@@ -151,7 +153,7 @@ impl<R> Completions<R> {
         &mut found.rows
     }
 
-    pub fn into_vec(self) -> Vec<Found<R>> {
+    pub fn into_vec(self) -> Vec<Found<'a, R>> {
         self.found
     }
 }

@@ -177,7 +177,8 @@ impl Evaluator {
         let hits = self.analytics.hits_after(knowledge.cursor, BATCH).await?;
         // No hit is noticed before it happened.
         let now = self.clock.now();
-        let (completions, taken) = knowledge.take_in(&hits);
+        let Knowledge { catalog, live, touched, .. } = knowledge;
+        let (completions, taken) = take_in(&hits, catalog, live, touched);
         knowledge.fired.extend(completions.counted());
         let more = hits.len() == BATCH || taken < hits.len();
         let last = hits[..taken].last().map_or(knowledge.cursor, |(seq, _)| *seq);
@@ -185,11 +186,11 @@ impl Evaluator {
         let mut memories = Vec::new();
         // Hits are numbered by the file they are in, and each node has its own. What grows comes first, so that those of one
         // step lie side by side in the index.
-        let moment = |found: &Found<RangeInclusive<HitSeq>>| {
+        let moment = |found: &Found<'_, RangeInclusive<HitSeq>>| {
             let (first, last) = (found.rows.start().0, found.rows.end().0);
-            format!("{}:{first}-{last}:{}", self.analytics.source(), CountedName(found.counted.1))
+            format!("{}:{first}-{last}:{}", self.analytics.source(), CountedName(found.counted().1))
         };
-        self.firing.add_completions(&mut step, &knowledge.catalog.sites, completions, moment, now);
+        self.firing.add_completions(&mut step, completions.into_vec(), moment, now);
         for (site_id, mut judged) in knowledge.judge(now, &self.leases, &self.firing.profiles) {
             let site = &knowledge.catalog.sites[&site_id];
             let trigger_id = site.changes[judged.position].trigger.id;
@@ -309,31 +310,6 @@ enum LookError {
 }
 
 impl Knowledge {
-    /// Adds visits to the live windows and counts completions, until there are enough. Answers those, and how many of the
-    /// hits it took in.
-    fn take_in(&mut self, hits: &[(HitSeq, Arc<Hit>)]) -> (Completions<RangeInclusive<HitSeq>>, usize) {
-        let mut found = Completions::default();
-        for (taken, (seq, hit)) in hits.iter().enumerate() {
-            if found.len() >= EVENTS_AT_ONCE {
-                return (found, taken);
-            }
-            let Some(site) = self.catalog.sites.get(&hit.site_id) else { continue };
-            if hit.counts_as_visit() {
-                for (scope, filter) in &site.scopes {
-                    if filter.as_ref().is_none_or(|filter| filter.lets_through(hit)) {
-                        self.live.entry(scope.clone()).or_default().add(hit.at, hit.visitor);
-                        self.touched.insert(scope.clone());
-                    }
-                }
-            }
-            for wanted in site.wanted(hit, |since| since, |_| true) {
-                let rows = found.count(wanted, hit, *seq..=*seq);
-                *rows = *rows.start()..=*seq;
-            }
-        }
-        (found, hits.len())
-    }
-
     /// Looks at every spike and drop whose visitors changed, and at those that wait to be armed again. Only what changed is
     /// answered.
     fn judge(&mut self, now: Timestamp, leases: &Leases, profiles: &Profiles) -> Vec<(SiteId, Judged)> {
@@ -367,4 +343,34 @@ impl Knowledge {
         }
         changed
     }
+}
+
+/// Adds visits to the live windows and counts completions, until there are enough. Answers those, and how many of the hits it
+/// took in.
+fn take_in<'a>(
+    hits: &[(HitSeq, Arc<Hit>)],
+    catalog: &'a Catalog,
+    live: &mut HashMap<Scope, LiveWindow>,
+    touched: &mut HashSet<Scope>,
+) -> (Completions<'a, RangeInclusive<HitSeq>>, usize) {
+    let mut found = Completions::default();
+    for (taken, (seq, hit)) in hits.iter().enumerate() {
+        if found.len() >= EVENTS_AT_ONCE {
+            return (found, taken);
+        }
+        let Some(site) = catalog.sites.get(&hit.site_id) else { continue };
+        if hit.counts_as_visit() {
+            for (scope, filter) in &site.scopes {
+                if filter.as_ref().is_none_or(|filter| filter.lets_through(hit)) {
+                    live.entry(scope.clone()).or_default().add(hit.at, hit.visitor);
+                    touched.insert(scope.clone());
+                }
+            }
+        }
+        for wanted in site.wanted(hit, |since| since, |_| true) {
+            let rows = found.count(wanted, hit, *seq..=*seq);
+            *rows = *rows.start()..=*seq;
+        }
+    }
+    (found, hits.len())
 }

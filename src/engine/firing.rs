@@ -2,8 +2,6 @@
 //! ([`super::evaluator`]) and the one that asks for them ([`super::poller`]).
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
@@ -11,8 +9,9 @@ use metrics::counter;
 use tokio::sync::mpsc;
 use tracing::info;
 
+use super::apart::side_by_side;
 use super::catalog::{ChangeTrigger, CompletionTrigger, Memory, Scope, Wants, WatchedSite};
-use super::completions::{Completions, Found};
+use super::completions::Found;
 use super::profiles::Profiles;
 use crate::analytics::{Analytics, AnalyticsError, Dimension};
 use crate::chance::Chance;
@@ -20,7 +19,8 @@ use crate::domain::baseline::{Profile, WINDOW, window_start};
 use crate::domain::decide::{ChangeState, Direction, Observation, Verdict, decide};
 use crate::domain::event::{Addressee, Data, Event, Rise, Share, TopPage, TopSource, WhoCame};
 use crate::domain::filter::{DIRECT, Filter};
-use crate::domain::ids::{EventId, GoalId, SiteId, TriggerId};
+use crate::domain::goal::Goal;
+use crate::domain::ids::{EventId, SiteId, TriggerId};
 use crate::domain::tally::{Counted, Ranking};
 use crate::domain::time::Timestamp;
 use crate::domain::trigger::Baseline;
@@ -75,52 +75,38 @@ impl Firing {
     pub fn add_completions<R: Send>(
         &self,
         step: &mut Step,
-        sites: &HashMap<SiteId, WatchedSite>,
-        completions: Completions<R>,
-        moment: impl Fn(&Found<R>) -> String + Sync,
+        mut found: Vec<Found<'_, R>>,
+        moment: impl Fn(&Found<'_, R>) -> String + Sync,
         now: Timestamp,
     ) {
-        let told = |found: Vec<Found<R>>| {
+        let told = |found: Vec<Found<'_, R>>| {
             let mut told = Step::default();
             for found in found {
-                // Of a site that is not watched nothing is counted.
-                let Some(site) = sites.get(&found.site_id) else { continue };
                 let moment = moment(&found);
-                self.add_completion(&mut told, site, found, moment, now);
+                self.add_completion(&mut told, found, moment, now);
             }
             told
         };
-        let mut found = completions.into_vec();
         if found.len() < BUILT_APART {
             step.append(told(found));
             return;
         }
-        let rest = Mutex::new(found.split_off(found.len() / 2));
-        let tell_rest = || told(std::mem::take(&mut *rest.lock().unwrap_or_else(PoisonError::into_inner)));
-        let (first, second) = thread::scope(|threads| {
-            let apart = thread::Builder::new().spawn_scoped(threads, tell_rest);
-            let first = told(found);
-            // Where the system has no thread to spare, this one does all of it.
-            let second = match apart {
-                Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-                Err(_) => tell_rest(),
-            };
-            (first, second)
-        });
+        let rest = found.split_off(found.len() / 2);
+        let (first, second) = side_by_side(|| told(found), || told(rest));
         step.append(first);
         step.append(second);
     }
 
-    fn add_completion<R>(&self, step: &mut Step, site: &WatchedSite, found: Found<R>, moment: String, now: Timestamp) {
-        let Found { counted: (trigger_id, goal_id), site_id, position, tally, .. } = found;
-        let watched = &site.completions[position];
-        if watched.batch.is_none() {
+    fn add_completion<R>(&self, step: &mut Step, found: Found<'_, R>, moment: String, now: Timestamp) {
+        let Found { site_id, site, trigger, goal, tally, .. } = found;
+        if trigger.batch.is_none() {
             let counted = tally.counted(Ranking::LISTED);
-            step.fired.extend(self.completion((site_id, site), (watched, goal_id), counted, moment, now));
+            step.fired.extend(self.completion((site_id, site), (trigger, goal), counted, moment, now));
             return;
         }
         let count = i64::try_from(tally.count).unwrap_or(i64::MAX);
         let part = serde_json::to_string(&tally.counted(Counted::KEPT)).expect("names and numbers serialise");
+        let (trigger_id, goal_id) = (trigger.id, goal.map(|goal| goal.id));
         step.gathered.push(Gathered { trigger_id, goal_id, moment, count, part });
     }
 
@@ -128,13 +114,13 @@ impl Firing {
     pub fn completion(
         &self,
         (site_id, site): (SiteId, &WatchedSite),
-        (watched, goal_id): (&CompletionTrigger, Option<GoalId>),
+        (watched, goal): (&CompletionTrigger, Option<&Goal>),
         counted: Counted,
         moment: String,
         now: Timestamp,
     ) -> Option<Fired> {
-        let data = match (&watched.wants, goal_id) {
-            (Wants::Goals(_), Some(goal_id)) => Data::completions(site.goals.get(&goal_id)?, counted),
+        let data = match (&watched.wants, goal) {
+            (Wants::Goals(_), Some(goal)) => Data::completions(goal, counted),
             (Wants::Event(settings), None) => Data::custom_event(settings, counted),
             // What was counted for it is not what it counts now.
             _ => return None,

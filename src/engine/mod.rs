@@ -28,6 +28,7 @@ use crate::store::queue::Due;
 use crate::store::shards::Node;
 use crate::wake::Wake;
 
+mod apart;
 pub mod backlog;
 pub mod catalog;
 pub mod checker;
@@ -45,6 +46,7 @@ pub mod leases;
 pub mod lookout;
 mod meters;
 pub mod mirror;
+mod news;
 pub mod notifier;
 pub mod poller;
 pub mod profiles;

@@ -11,26 +11,25 @@
 //! more for every fifty filters of spikes and drops. What ClickHouse does not answer is not known; it is never taken for
 //! zero, and is made up for later ([`CATCH_UP`]).
 
-use std::collections::HashMap;
-use std::hash::Hasher as _;
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::time::Duration;
 
 use metrics::{counter, gauge, histogram};
-use siphasher::sip::SipHasher13;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::catalog::{Catalog, CompletionTrigger, Memory, Scope, WatchedSite};
-use super::completions::{Completions, CountedName, Found};
+use super::catalog::{Catalog, Memory, Scope};
+use super::completions::{CountedName, Found};
 use super::firing::{Firing, Seen};
 use super::late::Late;
 use super::leases::Leases;
+use super::news::{Counts, News, View, Waiting};
 use crate::analytics::AnalyticsError;
 use crate::analytics::clickhouse::{Asked, ClickHouse, Digest, Seconds, Sites, Visitors};
 use crate::clock::Clock;
-use crate::domain::hit::Hit;
-use crate::domain::ids::TriggerId;
+use crate::domain::ids::{SiteId, TriggerId};
 use crate::domain::time::Timestamp;
 use crate::store::observations::{Gap, Looked, Reported};
 use crate::store::outbox::Step;
@@ -73,38 +72,48 @@ pub struct Poller {
 /// What it knows between two steps. All of it can be read again.
 struct Knowledge {
     catalog: Catalog,
-    /// The names of hits somebody in the catalog watches.
-    names: Vec<String>,
+    questions: Questions,
     memories: HashMap<TriggerId, Memory>,
     /// By shard, of the shards this node works for.
     views: HashMap<i32, View>,
     /// By second, what all its rows were made of that were read for these views and this catalog.
     digests: HashMap<i64, Digest>,
     visitors: HashMap<Scope, Visitors>,
+    /// Memory for the rows of the next step.
+    waiting: Waiting,
     swept_at: Timestamp,
     saved_at: Timestamp,
 }
 
-/// What is known of a shard.
-struct View {
-    lease: Lease,
-    /// Everything before was looked at.
-    looked_until: Timestamp,
-    /// How many rows like this one, of this second, were reported.
-    reported: foldhash::HashMap<(i64, i64), i32>,
+/// What is asked for of the sites of these views: it changes with those and with the catalog.
+#[derive(Default)]
+struct Questions {
+    /// Sites with spikes or drops.
+    with_changes: Vec<SiteId>,
+    /// Those of them of which all visitors are counted.
+    unfiltered: Vec<SiteId>,
+    /// And what else is counted of any.
+    filtered: Vec<Scope>,
+    /// Sites whose hits may complete something.
+    with_completions: Vec<SiteId>,
+    /// The names of hits somebody watches.
+    names: Vec<String>,
+    /// Whether it matters where hits were.
+    with_place: bool,
+    /// The shards of all of these.
+    shards: HashSet<i32>,
 }
 
-/// Rows of a shard like this one, of this second: how many there are.
-type Counts = foldhash::HashMap<(i32, i64, i64), i32>;
-
 /// What was read in a step.
-#[derive(Default)]
-struct News {
-    /// Their rows have one name together, the same for the same rows in whatever order they come.
-    completions: Completions<u64>,
-    counts: Counts,
+struct Read<'a> {
+    found: Vec<Found<'a, u64>>,
+    counts: Vec<Counts>,
+    waiting: Waiting,
     /// By second, what the rows were made of.
     digests: HashMap<i64, Digest>,
+    visitors: HashMap<Scope, Visitors>,
+    /// What nobody will look at any more.
+    gaps: Vec<Gap>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -215,24 +224,35 @@ impl Poller {
         let now = self.clock.now();
         self.take_over(known, now).await?;
         let sweeps = now.since(known.swept_at) >= SWEEP_EVERY;
-        let (news, visitors, gaps) = self.read_as_configured(known, now, sweeps).await?;
+        // Whether the configuration is still what is known of it is asked meanwhile; where it is not, what was read is
+        // dropped.
+        let read = loop {
+            let waiting = std::mem::take(&mut known.waiting);
+            let (version, read) = tokio::join!(self.store.catalog_version(), self.read(known, waiting, now, sweeps));
+            if version? == known.catalog.version {
+                break read?;
+            }
+            self.read_catalog(known).await?;
+        };
+        let Read { found, counts, waiting, digests, visitors, gaps } = read;
         let mut step = Step::default();
-        let moment = |found: &Found<u64>| {
-            format!("{}-{:016x}:{}", found.tally.first_at.secs(), found.rows, CountedName(found.counted.1))
+        let moment = |found: &Found<'_, u64>| {
+            format!("{}-{:016x}:{}", found.tally.first_at.secs(), found.rows, CountedName(found.counted().1))
         };
         // No row is noticed before it was written, and some are written while they are asked for.
         let noticed_at = self.clock.now();
-        self.firing.add_completions(&mut step, &known.catalog.sites, news.completions, moment, noticed_at);
+        self.firing.add_completions(&mut step, found, moment, noticed_at);
         let memories = self.judge(known, &visitors, &mut step, now).await?;
         let looked = self.clock.monotonic().saturating_sub(started);
         histogram!("pulsehook_look_seconds").record(looked.as_secs_f64());
-        self.commit(known, step, news.counts, gaps, now).await?;
+        self.commit(known, step, counts, gaps, now).await?;
         for view in known.views.values_mut() {
             view.looked_until = now;
         }
         known.memories.extend(memories);
-        known.digests.extend(news.digests);
+        known.digests.extend(digests);
         known.visitors = visitors;
+        known.waiting = waiting;
         if sweeps {
             known.swept_at = now;
             self.forget(known, now).await?;
@@ -242,76 +262,23 @@ impl Poller {
         Ok(())
     }
 
-    /// Reads what is there. Whether the configuration is still what is known of it is asked meanwhile; where it is not, what
-    /// was read is dropped.
-    async fn read_as_configured(
-        &self,
-        known: &mut Knowledge,
-        now: Timestamp,
-        sweeps: bool,
-    ) -> Result<(News, HashMap<Scope, Visitors>, Vec<Gap>), StepError> {
-        loop {
-            let (version, read) = tokio::join!(self.store.catalog_version(), self.read(known, now, sweeps));
-            if version? == known.catalog.version {
-                return Ok(read?);
-            }
-            self.read_catalog(known).await?;
-        }
-    }
-
     /// Asks for hits and visitors of the sites that are watched here, and says what nobody will look at any more.
-    async fn read(
+    async fn read<'a>(
         &self,
-        known: &Knowledge,
+        known: &'a Knowledge,
+        waiting: Waiting,
         now: Timestamp,
         sweeps: bool,
-    ) -> Result<(News, HashMap<Scope, Visitors>, Vec<Gap>), AnalyticsError> {
-        let here = || known.catalog.sites.iter().filter(|(_, site)| known.views.contains_key(&site.shard));
-        let scopes = || here().flat_map(|(_, site)| &site.scopes);
-        let with_changes: Vec<_> =
-            scopes().filter(|(scope, _)| scope.filters.is_none()).map(|(scope, _)| scope.site_id).collect();
-        let filtered: Vec<_> = scopes().filter_map(|(scope, filter)| Some((scope, filter.as_ref()?))).collect();
-        let with_goals: Vec<_> = here().filter(|(_, site)| !site.completions.is_empty()).map(|(id, _)| *id).collect();
-        let visitors = async {
-            let mut visitors = HashMap::new();
-            if !with_changes.is_empty() {
-                let of_sites = self.clickhouse.visitors(Sites(&with_changes), now).await?;
-                visitors.extend(of_sites.into_iter().map(|(site_id, seen)| (Scope::of_site(site_id), seen)));
-            }
-            if !filtered.is_empty() {
-                let asked: Vec<_> = filtered.iter().map(|(scope, filter)| (scope.site_id, *filter)).collect();
-                let seen = self.clickhouse.visitors_like(&asked, now).await?;
-                visitors.extend(filtered.iter().map(|(scope, _)| (*scope).clone()).zip(seen));
-            }
-            Ok(visitors)
-        };
+    ) -> Result<Read<'a>, AnalyticsError> {
         let oldest = known.views.values().map(|view| view.looked_until).min().unwrap_or(now);
         let overlap = if sweeps { SWEEP } else { OVERLAP };
         let since = (oldest - OVERLAP).min(now - overlap).max(now - CATCH_UP - OVERLAP);
-        let names = &known.names;
-        let mut news = News::default();
-        let hits = async {
-            if with_goals.is_empty() || names.is_empty() {
-                return Ok(());
-            }
-            let with_place = known.catalog.sites.values().any(|site| site.has_filters);
-            let of = Asked { sites: Sites(&with_goals), names, with_place };
-            let since = since.secs();
-            let fresh = known.first_fresh_second(oldest).max(since);
-            let (there, shown) = tokio::try_join!(
-                self.clickhouse.digests(of, since..fresh),
-                self.clickhouse.hits(of, Seconds::Since(fresh), |hit| news.take_in(known, hit)),
-            )?;
-            news.digests = shown;
-            let moved = there.into_iter().filter(|(second, digest)| known.digests.get(second) != Some(digest));
-            let moved: Vec<_> = moved.map(|(second, _)| second).collect();
-            let shown = self.clickhouse.hits(of, Seconds::Only(&moved), |hit| news.take_in(known, hit)).await?;
-            news.digests.extend(shown);
-            Ok::<_, AnalyticsError>(())
-        };
-        let (visitors, ()) = tokio::try_join!(visitors, hits)?;
-        let watched: std::collections::HashSet<_> = here().map(|(_, site)| site.shard).collect();
-        let gaps = known.views.values().filter(|view| watched.contains(&view.lease.shard)).filter_map(|view| {
+        let fresh = known.first_fresh_second(oldest).max(since.secs());
+        let mut news = News::new(&known.catalog, &known.views, waiting);
+        let (visitors, digests) =
+            tokio::try_join!(self.visitors(known, now), self.hits(known, since.secs()..fresh, &mut news))?;
+        let watched = known.views.values().filter(|view| known.questions.shards.contains(&view.lease.shard));
+        let gaps = watched.filter_map(|view| {
             let until_at = now - CATCH_UP;
             let gap = Gap { shard: view.lease.shard, from_at: view.looked_until, until_at };
             (view.looked_until < until_at).then_some(gap)
@@ -323,7 +290,49 @@ impl Poller {
                 gap.from_at, gap.until_at
             );
         }
-        Ok((news, visitors, gaps))
+        let (found, counts, waiting) = news.into_parts();
+        Ok(Read { found, counts, waiting, digests, visitors, gaps })
+    }
+
+    /// Who is on the sites with spikes and drops.
+    async fn visitors(&self, known: &Knowledge, now: Timestamp) -> Result<HashMap<Scope, Visitors>, AnalyticsError> {
+        let Questions { unfiltered, filtered, .. } = &known.questions;
+        let mut visitors = HashMap::new();
+        if !unfiltered.is_empty() {
+            let of_sites = self.clickhouse.visitors(Sites(unfiltered), now).await?;
+            visitors.extend(of_sites.into_iter().map(|(site_id, seen)| (Scope::of_site(site_id), seen)));
+        }
+        if !filtered.is_empty() {
+            let scopes = || filtered.iter().filter_map(|scope| Some((scope, known.catalog.filter_of(scope)?)));
+            let asked: Vec<_> = scopes().map(|(scope, filter)| (scope.site_id, filter)).collect();
+            let seen = self.clickhouse.visitors_like(&asked, now).await?;
+            visitors.extend(scopes().map(|(scope, _)| scope.clone()).zip(seen));
+        }
+        Ok(visitors)
+    }
+
+    /// Shows `news` the rows since the end of `before`, and those of the seconds in it that add up to something else than
+    /// what was read of them. Answers what was shown of each second.
+    async fn hits(
+        &self,
+        known: &Knowledge,
+        before: Range<i64>,
+        news: &mut News<'_>,
+    ) -> Result<HashMap<i64, Digest>, AnalyticsError> {
+        let Questions { with_completions, names, with_place, .. } = &known.questions;
+        if with_completions.is_empty() || names.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let of = Asked { sites: Sites(with_completions), names, with_place: *with_place };
+        let fresh = Seconds::Since(before.end);
+        let (there, mut shown) = tokio::try_join!(
+            self.clickhouse.digests(of, before),
+            self.clickhouse.hits(of, fresh, |row| news.take_in(row)),
+        )?;
+        let moved = there.into_iter().filter(|(second, digest)| known.digests.get(second) != Some(digest));
+        let moved: Vec<_> = moved.map(|(second, _)| second).collect();
+        shown.extend(self.clickhouse.hits(of, Seconds::Only(&moved), |row| news.take_in(row)).await?);
+        Ok(shown)
     }
 
     /// Adds to `step` what spike triggers make of their sites' visitors. Answers what they remember afterwards.
@@ -335,8 +344,8 @@ impl Poller {
         now: Timestamp,
     ) -> Result<Vec<(TriggerId, Memory)>, AnalyticsError> {
         let mut memories = Vec::new();
-        let here = known.catalog.sites.iter().filter(|(_, site)| known.views.contains_key(&site.shard));
-        for (site_id, site) in here.filter(|(_, site)| !site.changes.is_empty()) {
+        for site_id in &known.questions.with_changes {
+            let Some(site) = known.catalog.sites.get(site_id) else { continue };
             let seen = |scope: &Scope| {
                 let seen = visitors.get(scope).copied().unwrap_or_default();
                 let is_news = known.visitors.get(scope).copied().unwrap_or_default() != seen;
@@ -358,12 +367,12 @@ impl Poller {
         &self,
         known: &mut Knowledge,
         step: Step,
-        counts: Counts,
+        counts: Vec<Counts>,
         gaps: Vec<Gap>,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let mut reported = Vec::new();
-        for ((shard, secs, identity), count) in counts {
+        for ((shard, secs, identity), count) in counts.into_iter().flatten() {
             let Some(view) = known.views.get(&shard) else { continue };
             if count > view.reported.get(&(secs, identity)).copied().unwrap_or(0) {
                 reported.push(Reported { shard, at: Timestamp::from_micros(secs * 1_000_000), identity, count });
@@ -390,8 +399,12 @@ impl Poller {
     async fn take_over(&self, known: &mut Knowledge, now: Timestamp) -> Result<(), StoreError> {
         let held: HashMap<i32, Lease> =
             (0..SHARDS).filter_map(|shard| Some((shard, self.leases.lease(shard)?))).collect();
+        let before = known.views.len();
         known.views.retain(|shard, view| held.get(shard) == Some(&view.lease));
         if held.len() == known.views.len() {
+            if known.views.len() < before {
+                known.questions = Questions::about(&known.catalog, &known.views);
+            }
             return Ok(());
         }
         let looked_until: HashMap<i32, Option<Timestamp>> =
@@ -411,6 +424,7 @@ impl Poller {
             let looked_until = looked_until.unwrap_or(now);
             known.views.insert(shard, View { lease, looked_until, reported });
         }
+        known.questions = Questions::about(&known.catalog, &known.views);
         // What landed late while they were on their way is found by a sweep.
         known.swept_at = Timestamp::EPOCH;
         known.digests.clear();
@@ -433,11 +447,12 @@ impl Poller {
     async fn learn(&self) -> Result<Knowledge, StoreError> {
         let mut known = Knowledge {
             catalog: Catalog::default(),
-            names: Vec::new(),
+            questions: Questions::default(),
             memories: HashMap::new(),
             views: HashMap::new(),
             digests: HashMap::new(),
             visitors: HashMap::new(),
+            waiting: Waiting::default(),
             // A new beginning looks back as far as a sweep does.
             swept_at: Timestamp::EPOCH,
             saved_at: Timestamp::EPOCH,
@@ -448,7 +463,7 @@ impl Poller {
 
     async fn read_catalog(&self, known: &mut Knowledge) -> Result<(), StoreError> {
         known.catalog = Catalog::new(self.store.watched().await?);
-        known.names = known.catalog.names_wanted();
+        known.questions = Questions::about(&known.catalog, &known.views);
         known.digests.clear();
         self.read_memories(known).await
     }
@@ -482,103 +497,36 @@ impl Knowledge {
     }
 }
 
-impl News {
-    /// Counts a hit, and its completions if more like it are there than were reported.
-    fn take_in(&mut self, known: &Knowledge, hit: &Hit) {
-        let Some(site) = known.catalog.sites.get(&hit.site_id) else { return };
-        let Some(view) = known.views.get(&site.shard) else { return };
-        let identity = identity(hit);
-        self.count(site, view, hit, identity, |trigger| trigger.filter.is_none());
-        if site.has_filters {
-            self.count(site, view, hit, placed(identity, hit), |trigger| trigger.filter.is_some());
-        }
-    }
-
-    /// Counts a hit under a name that says everything of it that these triggers ask for.
-    fn count(
-        &mut self,
-        site: &WatchedSite,
-        view: &View,
-        hit: &Hit,
-        identity: i64,
-        among: impl Fn(&CompletionTrigger) -> bool,
-    ) {
-        let secs = hit.at.secs();
-        let key = (site.shard, secs, identity);
-        // Most rows were reported with a look before this one, and nobody need be asked who wants them.
-        let reported = view.reported.get(&(secs, identity)).copied().unwrap_or(0);
-        if reported > 0 {
-            let count = self.counts.entry(key).or_insert(0);
-            if *count < reported {
-                *count += 1;
-                return;
+impl Questions {
+    fn about(catalog: &Catalog, views: &HashMap<i32, View>) -> Self {
+        let mut questions = Self { names: catalog.names_wanted(), ..Self::default() };
+        for (site_id, site) in catalog.sites.iter().filter(|(_, site)| views.contains_key(&site.shard)) {
+            questions.shards.insert(site.shard);
+            if !site.changes.is_empty() {
+                questions.with_changes.push(*site_id);
             }
+            for (scope, filter) in &site.scopes {
+                match filter {
+                    Some(_) => questions.filtered.push(scope.clone()),
+                    None => questions.unfiltered.push(*site_id),
+                }
+            }
+            if !site.completions.is_empty() {
+                questions.with_completions.push(*site_id);
+            }
+            questions.with_place |= site.has_filters;
         }
-        let wanted = site.wanted(hit, Timestamp::floor_to_second, among);
-        if wanted.is_empty() {
-            return;
-        }
-        let count = self.counts.entry(key).or_insert(0);
-        *count += 1;
-        let name = name(secs, identity, *count);
-        for wanted in wanted {
-            let rows = self.completions.count(wanted, hit, 0);
-            *rows = rows.wrapping_add(name);
-        }
+        questions
     }
 }
 
 impl Catalog {
     /// The names hits can have that somebody watches, for their own sake or because they complete a goal.
     fn names_wanted(&self) -> Vec<String> {
-        let goals = self.sites.values().filter(|site| site.wants_goals()).flat_map(|site| site.goals.values());
+        let goals = self.sites.values().filter(|site| site.wants_goals()).flat_map(|site| site.goals.goals());
         let names = goals.map(|goal| goal.kind.hit_name());
         let events = self.sites.values().flat_map(|site| site.by_event.keys().map(String::as_str));
         let names: std::collections::BTreeSet<_> = names.chain(events).collect();
         names.into_iter().map(str::to_owned).collect()
     }
-}
-
-/// What a row is known by, beside its second. It is stored, so it must not change with versions of anything.
-fn identity(hit: &Hit) -> i64 {
-    let mut hasher = SipHasher13::new();
-    let mut text = |text: &str| {
-        hasher.write(&(text.len() as u64).to_le_bytes());
-        hasher.write(text.as_bytes());
-    };
-    text(&hit.name);
-    text(&hit.page.pathname);
-    for (key, value) in &hit.props {
-        text(key);
-        text(value);
-    }
-    for number in [hit.site_id.0.cast_unsigned(), hit.visitor, hit.session] {
-        hasher.write(&number.to_le_bytes());
-    }
-    // Only engagement has one; older tables have none, and rows of other kinds must not change their name with an upgrade.
-    if let Some(depth) = hit.scroll_depth {
-        hasher.write(&[depth]);
-    }
-    hasher.finish().cast_signed()
-}
-
-/// What a row is known by where it matters whence and on which host it was, too. Rows have their own count under this name,
-/// so that a filter that comes and goes changes nothing of what is remembered without it.
-fn placed(identity: i64, hit: &Hit) -> i64 {
-    let mut hasher = SipHasher13::new();
-    hasher.write(&identity.to_le_bytes());
-    for text in [&hit.page.hostname, &hit.origin.source, &hit.country] {
-        hasher.write(&(text.len() as u64).to_le_bytes());
-        hasher.write(text.as_bytes());
-    }
-    hasher.finish().cast_signed()
-}
-
-/// A number for the `count`th row like this.
-fn name(secs: i64, identity: i64, count: i32) -> u64 {
-    let mut hasher = SipHasher13::new();
-    hasher.write(&secs.to_le_bytes());
-    hasher.write(&identity.to_le_bytes());
-    hasher.write(&count.to_le_bytes());
-    hasher.finish()
 }

@@ -24,7 +24,8 @@ use crate::domain::backtest::{self, Backtest, Firing, Heard, Point, Suggestion};
 use crate::domain::baseline::{Basis, HISTORY, WINDOW, window_start};
 use crate::domain::condition::Metric;
 use crate::domain::filter::Filter;
-use crate::domain::goal::{Goal, GoalIndex};
+use crate::domain::goal::Goal;
+use crate::domain::goal_index::GoalIndex;
 use crate::domain::habit::{LEARN_EVERY, LEARNED, QUARTER, Quarters, quarter_start};
 use crate::domain::ids::{GoalId, SiteId};
 use crate::domain::invalid::Invalid;
@@ -283,15 +284,15 @@ impl History<'_> {
         span: Range<Timestamp>,
         width: Duration,
     ) -> Result<HashMap<GoalId, Vec<Heard>>> {
-        let index = GoalIndex::new(goals);
+        let index = GoalIndex::new(goals.to_vec());
         let mut names: Vec<_> = goals.iter().map(|goal| goal.kind.hit_name()).collect();
         names.sort_unstable();
         names.dedup();
         let mut of_goals: HashMap<GoalId, BTreeMap<Timestamp, Heard>> = HashMap::new();
         self.analytics
             .alike(&[(self.site_id, names)], filter, span, width, |hit, alike| {
-                for goal_id in index.matches(hit) {
-                    add(of_goals.entry(goal_id).or_default(), &alike);
+                for goal in index.matches(hit) {
+                    add(of_goals.entry(goal.id).or_default(), &alike);
                 }
             })
             .await?;

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use pulsehook::analytics::clickhouse::{Asked, ClickHouse as Store, Limits, Mode, Seconds, Sites, Visitors};
+use pulsehook::analytics::clickhouse::{Asked, ClickHouse as Store, HitRow, Limits, Mode, Seconds, Sites, Visitors};
 use pulsehook::analytics::{AnalyticsError, Dimension};
 use pulsehook::chance::Chance;
 use pulsehook::clock::ManualClock;
-use pulsehook::domain::goal::{Goal, GoalIndex, GoalKind};
+use pulsehook::domain::goal::{Goal, GoalKind};
+use pulsehook::domain::goal_index::GoalIndex;
+use pulsehook::domain::hit::Hit;
 use pulsehook::domain::ids::{GoalId, NodeId, SiteId};
 use pulsehook::domain::time::Timestamp;
 use serde_json::{Value, json};
@@ -135,12 +137,14 @@ async fn paths_match_as_in_plausibles_own_test() {
             inserted_at: start(),
         };
         let goals: Vec<_> = expected.iter().enumerate().map(goal).collect();
-        let index = GoalIndex::new(&goals);
+        let index = GoalIndex::new(goals);
         let mut counts = [0; 7];
         let sites = [SiteId(1)];
-        let each = |hit: &pulsehook::domain::hit::Hit| {
-            for id in index.matches(hit) {
-                counts[usize::try_from(id.0).unwrap()] += 1;
+        let mut hit = Hit::new(SiteId(0), start(), 0, "");
+        let each = |row: &HitRow<'_>| {
+            row.write_to(&mut hit);
+            for goal in index.matches(&hit) {
+                counts[usize::try_from(goal.id.0).unwrap()] += 1;
             }
         };
         store.hits(pageviews(&sites), Seconds::Only(&[start().secs()]), each).await.unwrap();

@@ -20,7 +20,7 @@ use tracing::warn;
 
 pub use self::address::{Address, NotAnAddress};
 use self::ours::Ours;
-pub use self::reads::{Asked, Digest, Seconds, Sites, Visitors};
+pub use self::reads::{Asked, Digest, HitRow, Seconds, Sites, Visitors};
 use self::rows::Rows;
 pub use self::shape::{EVENTS, Limits, Shape};
 use self::tables::Tables;

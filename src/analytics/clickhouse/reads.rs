@@ -81,8 +81,9 @@ struct VisitorsRow {
     open: u64,
 }
 
+/// A hit as it was read.
 #[derive(Row, Deserialize)]
-struct HitRow<'a> {
+pub struct HitRow<'a> {
     at: u32,
     site_id: u64,
     name: &'a str,
@@ -355,8 +356,8 @@ impl ClickHouse {
         Ok(rows.iter().map(|row| (i64::from(row.at), Digest { rows: row.rows, sum: row.sum })).collect())
     }
 
-    /// Shows `each` every hit of these seconds that is asked for, in no order. The same hit is lent again and again with
-    /// other contents. Answers what was shown of each second: another server, or a moment later, may have another part.
+    /// Shows `each` every hit of these seconds that is asked for, in no order. Answers what was shown of each second: another
+    /// server, or a moment later, may have another part.
     ///
     /// # Errors
     /// The answer did not come to its end. What was shown before is not to be acted on.
@@ -364,7 +365,7 @@ impl ClickHouse {
         &self,
         of: Asked<'_>,
         among: Seconds<'_>,
-        mut each: impl FnMut(&Hit),
+        mut each: impl FnMut(&HitRow<'_>),
     ) -> Result<HashMap<i64, Digest>> {
         let mut shown: HashMap<i64, Digest> = HashMap::new();
         if matches!(among, Seconds::Only([])) {
@@ -390,13 +391,11 @@ impl ClickHouse {
         let query = of.bind(among.bind(self.query(&sql, "hits")));
         self.timed(async {
             let mut rows = query.fetch::<HitRow<'_>>().map_err(explain)?;
-            let mut hit = Hit::new(SiteId(0), Timestamp::EPOCH, 0, "");
             while let Some(row) = rows.next().await.map_err(explain)? {
                 let digest = shown.entry(i64::from(row.at)).or_default();
                 digest.rows += 1;
                 digest.sum = digest.sum.wrapping_add(row.hash);
-                row.write_to(&mut hit);
-                each(&hit);
+                each(&row);
             }
             Ok(())
         })
@@ -802,8 +801,18 @@ impl ClickHouse {
 }
 
 impl HitRow<'_> {
+    pub fn site_id(&self) -> SiteId {
+        site(self.site_id)
+    }
+
+    /// Bytes of its texts.
+    pub fn text_bytes(&self) -> usize {
+        let texts = [self.name, self.pathname, self.source, self.hostname, self.country];
+        texts.iter().chain(&self.keys).chain(&self.values).map(|text| text.len()).sum()
+    }
+
     /// Fills a hit with what is in the row, and keeps its memory.
-    fn write_to(&self, hit: &mut Hit) {
+    pub fn write_to(&self, hit: &mut Hit) {
         let refill = |text: &mut String, with: &str| {
             text.clear();
             text.push_str(with);

@@ -214,7 +214,7 @@ impl Lookout {
             }
             Settings::GoalStalled(settings) => {
                 // A goal that is gone stalls no more.
-                let Some(goal) = at.site.goals.get(&settings.goal_id) else { return };
+                let Some(goal) = at.site.goals.goal(settings.goal_id) else { return };
                 let open = kept.open(Trouble::GoalStalled);
                 let seen = sight.goal_stalled(at.site_id, at.site, settings, open, now);
                 let data = |since| Data::goal_stalled(goal, since, &seen.silence(since), now);
@@ -296,7 +296,7 @@ impl Lookout {
         let before = kept.fired;
         kept.fired += 1;
         kept.state.milestone = Some(reached);
-        let goal = settings.goal_id.and_then(|goal_id| at.site.goals.get(&goal_id));
+        let goal = settings.goal_id.and_then(|goal_id| at.site.goals.goal(goal_id));
         let data = Data::milestone(settings.metric, settings.period, &reached, counted.now, goal);
         // Whatever is forgotten of it, none is told twice in a period.
         let moment = format!(
@@ -341,8 +341,11 @@ impl Gathering<'_> {
             return Fate::Folded(serde_json::to_string(&counted).expect("names and numbers serialise"));
         }
         let moment = format!("batch:{}", parts[0].moment);
-        let about = (*watched, batch.goal_id());
-        let fired = self.firing.completion((*site_id, site), about, counted, moment, self.now);
+        let goal = batch.goal_id().and_then(|goal_id| site.goals.goal(goal_id));
+        if goal.is_none() && batch.goal_id().is_some() {
+            return Fate::Dropped;
+        }
+        let fired = self.firing.completion((*site_id, site), (*watched, goal), counted, moment, self.now);
         fired.map_or(Fate::Dropped, |fired| Fate::Told(Box::new(fired)))
     }
 }

@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::domain::baseline::Sensitivity;
 use crate::domain::condition::{Metric, Seen, Sign, Trouble};
 use crate::domain::decide::Incident;
+use crate::domain::goal::Goal;
 use crate::domain::habit::{Habit, LEARN_EVERY, LEARNED, QUARTER, Quarters, Silence, learned_until, quarter_start};
 use crate::domain::ids::{GoalId, SiteId, TriggerId};
 use crate::domain::time::Timestamp;
@@ -282,7 +283,7 @@ impl Sight {
             analytics
                 .alike(&asked, None, from..until, QUARTER, |hit, alike| {
                     let Some(site) = asking.get(&hit.site_id) else { return };
-                    let goals = site.index.matches(hit).into_iter().map(|goal_id| (goal_id, alike));
+                    let goals = site.goals.matches(hit).map(|goal| (goal.id, alike));
                     found.entry(hit.site_id).or_default().extend(goals);
                 })
                 .await?;
@@ -459,7 +460,7 @@ impl WatchedSite {
     }
 
     fn goal_names(&self) -> Vec<&str> {
-        let mut names: Vec<_> = self.goals.values().map(|goal| goal.kind.hit_name()).collect();
+        let mut names: Vec<_> = self.goals.goals().iter().map(|goal| goal.kind.hit_name()).collect();
         names.sort_unstable();
         names.dedup();
         names
@@ -487,10 +488,11 @@ async fn count_before(
             let asked = [(site_id, site.goal_names())];
             analytics
                 .alike(&asked, None, from..until, QUARTER, |hit, alike| {
-                    let goals = if hit.site_id == site_id { site.index.matches(hit) } else { Vec::new() };
-                    let wanted =
-                        goals.iter().filter(|goal_id| settings.goal_id.is_none_or(|wanted| wanted == **goal_id));
-                    before += alike.count * wanted.count() as u64;
+                    if hit.site_id != site_id {
+                        return;
+                    }
+                    let is_wanted = |goal: &&Goal| settings.goal_id.is_none_or(|wanted| wanted == goal.id);
+                    before += alike.count * site.goals.matches(hit).filter(is_wanted).count() as u64;
                 })
                 .await?;
             Ok(before)
