@@ -202,7 +202,9 @@ impl App {
 /// # Errors
 /// The database cannot be reached, or has a newer schema than this version knows.
 pub async fn open_store(config: &Config) -> anyhow::Result<Store> {
-    let store = Store::open(&config.database_url).await.context("the database cannot be opened")?;
+    let place = Store::place_of(&config.database_url).map_or_else(String::new, |place| format!(" ({place})"));
+    let store =
+        Store::open(&config.database_url).await.with_context(|| format!("the database cannot be opened{place}"))?;
     store.migrate().await.context("the database cannot be brought up to date")?;
     Ok(store)
 }

@@ -187,6 +187,19 @@ impl Store {
         Err(StoreError::Refused("database_url must start with sqlite:// or postgres://".to_owned()))
     }
 
+    /// Where the database of an address is, in words, without what is secret in the address. `None` when it is no address.
+    pub fn place_of(url: &str) -> Option<String> {
+        if let Some(path) = url.strip_prefix("sqlite://") {
+            return Some(format!("SQLite, {path}"));
+        }
+        let options = PgConnectOptions::from_str(url).ok()?;
+        let place = match options.get_socket() {
+            Some(socket) => socket.display().to_string(),
+            None => format!("{}:{}", options.get_host(), options.get_port()),
+        };
+        Some(format!("PostgreSQL, {place}"))
+    }
+
     async fn open_sqlite(path: &Path) -> Result<Self> {
         let options = SqliteConnectOptions::new()
             .filename(path)

@@ -211,7 +211,12 @@ async fn settings_that_contradict_are_refused_at_start() {
         ("PULSEHOOK_MASTER_KEY", "secret-but-wrong", "master_key must be 32 bytes in base64"),
         ("PULSEHOOK_RETENTION_FILE", "/nowhere", "PULSEHOOK_RETENTION_FILE names /nowhere"),
         ("PULSEHOOK_EGRESS_CA", "/nowhere.pem", "egress_ca /nowhere.pem cannot be read"),
-        ("PULSEHOOK_DATABASE_URL", "postgres://127.0.0.1:1/x", "the database cannot be opened"),
+        (
+            "PULSEHOOK_DATABASE_URL",
+            "postgres://me:secret-but-wrong@127.0.0.1:1/x",
+            "the database cannot be opened (PostgreSQL, 127.0.0.1:1)",
+        ),
+        ("PULSEHOOK_DATABASE_URL", "sqlite:///nowhere/x.db", "the database cannot be opened (SQLite, /nowhere/x.db)"),
         // Not only that, but why, and that once.
         ("PULSEHOOK_DATABASE_URL", "postgres://127.0.0.1:1/x", "Connection refused (os error 111)\n"),
     ] {
