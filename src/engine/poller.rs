@@ -254,6 +254,8 @@ impl Poller {
         known.visitors = visitors;
         known.waiting = waiting;
         if sweeps {
+            // Now and then it is given back: what one long text needed is not kept for ever.
+            known.waiting = Waiting::default();
             known.swept_at = now;
             self.forget(known, now).await?;
         }
