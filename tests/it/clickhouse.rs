@@ -106,39 +106,22 @@ async fn paths_match_as_in_plausibles_own_test() {
     in_time(async {
         let database = ClickHouse::plausible(CURRENT).await;
         let store = connect(&database).await.unwrap();
-        let paths = [
-            "/hum",
-            "/register",
-            "/reg",
-            "/billing/success",
-            "/billing/upgrade/success",
-            "/signup/new",
-            "/signup/new/2",
-            "/signup/new/3",
-        ];
-        let rows: Vec<_> = paths.iter().map(|path| Row { path, at: start(), ..Row::default() }).collect();
+        let case: Value = serde_json::from_str(include_str!("../fixtures/plausible/page_paths.json")).unwrap();
+        let paths = case["paths"].as_array().unwrap().iter().map(text);
+        let rows: Vec<_> = paths.map(|path| Row { path, at: start(), ..Row::default() }).collect();
         database.insert(&rows).await;
-        let expected = [
-            ("/*", 8),
-            ("/signup/*", 3),
-            ("/billing*/success", 2),
-            ("/reg*", 2),
-            ("/register", 1),
-            ("/*/register", 0),
-            ("/signup", 0),
-        ];
-        let goal = |(id, (path, _)): (usize, &(&str, usize))| Goal {
+        let visited = case["visited"].as_array().unwrap();
+        let goal = |(id, of): (usize, &Value)| Goal {
             id: GoalId(i64::try_from(id).unwrap()),
             site_id: SiteId(1),
-            display_name: (*path).to_owned(),
-            kind: GoalKind::Page { path: (*path).to_owned() },
+            display_name: text(&of[0]).to_owned(),
+            kind: GoalKind::Page { path: text(&of[0]).to_owned() },
             custom_props: Vec::new(),
             currency: None,
             inserted_at: start(),
         };
-        let goals: Vec<_> = expected.iter().enumerate().map(goal).collect();
-        let index = GoalIndex::new(goals);
-        let mut counts = [0; 7];
+        let index = GoalIndex::new(visited.iter().enumerate().map(goal).collect());
+        let mut counts = vec![0; visited.len()];
         let sites = [SiteId(1)];
         let mut hit = Hit::new(SiteId(0), start(), 0, "");
         let each = |row: &HitRow<'_>| {
@@ -148,7 +131,7 @@ async fn paths_match_as_in_plausibles_own_test() {
             }
         };
         store.hits(pageviews(&sites), Seconds::Only(&[start().secs()]), each).await.unwrap();
-        assert_eq!(counts, expected.map(|(_, count)| count));
+        assert_eq!(counts, visited.iter().map(|of| of[1].as_u64().unwrap()).collect::<Vec<_>>());
     })
     .await;
 }
@@ -293,6 +276,43 @@ on_both! {
         let app = app_at_later(&clickhouse, database, 40 * SECOND).await;
         app.drain().await;
         assert_eq!(told(&endpoint), all(4, 1), "nothing is told again after a restart");
+        app.stop().await;
+    }
+
+    async fn more_rows_than_are_kept_at_once_are_each_counted_once(database: Database) {
+        let clickhouse = ClickHouse::empty().await;
+        let endpoint = always().await;
+        let app = app_at(&clickhouse, database).await;
+        let created = app.post("/api/sites", json!({"domain": "other.example"})).await.expect(201);
+        let sites = [site_id(&app).await, text(&created["site"]["id"]).parse().unwrap()];
+        for domain in [SITE, "other.example"] {
+            app.post(&format!("/api/sites/{domain}/goals"), json!({"event_name": "Signup"})).await.expect(201);
+            let webhook = json!({"name": "w", "url": endpoint.url(), "triggers": [{"type": "goal_completion"}]});
+            app.post(&format!("/api/sites/{domain}/webhooks"), webhook).await.expect(201);
+        }
+        app.drain().await;
+        // Both limits are passed: that of rows, and with the second part that of texts.
+        let long = format!("/{}", "long/".repeat(300));
+        let row = |path, number| Row {
+            site: sites[usize::from(number % 3 == 0)],
+            name: "Signup",
+            path,
+            visitor: number,
+            at: app.now(),
+            ..Row::default()
+        };
+        let rows: Vec<_> = (0..9_000).map(|number| row("/", number)).collect();
+        clickhouse.insert(&rows).await;
+        look_after(&app, 5 * SECOND).await;
+        let count = |count| BTreeMap::from([("Signup".to_owned(), count)]);
+        assert_eq!(told(&endpoint), count(9_000));
+        let rows: Vec<_> = (0..6_000).map(|number| row(long.as_str(), number)).collect();
+        clickhouse.insert(&rows).await;
+        for _ in 0..2 {
+            look_after(&app, 5 * SECOND).await;
+            assert_eq!(told(&endpoint), count(15_000));
+        }
+        assert_eq!(endpoint.arrived().len(), 4, "one event a goal and look");
         app.stop().await;
     }
 
