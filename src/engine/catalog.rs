@@ -22,11 +22,9 @@ use crate::store::shards::shard_of;
 #[derive(Default)]
 pub struct Catalog {
     pub version: i64,
-    pub sites: Sites,
+    /// Nobody outside chooses their ids.
+    pub sites: foldhash::HashMap<SiteId, WatchedSite>,
 }
-
-/// Whose ids they are nobody outside chooses.
-pub type Sites = foldhash::HashMap<SiteId, WatchedSite>;
 
 pub struct WatchedSite {
     pub account_id: AccountId,
@@ -129,7 +127,7 @@ impl Catalog {
         for goal in watched.goals {
             goals.entry(goal.site_id).or_default().push(goal);
         }
-        let mut sites: Sites = watched
+        let mut sites: foldhash::HashMap<_, _> = watched
             .sites
             .into_iter()
             .map(|site| {
@@ -249,11 +247,12 @@ impl WatchedSite {
         scopes.map(|(scope, filter)| (scope, filter.as_ref()))
     }
 
-    /// The triggers that want completions of a goal, as positions among `completions`.
-    pub fn wanting(&self, goal_id: GoalId) -> impl Iterator<Item = usize> {
+    /// The triggers that want completions of a goal.
+    pub fn wanting(&self, goal_id: GoalId) -> impl Iterator<Item = &CompletionTrigger> {
         let first = self.by_goal.partition_point(|(wanted, _)| *wanted < goal_id);
         let of_goal = self.by_goal[first..].iter().take_while(move |(wanted, _)| *wanted == goal_id);
-        of_goal.map(|(_, position)| position).chain(&self.of_any_goal).map(|position| *position as usize)
+        let positions = of_goal.map(|(_, position)| position).chain(&self.of_any_goal);
+        positions.map(|position| &self.completions[*position as usize])
     }
 
     fn arrange(&mut self) {

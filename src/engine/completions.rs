@@ -11,18 +11,15 @@ use crate::domain::time::Timestamp;
 /// A trigger that wants to know of a hit, and the goal the hit completes if the trigger is for goals.
 #[derive(Clone, Copy)]
 pub struct Wanted<'a> {
-    site: &'a WatchedSite,
-    trigger: &'a CompletionTrigger,
-    goal: Option<&'a Goal>,
+    pub site: &'a WatchedSite,
+    pub trigger: &'a CompletionTrigger,
+    pub goal: Option<&'a Goal>,
 }
 
 /// What was counted for one trigger, and in which rows.
 pub struct Found<'a, R> {
     pub site_id: SiteId,
-    pub site: &'a WatchedSite,
-    pub trigger: &'a CompletionTrigger,
-    /// If the trigger is for goals.
-    pub goal: Option<&'a Goal>,
+    pub by: Wanted<'a>,
     pub tally: Tally,
     pub rows: R,
 }
@@ -70,12 +67,8 @@ impl WatchedSite {
             }
         }
         for goal in self.goals.matches(hit).filter(|goal| cut(goal.inserted_at) <= hit.at) {
-            let triggers = self.wanting(goal.id).map(|position| &self.completions[position]);
-            wanted.extend(triggers.filter(|trigger| wants(trigger)).map(|trigger| Wanted {
-                site: self,
-                trigger,
-                goal: Some(goal),
-            }));
+            let triggers = self.wanting(goal.id).filter(|trigger| wants(trigger));
+            wanted.extend(triggers.map(|trigger| Wanted { site: self, trigger, goal: Some(goal) }));
         }
         wanted
     }
@@ -92,7 +85,7 @@ impl CompletionTrigger {
 }
 
 impl Wanted<'_> {
-    fn counted(&self) -> Counted {
+    pub fn counted(&self) -> Counted {
         (self.trigger.id, self.goal.map(|goal| goal.id))
     }
 
@@ -118,12 +111,6 @@ impl<R> Default for Completions<'_, R> {
     }
 }
 
-impl<R> Found<'_, R> {
-    pub fn counted(&self) -> Counted {
-        (self.trigger.id, self.goal.map(|goal| goal.id))
-    }
-}
-
 impl<'a, R> Completions<'a, R> {
     pub fn len(&self) -> usize {
         self.found.len()
@@ -131,21 +118,14 @@ impl<'a, R> Completions<'a, R> {
 
     /// What was counted, each once.
     pub fn counted(&self) -> impl Iterator<Item = Counted> {
-        self.found.iter().map(Found::counted)
+        self.found.iter().map(|found| found.by.counted())
     }
 
     /// Counts a hit for a trigger that wants it. Answers the rows it was counted in before, `none` if there are none, for this
     /// one to be added.
     pub fn count(&mut self, wanted: Wanted<'a>, hit: &Hit, none: R) -> &mut R {
         let position = *self.positions.entry(wanted.counted()).or_insert_with(|| {
-            self.found.push(Found {
-                site_id: hit.site_id,
-                site: wanted.site,
-                trigger: wanted.trigger,
-                goal: wanted.goal,
-                tally: Tally::new(hit.at),
-                rows: none,
-            });
+            self.found.push(Found { site_id: hit.site_id, by: wanted, tally: Tally::new(hit.at), rows: none });
             self.found.len() - 1
         });
         let found = &mut self.found[position];

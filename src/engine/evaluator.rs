@@ -188,7 +188,7 @@ impl Evaluator {
         // step lie side by side in the index.
         let moment = |found: &Found<'_, RangeInclusive<HitSeq>>| {
             let (first, last) = (found.rows.start().0, found.rows.end().0);
-            format!("{}:{first}-{last}:{}", self.analytics.source(), CountedName(found.counted().1))
+            format!("{}:{first}-{last}:{}", self.analytics.source(), CountedName(found.by.counted().1))
         };
         self.firing.add_completions(&mut step, completions.into_vec(), moment, now);
         for (site_id, mut judged) in knowledge.judge(now, &self.leases, &self.firing.profiles) {

@@ -11,7 +11,7 @@ use tracing::info;
 
 use super::apart::side_by_side;
 use super::catalog::{ChangeTrigger, CompletionTrigger, Memory, Scope, Wants, WatchedSite};
-use super::completions::Found;
+use super::completions::{Found, Wanted};
 use super::profiles::Profiles;
 use crate::analytics::{Analytics, AnalyticsError, Dimension};
 use crate::chance::Chance;
@@ -98,7 +98,8 @@ impl Firing {
     }
 
     fn add_completion<R>(&self, step: &mut Step, found: Found<'_, R>, moment: String, now: Timestamp) {
-        let Found { site_id, site, trigger, goal, tally, .. } = found;
+        let Found { site_id, by, tally, .. } = found;
+        let Wanted { site, trigger, goal } = by;
         if trigger.batch.is_none() {
             let counted = tally.counted(Ranking::LISTED);
             step.fired.extend(self.completion((site_id, site), (trigger, goal), counted, moment, now));
@@ -106,7 +107,7 @@ impl Firing {
         }
         let count = i64::try_from(tally.count).unwrap_or(i64::MAX);
         let part = serde_json::to_string(&tally.counted(Counted::KEPT)).expect("names and numbers serialise");
-        let (trigger_id, goal_id) = (trigger.id, goal.map(|goal| goal.id));
+        let (trigger_id, goal_id) = by.counted();
         step.gathered.push(Gathered { trigger_id, goal_id, moment, count, part });
     }
 

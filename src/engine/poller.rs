@@ -237,7 +237,7 @@ impl Poller {
         let Read { found, counts, waiting, digests, visitors, gaps } = read;
         let mut step = Step::default();
         let moment = |found: &Found<'_, u64>| {
-            format!("{}-{:016x}:{}", found.tally.first_at.secs(), found.rows, CountedName(found.counted().1))
+            format!("{}-{:016x}:{}", found.tally.first_at.secs(), found.rows, CountedName(found.by.counted().1))
         };
         // No row is noticed before it was written, and some are written while they are asked for.
         let noticed_at = self.clock.now();

@@ -67,7 +67,7 @@ impl Settler {
     /// Does not return before the outcomes are written or have become somebody else's.
     async fn write(&self, batch: &mut Vec<Settled>) {
         let mut pause = FIRST_PAUSE;
-        // Rows go where they will lie, one after the other: that costs less than to look each one's place up anew.
+        // The store writes them in this order, which is the one in which they lie.
         batch.sort_unstable_by_key(|settled| settled.event_id);
         while !batch.is_empty() {
             let failure = match self.store.settle(self.leases.node(), &leases_of(batch), batch, self.clock.now()).await
