@@ -11,6 +11,8 @@ use sqlx::sqlite::{
 };
 use sqlx::{Connection as _, Row as _, Sqlite, SqliteConnection, SqlitePool};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::error;
 
 use super::{Alike, AnalyticsError, Dimension, Freshness, Result, Totals};
@@ -92,6 +94,8 @@ pub struct Embedded {
     committed: watch::Receiver<i64>,
     recent: Arc<Mutex<Recent>>,
     source: Arc<str>,
+    closing: CancellationToken,
+    writing: TaskTracker,
 }
 
 /// The newest live hits, so that whoever follows them need not read back what was just written.
@@ -136,8 +140,10 @@ impl Embedded {
         let (writer, writes) = mpsc::channel(WAITING_WRITES);
         let (announce, committed) = watch::channel(last);
         let recent = Arc::new(Mutex::new(Recent { next: last + 1, hits: VecDeque::new() }));
-        tokio::spawn(write_until_closed(connection, writes, announce, Arc::clone(&recent)));
-        Ok(Self { writer, read, maintain, committed, recent, source: source.into() })
+        let (closing, writing) = (CancellationToken::new(), TaskTracker::new());
+        writing.spawn(write_until_closed(connection, writes, closing.clone(), announce, Arc::clone(&recent)));
+        writing.close();
+        Ok(Self { writer, read, maintain, committed, recent, source: source.into(), closing, writing })
     }
 
     /// Stores hits as they happen. Returns once they are committed; calls made at the same time share a commit.
@@ -639,7 +645,10 @@ impl Embedded {
         Ok(())
     }
 
+    /// Writes what waits and takes nothing any more. Once it returns nobody has the file open.
     pub async fn close(&self) {
+        self.closing.cancel();
+        self.writing.wait().await;
         self.read.close().await;
         self.maintain.close().await;
     }
@@ -679,11 +688,17 @@ impl Recent {
 async fn write_until_closed(
     mut connection: SqliteConnection,
     mut writes: mpsc::Receiver<Write>,
+    closing: CancellationToken,
     announce: watch::Sender<i64>,
     recent: Arc<Mutex<Recent>>,
 ) {
     let mut waiting = Vec::new();
-    while writes.recv_many(&mut waiting, WAITING_WRITES).await > 0 {
+    loop {
+        tokio::select! {
+            count = writes.recv_many(&mut waiting, WAITING_WRITES) => if count == 0 { break },
+            // What was sent before comes all the same.
+            () = closing.cancelled(), if !writes.is_closed() => writes.close(),
+        }
         while !waiting.is_empty() {
             let batch = next_batch(&mut waiting);
             let outcome = commit(&mut connection, &batch).await.map_err(|error| error.to_string());

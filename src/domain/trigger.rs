@@ -290,19 +290,6 @@ impl Settings {
         }
     }
 
-    /// Whether it watches for what no single hit shows: what stays away, adds up, or cannot be seen.
-    pub fn is_condition(&self) -> bool {
-        matches!(self, Self::GoalStalled(_) | Self::Milestone(_) | Self::NoData(_) | Self::ErrorCondition(_))
-    }
-
-    /// Whether it is judged by what is usual for its site.
-    pub fn is_typical(&self) -> bool {
-        match self {
-            Self::VisitorSpike(change) | Self::VisitorDrop(change) => change.baseline == Baseline::Typical,
-            _ => false,
-        }
-    }
-
     /// When what it counts is told, if not at once.
     pub fn batch(&self) -> Option<Batch> {
         match self {

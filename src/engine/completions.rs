@@ -116,6 +116,12 @@ impl<'a, R> Completions<'a, R> {
         self.found.len()
     }
 
+    /// Makes room for so many more.
+    pub fn reserve(&mut self, more: usize) {
+        self.found.reserve(more);
+        self.positions.reserve(more);
+    }
+
     /// What was counted, each once.
     pub fn counted(&self) -> impl Iterator<Item = Counted> {
         self.found.iter().map(|found| found.by.counted())

@@ -27,6 +27,7 @@ use crate::domain::hit::Hit;
 use crate::domain::ids::{SiteId, TriggerId};
 use crate::domain::live::{LiveWindow, SPAN};
 use crate::domain::time::Timestamp;
+use crate::store::catalog::Selection;
 use crate::store::outbox::{Step, Watermark};
 use crate::store::{Store, StoreError};
 use crate::wake::{Answer, ToEvaluator};
@@ -220,7 +221,8 @@ impl Evaluator {
 
     /// Reads everything again, from where the last commit left it.
     async fn learn(&self) -> Result<Knowledge, LookError> {
-        let mut knowledge = Knowledge { catalog: Catalog::new(self.store.watched().await?), ..Knowledge::default() };
+        let mut knowledge =
+            Knowledge { catalog: Catalog::new(self.store.watched(Selection::All).await?), ..Knowledge::default() };
         for (trigger_id, fired, state) in self.store.operator_trigger_states().await? {
             let state = serde_json::from_str(&state).unwrap_or_default();
             knowledge.memories.insert(trigger_id, Memory { fired, state });
@@ -242,7 +244,7 @@ impl Evaluator {
             return Ok(());
         }
         let before = knowledge.catalog.scopes();
-        knowledge.catalog = Catalog::new(self.store.watched().await?);
+        knowledge.catalog = Catalog::new(self.store.watched(Selection::All).await?);
         let after = knowledge.catalog.scopes();
         knowledge.live.retain(|scope, _| after.contains(scope));
         let triggers = knowledge.catalog.triggers();

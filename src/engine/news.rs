@@ -3,7 +3,6 @@
 //! A row is known by a hash of what is in it, and by its second. How many rows like it were reported is remembered
 //! ([`View`]); the rows beyond that are news.
 
-use std::collections::HashMap;
 use std::hash::Hasher as _;
 
 use siphasher::sip::SipHasher13;
@@ -28,9 +27,13 @@ pub struct View {
     pub lease: Lease,
     /// Everything before was looked at.
     pub looked_until: Timestamp,
-    /// How many rows like this one, of this second, were reported.
-    pub reported: foldhash::HashMap<(i64, i64), i32>,
+    pub reported: Reports,
 }
+
+/// How many rows like one were reported of its second. There may be millions of them, and the rows of one look are of few
+/// seconds: what they are held against lies close together.
+#[derive(Debug, Default)]
+pub struct Reports(foldhash::HashMap<i64, foldhash::HashMap<i64, i32>>);
 
 /// Rows of a shard like this one, of this second: how many there are.
 pub type Counts = foldhash::HashMap<(i32, i64, i64), i32>;
@@ -60,7 +63,7 @@ struct HalfWaiting {
 #[derive(Clone, Copy)]
 struct Known<'a> {
     catalog: &'a Catalog,
-    views: &'a HashMap<i32, View>,
+    views: &'a foldhash::HashMap<i32, View>,
 }
 
 #[derive(Default)]
@@ -70,8 +73,23 @@ struct Counted<'a> {
     counts: Counts,
 }
 
+impl Reports {
+    pub fn of(&self, secs: i64, identity: i64) -> i32 {
+        self.0.get(&secs).and_then(|of_second| of_second.get(&identity)).copied().unwrap_or(0)
+    }
+
+    pub fn set(&mut self, secs: i64, identity: i64, count: i32) {
+        self.0.entry(secs).or_default().insert(identity, count);
+    }
+
+    /// Forgets what was before this second.
+    pub fn forget_before(&mut self, secs: i64) {
+        self.0.retain(|at, _| *at >= secs);
+    }
+}
+
 impl<'a> News<'a> {
-    pub fn new(catalog: &'a Catalog, views: &'a HashMap<i32, View>, waiting: Waiting) -> Self {
+    pub fn new(catalog: &'a Catalog, views: &'a foldhash::HashMap<i32, View>, waiting: Waiting) -> Self {
         Self { known: Known { catalog, views }, waiting, counted: Default::default() }
     }
 
@@ -144,6 +162,9 @@ impl HalfWaiting {
 impl<'a> Counted<'a> {
     /// Counts hits, and the completions of those of which more like them are there than were reported.
     fn add(&mut self, hits: &[Hit], known: Known<'a>) {
+        // Most of them are new and complete something. To grow step by step would move all of it again and again.
+        self.counts.reserve(hits.len());
+        self.completions.reserve(hits.len());
         for hit in hits {
             let Some(site) = known.catalog.sites.get(&hit.site_id) else { continue };
             let Some(view) = known.views.get(&site.shard) else { continue };
@@ -167,7 +188,7 @@ impl<'a> Counted<'a> {
         let secs = hit.at.secs();
         let key = (site.shard, secs, identity);
         // Most rows were reported with a look before this one, and nobody need be asked who wants them.
-        let reported = view.reported.get(&(secs, identity)).copied().unwrap_or(0);
+        let reported = view.reported.of(secs, identity);
         if reported > 0 {
             let count = self.counts.entry(key).or_insert(0);
             if *count < reported {

@@ -25,12 +25,13 @@ use super::completions::{CountedName, Found};
 use super::firing::{Firing, Seen};
 use super::late::Late;
 use super::leases::Leases;
-use super::news::{Counts, News, View, Waiting};
+use super::news::{Counts, News, Reports, View, Waiting};
 use crate::analytics::AnalyticsError;
 use crate::analytics::clickhouse::{Asked, ClickHouse, Digest, Seconds, Sites, Visitors};
 use crate::clock::Clock;
 use crate::domain::ids::{SiteId, TriggerId};
 use crate::domain::time::Timestamp;
+use crate::store::catalog::Selection;
 use crate::store::observations::{Gap, Looked, Reported};
 use crate::store::outbox::Step;
 use crate::store::shards::{Lease, SHARDS};
@@ -75,7 +76,7 @@ struct Knowledge {
     questions: Questions,
     memories: HashMap<TriggerId, Memory>,
     /// By shard, of the shards this node works for.
-    views: HashMap<i32, View>,
+    views: foldhash::HashMap<i32, View>,
     /// By second, what all its rows were made of that were read for these views and this catalog.
     digests: HashMap<i64, Digest>,
     visitors: HashMap<Scope, Visitors>,
@@ -376,7 +377,7 @@ impl Poller {
         let mut reported = Vec::new();
         for ((shard, secs, identity), count) in counts.into_iter().flatten() {
             let Some(view) = known.views.get(&shard) else { continue };
-            if count > view.reported.get(&(secs, identity)).copied().unwrap_or(0) {
+            if count > view.reported.of(secs, identity) {
                 reported.push(Reported { shard, at: Timestamp::from_micros(secs * 1_000_000), identity, count });
             }
         }
@@ -390,7 +391,7 @@ impl Poller {
         known.saved_at = now;
         for row in looked.reported {
             if let Some(view) = known.views.get_mut(&row.shard) {
-                view.reported.insert((row.at.secs(), row.identity), row.count);
+                view.reported.set(row.at.secs(), row.identity, row.count);
             }
         }
         self.firing.announce(step.fired, owed).await;
@@ -416,11 +417,11 @@ impl Poller {
                 continue;
             }
             let looked_until = looked_until.get(&shard).copied().flatten();
-            let mut reported = foldhash::HashMap::default();
+            let mut reported = Reports::default();
             // Where nobody ever looked nothing can have been reported.
             if looked_until.is_some() {
                 for row in self.store.operator_reported(shard, now - REMEMBERED).await? {
-                    reported.insert((row.at.secs(), row.identity), row.count);
+                    reported.set(row.at.secs(), row.identity, row.count);
                 }
             }
             let looked_until = looked_until.unwrap_or(now);
@@ -438,7 +439,7 @@ impl Poller {
         let before = now - REMEMBERED;
         let secs = before.secs();
         for view in known.views.values_mut() {
-            view.reported.retain(|(at, _), _| *at >= secs);
+            view.reported.forget_before(secs);
         }
         known.digests.retain(|at, _| *at >= secs);
         let shards: Vec<_> = known.views.keys().copied().collect();
@@ -451,7 +452,7 @@ impl Poller {
             catalog: Catalog::default(),
             questions: Questions::default(),
             memories: HashMap::new(),
-            views: HashMap::new(),
+            views: foldhash::HashMap::default(),
             digests: HashMap::new(),
             visitors: HashMap::new(),
             waiting: Waiting::default(),
@@ -464,7 +465,7 @@ impl Poller {
     }
 
     async fn read_catalog(&self, known: &mut Knowledge) -> Result<(), StoreError> {
-        known.catalog = Catalog::new(self.store.watched().await?);
+        known.catalog = Catalog::new(self.store.watched(Selection::All).await?);
         known.questions = Questions::about(&known.catalog, &known.views);
         known.digests.clear();
         self.read_memories(known).await
@@ -500,7 +501,7 @@ impl Knowledge {
 }
 
 impl Questions {
-    fn about(catalog: &Catalog, views: &HashMap<i32, View>) -> Self {
+    fn about(catalog: &Catalog, views: &foldhash::HashMap<i32, View>) -> Self {
         let mut questions = Self { names: catalog.names_wanted(), ..Self::default() };
         for (site_id, site) in catalog.sites.iter().filter(|(_, site)| views.contains_key(&site.shard)) {
             questions.shards.insert(site.shard);

@@ -19,6 +19,7 @@ use crate::domain::filter::Filter;
 use crate::domain::ids::SiteId;
 use crate::domain::time::Timestamp;
 use crate::store::Store;
+use crate::store::catalog::Selection;
 use crate::wake::ToLearner;
 
 /// How often a profile is saved. What came after is learned again after a restart, window by window.
@@ -135,9 +136,8 @@ impl Learner {
 
     /// Brings the profiles of sites with a trigger that needs one up to the last window that has closed.
     pub async fn learn_what_is_due(&self, catalog: &mut Catalog) -> anyhow::Result<()> {
-        // Of the others nothing is to be known here, and whoever looks at hits has them in memory already.
         if self.store.catalog_version().await? != catalog.version || catalog.version == 0 {
-            *catalog = Catalog::new(self.store.watched_of(|trigger| trigger.settings.is_typical()).await?);
+            *catalog = Catalog::new(self.store.watched(Selection::Changes).await?);
         }
         let now = self.clock.now();
         // In ClickHouse each node learns what it judges by; a file has the hits of its own.

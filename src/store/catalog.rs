@@ -1,6 +1,6 @@
-//! Everything that is watched, read in one go: sites, goals, and the triggers of live webhooks.
+//! Everything that is watched, read in one go: the triggers of live webhooks, and their sites and goals.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use futures_util::TryStreamExt as _;
 use sqlx::FromRow;
@@ -8,9 +8,9 @@ use sqlx::FromRow;
 use super::goals::GoalRow;
 use super::sites::Site;
 use super::triggers::TriggerRow;
-use super::{Result, Store, on};
+use super::{Backend, Result, Store, on};
 use crate::domain::goal::Goal;
-use crate::domain::ids::{SiteId, TriggerId, WebhookId};
+use crate::domain::ids::TriggerId;
 use crate::domain::time::Timestamp;
 use crate::domain::trigger::Trigger;
 use crate::domain::webhook::Format;
@@ -34,74 +34,126 @@ pub struct WatchedTrigger {
     pub since: Timestamp,
 }
 
+/// Which triggers somebody works with. Of hundreds of thousands most count completions, and many readers need none of those.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Selection {
+    All,
+    /// Spikes and drops.
+    Changes,
+    /// What no single hit shows; and all that tells in batches, or has one waiting. A few others may be among them.
+    Unseen,
+}
+
 #[derive(FromRow)]
-struct LiveRow {
-    id: WebhookId,
+struct WatchedRow {
+    #[sqlx(flatten)]
+    trigger: TriggerRow,
     format: Format,
     live_since: Timestamp,
 }
 
 impl Store {
-    /// Triggers of paused or disabled webhooks and of suspended accounts are left out, and with them the sites and
-    /// goals nobody watches.
-    pub async fn watched(&self) -> Result<Watched> {
-        self.read_watched(|_| true).await
-    }
-
-    /// The same of the triggers that are `wanted`; what cannot be read is nobody's then. The others are not kept while it
-    /// is read.
-    pub async fn watched_of(&self, wanted: impl Fn(&Trigger) -> bool) -> Result<Watched> {
-        Ok(Watched { unreadable: Vec::new(), ..self.read_watched(wanted).await? })
-    }
-
-    async fn read_watched(&self, wanted: impl Fn(&Trigger) -> bool) -> Result<Watched> {
-        const LIVE: &str = "
-            SELECT webhooks.id, webhooks.format, webhooks.live_since
-            FROM webhooks
-            JOIN accounts ON accounts.id = webhooks.account_id
-            WHERE webhooks.active AND webhooks.disabled_at IS NULL AND accounts.status = 'active'";
-        const TRIGGERS: &str = "
-            SELECT id, account_id, site_id, webhook_id, settings, version, inserted_at, updated_at
+    /// Triggers of paused or disabled webhooks and of suspended accounts are left out, and with them the sites and goals
+    /// nobody watches. Those that cannot be read are named to whoever reads all of them.
+    pub async fn watched(&self, selection: Selection) -> Result<Watched> {
+        const ALL: &str = "
+            SELECT triggers.id, triggers.account_id, triggers.site_id, webhook_id, settings, triggers.version,
+                triggers.inserted_at, triggers.updated_at, format, live_since
             FROM triggers
-            ORDER BY id";
-        const SITES: &str = "
-            SELECT id, account_id, domain, timezone, inserted_at, updated_at
-            FROM sites
-            WHERE id IN (SELECT site_id FROM triggers)";
-        const GOALS: &str = "
-            SELECT id, site_id, event_name, page_path, scroll_threshold, display_name, custom_props, currency,
-                inserted_at
-            FROM goals
-            WHERE site_id IN (SELECT site_id FROM triggers)
-            ORDER BY id";
+            JOIN webhooks ON webhooks.id = triggers.webhook_id
+            JOIN accounts ON accounts.id = triggers.account_id
+            WHERE active AND disabled_at IS NULL AND status = 'active'
+            ORDER BY triggers.id";
+        const CHANGES: &str = "
+            SELECT triggers.id, triggers.account_id, triggers.site_id, webhook_id, settings, triggers.version,
+                triggers.inserted_at, triggers.updated_at, format, live_since
+            FROM triggers
+            JOIN webhooks ON webhooks.id = triggers.webhook_id
+            JOIN accounts ON accounts.id = triggers.account_id
+            WHERE active AND disabled_at IS NULL AND status = 'active' AND type IN ('visitor_spike', 'visitor_drop')
+            ORDER BY triggers.id";
+        // `_` stands for a quotation mark.
+        const UNSEEN: &str = "
+            SELECT triggers.id, triggers.account_id, triggers.site_id, webhook_id, settings, triggers.version,
+                triggers.inserted_at, triggers.updated_at, format, live_since
+            FROM triggers
+            JOIN webhooks ON webhooks.id = triggers.webhook_id
+            JOIN accounts ON accounts.id = triggers.account_id
+            WHERE active AND disabled_at IS NULL AND status = 'active'
+                AND (type IN ('goal_stalled', 'milestone', 'no_data', 'error_condition')
+                    OR settings LIKE '%_batch_:%' OR triggers.id IN (SELECT trigger_id FROM gathered))
+            ORDER BY triggers.id";
         // Read first: a change in between shows as a newer version, and everything is read again.
         let version = self.catalog_version().await?;
-        let live: Vec<LiveRow> = on!(self.reader(), pool => sqlx::query_as(LIVE).fetch_all(pool).await)?;
-        let live: std::collections::HashMap<_, _> = live.into_iter().map(|row| (row.id, row)).collect();
-        let (mut triggers, mut unreadable) = (Vec::new(), Vec::new());
+        let sql = match selection {
+            Selection::All => ALL,
+            Selection::Changes => CHANGES,
+            Selection::Unseen => UNSEEN,
+        };
+        let mut watched = Watched { version, ..Watched::default() };
         // One by one: all of their texts at once would take more memory than what is made of them.
-        let mut rows = on!(self.reader(), pool => sqlx::query_as::<_, TriggerRow>(TRIGGERS).fetch(pool));
-        while let Some(row) = rows.try_next().await? {
+        let mut rows = on!(self.reader(), pool => sqlx::query_as::<_, WatchedRow>(sql).fetch(pool));
+        while let Some(WatchedRow { trigger: row, format, live_since }) = rows.try_next().await? {
             let id = row.id;
-            let trigger = match row.parse() {
-                Ok(trigger) => trigger,
-                // One row that cannot be read is no reason to notice nothing for anybody.
-                Err(error) => {
-                    unreadable.push((id, error.to_string()));
-                    continue;
+            match row.parse() {
+                Ok(trigger) => {
+                    let since = trigger.inserted_at.max(live_since);
+                    watched.triggers.push(WatchedTrigger { trigger, format, since });
                 }
-            };
-            if let Some(webhook) = live.get(&trigger.webhook_id).filter(|_| wanted(&trigger)) {
-                let since = trigger.inserted_at.max(webhook.live_since);
-                triggers.push(WatchedTrigger { trigger, format: webhook.format, since });
+                // One row that cannot be read is no reason to notice nothing for anybody.
+                Err(error) if selection == Selection::All => watched.unreadable.push((id, error.to_string())),
+                Err(_) => {}
             }
         }
         drop(rows);
-        let of: HashSet<SiteId> = triggers.iter().map(|watched| watched.trigger.site_id).collect();
-        let mut sites: Vec<Site> = on!(self.reader(), pool => sqlx::query_as(SITES).fetch_all(pool).await)?;
-        sites.retain(|site| of.contains(&site.id));
-        let goals: Vec<GoalRow> = on!(self.reader(), pool => sqlx::query_as(GOALS).fetch_all(pool).await)?;
-        let goals = goals.into_iter().filter(|goal| of.contains(&goal.site_id)).map(Goal::from).collect();
-        Ok(Watched { version, sites, goals, triggers, unreadable })
+        let sites: BTreeSet<_> = watched.triggers.iter().map(|watched| watched.trigger.site_id.0).collect();
+        let sites: Vec<_> = sites.into_iter().collect();
+        watched.sites = self.watched_sites(&sites).await?;
+        watched.goals = self.watched_goals(&sites).await?;
+        Ok(watched)
     }
+
+    async fn watched_sites(&self, ids: &[i64]) -> Result<Vec<Site>> {
+        const SQLITE: &str = "
+            SELECT id, account_id, domain, timezone, inserted_at, updated_at
+            FROM sites
+            WHERE id IN (SELECT value FROM json_each($1))";
+        const POSTGRES: &str = "
+            SELECT id, account_id, domain, timezone, inserted_at, updated_at
+            FROM sites
+            WHERE id = ANY ($1)";
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(match self.reader() {
+            Backend::Sqlite(pool) => sqlx::query_as(SQLITE).bind(list(ids)).fetch_all(pool).await?,
+            Backend::Postgres(pool) => sqlx::query_as(POSTGRES).bind(ids).fetch_all(pool).await?,
+        })
+    }
+
+    async fn watched_goals(&self, of: &[i64]) -> Result<Vec<Goal>> {
+        const SQLITE: &str = "
+            SELECT id, site_id, event_name, page_path, scroll_threshold, display_name, custom_props, currency, inserted_at
+            FROM goals
+            WHERE site_id IN (SELECT value FROM json_each($1))
+            ORDER BY id";
+        const POSTGRES: &str = "
+            SELECT id, site_id, event_name, page_path, scroll_threshold, display_name, custom_props, currency, inserted_at
+            FROM goals
+            WHERE site_id = ANY ($1)
+            ORDER BY id";
+        if of.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows: Vec<GoalRow> = match self.reader() {
+            Backend::Sqlite(pool) => sqlx::query_as(SQLITE).bind(list(of)).fetch_all(pool).await?,
+            Backend::Postgres(pool) => sqlx::query_as(POSTGRES).bind(of).fetch_all(pool).await?,
+        };
+        Ok(rows.into_iter().map(Goal::from).collect())
+    }
+}
+
+/// As SQLite takes it.
+fn list(ids: &[i64]) -> String {
+    serde_json::to_string(ids).expect("numbers serialise")
 }

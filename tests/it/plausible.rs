@@ -12,6 +12,7 @@ use pulsehook::config::{Config, Sources};
 use pulsehook::domain::access::Role;
 use pulsehook::domain::goal::Goal;
 use pulsehook::domain::ids::SiteId;
+use pulsehook::store::catalog::Selection;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
@@ -444,7 +445,7 @@ on_both! {
         let endpoint = Endpoint::http([Behaviour::status(500), Behaviour::status(200), Behaviour::status(200)]).await;
         let path = webhook(&app, "one.example", &endpoint).await;
         app.drain().await;
-        assert_eq!(app.store.watched().await.unwrap().triggers.len(), 1);
+        assert_eq!(app.store.watched(Selection::All).await.unwrap().triggers.len(), 1);
         app.post(&format!("{path}/test"), json!({})).await.expect(202);
         app.drain().await;
         assert_eq!(endpoint.arrived().len(), 1, "it failed and is to be tried again");
@@ -456,14 +457,14 @@ on_both! {
             app.drain().await;
         }
         assert_eq!(endpoint.arrived().len(), 1, "nothing is sent");
-        assert!(app.store.watched().await.unwrap().triggers.is_empty(), "nothing is noticed");
+        assert!(app.store.watched(Selection::All).await.unwrap().triggers.is_empty(), "nothing is noticed");
         assert_eq!(app.get("/api/me").await.expect(403)["code"], "account_suspended");
 
         plausible.run(&format!("SELECT fixture_lock({site}, false)")).await;
         app.drain().await;
         app.drain().await;
         assert_eq!(endpoint.arrived().len(), 2, "what waited is sent");
-        let watched = app.store.watched().await.unwrap().triggers;
+        let watched = app.store.watched(Selection::All).await.unwrap().triggers;
         assert_eq!(watched.iter().map(|watched| watched.since).collect::<Vec<_>>(), [app.now()], "what happened meanwhile is not made up for");
         let entries = app.get("/api/audit").await.expect(200)["entries"].clone();
         assert_eq!((&entries[0]["actor"], &entries[0]["action"]), (&json!("plausible"), &json!("account.resume")));

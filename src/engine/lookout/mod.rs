@@ -27,7 +27,8 @@ use crate::domain::goal::Goal;
 use crate::domain::ids::{EventId, SiteId, TriggerId};
 use crate::domain::tally::Counted;
 use crate::domain::time::Timestamp;
-use crate::domain::trigger::{ErrorCondition, Milestone, Settings, Trigger};
+use crate::domain::trigger::{ErrorCondition, Milestone, Settings};
+use crate::store::catalog::Selection;
 use crate::store::gathered::{Batched, Fate, Part, SETTLED_AT_ONCE};
 use crate::store::outbox::{Fired, StateChange, Step};
 use crate::store::{Store, StoreError};
@@ -180,14 +181,8 @@ impl Lookout {
 
     /// Reads what is watched, and what is remembered of it.
     async fn read(&self, known: &mut Known) -> Result<(), StoreError> {
-        let batches: HashSet<_> = self.store.operator_batches().await?.iter().map(|batch| batch.trigger_id).collect();
-        // What waits is told also when its trigger tells at once by now. Arranged is only what is looked at here: others have
-        // all of it in memory already.
-        let is_looked_at = |trigger: &Trigger| {
-            let settings = &trigger.settings;
-            settings.is_condition() || settings.batch().is_some() || batches.contains(&trigger.id)
-        };
-        let catalog = Catalog::new(self.store.watched_of(is_looked_at).await?);
+        // What waits is told also when its trigger tells at once by now.
+        let catalog = Catalog::new(self.store.watched(Selection::Unseen).await?);
         let triggers: HashSet<_> =
             catalog.sites.values().flat_map(|site| &site.conditions).map(|watched| watched.trigger.id).collect();
         known.kept.clear();

@@ -96,6 +96,19 @@ on_both! {
         }
     }
 
+    /// What is not written into the files themselves until later is lost to whoever copies or moves them.
+    async fn a_stopped_server_leaves_whole_files(database: Database) {
+        let app = TestApp::start(database).await;
+        app.site().await;
+        app.visit(1, "/").await;
+        let database = app.stop().await;
+        let names = std::fs::read_dir(database.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+        assert!(names.iter().any(|name| name == "analytics.db"), "{names:?}");
+        let beside = names.iter().find(|name| name.ends_with("-wal") || name.ends_with("-shm"));
+        assert_eq!(beside, None, "somebody still has it open");
+    }
+
     async fn the_address_a_proxy_names_counts_only_if_the_proxy_is_trusted(database: Database) {
         let endpoint = crate::support::zoo::Endpoint::http([crate::support::zoo::Behaviour::status(200)]).await;
         let setup = crate::support::app::Setup {
