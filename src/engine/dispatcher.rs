@@ -168,6 +168,13 @@ impl Dispatcher {
                 }
                 () = self.clock.sleep_until(moment.unwrap_or_default()), if moment.is_some() => {}
             }
+            if !over.is_empty() {
+                // Whoever is through wakes this task, which is then the next to run: without letting the others go first it
+                // would do all of this for each of them.
+                tokio::task::yield_now().await;
+                take_more(&mut finished, &mut over);
+                take_more(&mut self.written, &mut written);
+            }
             for written in written.drain(..).flatten() {
                 self.leases.rest(written.shard);
                 self.backlog.written(&written);
@@ -435,6 +442,15 @@ impl Dispatcher {
                 }
             }
         }
+    }
+}
+
+/// Adds what is there already, up to [`AT_ONCE`] in all.
+fn take_more<T>(from: &mut mpsc::UnboundedReceiver<T>, to: &mut Vec<T>) {
+    while to.len() < AT_ONCE
+        && let Ok(one) = from.try_recv()
+    {
+        to.push(one);
     }
 }
 
