@@ -45,6 +45,9 @@ pub enum AnalyticsError {
     Busy,
     #[error("the analytics database is not available: {0}")]
     Unavailable(String),
+    /// The same, because too much is asked of it at once.
+    #[error("the analytics database is not available: {0}")]
+    Crowded(String),
     #[error("{0}")]
     Refused(String),
     /// The database is there, and nothing is in it.

@@ -234,15 +234,16 @@ pub fn summary(payload: &Value) -> String {
         if first.is_null() { String::new() } else { format!(", top {name} {}", output::plain(&first[name])) }
     };
     match payload["event_type"].as_str() {
-        Some(change @ ("visitor_spike" | "visitor_drop")) => format!(
-            "{} current visitors, {} expected, {}{} %{}{}",
-            data["current_visitors"],
-            data["previous_visitors"],
-            if change == "visitor_spike" { '+' } else { '-' },
-            data["change_percent"],
-            top("top_sources", "source"),
-            top("top_pages", "page"),
-        ),
+        Some(change @ ("visitor_spike" | "visitor_drop")) => {
+            let side = if change == "visitor_spike" { '+' } else { '-' };
+            // A percentage of nothing says nothing.
+            let expected = match &data["previous_visitors"] {
+                none if *none == 0 => "hardly any expected".to_owned(),
+                expected => format!("{expected} expected, {side}{} %", data["change_percent"]),
+            };
+            let (source, page) = (top("top_sources", "source"), top("top_pages", "page"));
+            format!("{} current visitors, {expected}{source}{page}", data["current_visitors"])
+        }
         Some("visitor_spike_ended" | "visitor_drop_ended") => {
             format!("over after {} s, {} current visitors", data["duration_seconds"], data["current_visitors"])
         }

@@ -161,11 +161,16 @@ impl Change {
                     30 => " over half an hour",
                     _ => " over two hours",
                 };
+                let compared = match expected {
+                    0 => "where hardly any are expected now".to_owned(),
+                    _ => format!("{change_percent} % {side} the {expected} expected now"),
+                };
                 format!(
-                    "{visitors} in five minutes, {change_percent} % {side} the {expected} expected now {basis}; \
-                     {score:.1} standard deviations{span}, more than this site does by chance."
+                    "{visitors} in five minutes, {compared} {basis}; {score:.1} standard deviations{span}, more than this \
+                     site does by chance."
                 )
             }
+            _ if expected == 0 => format!("{visitors} in five minutes, none in the five before."),
             _ => format!("{visitors} in five minutes, {change_percent} % {side} the {expected} of the five before."),
         }
     }
@@ -313,6 +318,29 @@ mod tests {
 
     use super::super::baseline::{Sensitivity, WindowCount};
     use super::*;
+
+    /// A percentage of nothing says nothing, least of all to a human.
+    #[test]
+    fn no_sentence_has_a_percentage_of_nothing() {
+        let change = |baseline, expected| Change {
+            score: (baseline == Baseline::Typical).then_some(9.34),
+            spread: (baseline == Baseline::Typical).then_some(0.6),
+            basis: (baseline == Baseline::Typical).then_some(Basis::History { days: 3 }),
+            ..measure(Direction::Rise, 19, expected)
+        };
+        let reason = |baseline, expected| change(baseline, expected).reason(Direction::Rise, baseline);
+        assert_eq!(
+            reason(Baseline::Typical, 0.2),
+            "19 visitors in five minutes, where hardly any are expected now by 3 days of history; 9.3 standard deviations, \
+             more than this site does by chance."
+        );
+        assert_eq!(
+            reason(Baseline::Typical, 2.0),
+            "19 visitors in five minutes, 850 % above the 2 expected now by 3 days of history; 9.3 standard deviations, \
+             more than this site does by chance."
+        );
+        assert_eq!(reason(Baseline::Previous, 0.0), "19 visitors in five minutes, none in the five before.");
+    }
 
     fn spike(baseline: Baseline, threshold: u32, min_visitors: u32) -> VisitorChange {
         VisitorChange {

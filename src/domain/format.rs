@@ -83,6 +83,9 @@ fn plain(text: &str) -> String {
 pub fn headline(envelope: &Envelope<'_>) -> String {
     let domain = envelope.site_domain;
     match &envelope.data {
+        Data::VisitorSpike(ChangeData { current_visitors, previous_visitors: 0, .. }) => {
+            format!("Traffic spike on {domain}: {current_visitors} current visitors, hardly any expected")
+        }
         Data::VisitorSpike(ChangeData { current_visitors, change_percent, previous_visitors, .. }) => format!(
             "Traffic spike on {domain}: {current_visitors} current visitors, {change_percent} % above the expected {previous_visitors}"
         ),

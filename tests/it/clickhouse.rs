@@ -316,6 +316,60 @@ on_both! {
         app.stop().await;
     }
 
+    /// A machine of Plausible's has a clock that is hours ahead.
+    async fn a_row_of_the_future_is_told_once_and_hides_nothing(database: Database) {
+        let clickhouse = ClickHouse::empty().await;
+        let endpoint = always().await;
+        let app = app_at(&clickhouse, database).await;
+        let site = site_id(&app).await;
+        app.goal(json!({"event_name": "Signup"})).await;
+        app.webhook(&endpoint.url(), json!([{"type": "goal_completion"}])).await;
+        app.drain().await;
+        let ahead = 2 * 60 * MINUTE;
+        let row = |visitor, at| Row { site, name: "Signup", visitor, at, ..Row::default() };
+        clickhouse.insert(&[row(1, app.now() + ahead)]).await;
+        look_after(&app, 5 * SECOND).await;
+        for visitor in 2..=20 {
+            clickhouse.insert(&[row(visitor, app.now())]).await;
+            look_after(&app, 5 * SECOND).await;
+            assert_eq!(told(&endpoint), BTreeMap::from([("Signup".to_owned(), visitor)]));
+        }
+        // Its moment comes and goes.
+        for _ in 0..30 {
+            look_after(&app, 5 * MINUTE).await;
+        }
+        assert_eq!(endpoint.arrived().len(), 20);
+        app.stop().await;
+    }
+
+    /// A look asks two or three things at once; a profile may take one.
+    async fn a_server_that_takes_one_statement_at_a_time_is_asked_so(database: Database) {
+        let clickhouse = ClickHouse::empty().await;
+        let endpoint = always().await;
+        let app = app_at(&clickhouse, database).await;
+        let site = site_id(&app).await;
+        app.goal(json!({"event_name": "Signup"})).await;
+        let spike = json!({"type": "visitor_spike", "baseline": "previous"});
+        app.webhook(&endpoint.url(), json!([{"type": "goal_completion"}, spike])).await;
+        app.drain().await;
+        let row = |visitor| Row { site, name: "Signup", visitor, at: app.now(), ..Row::default() };
+        clickhouse.insert(&[row(1)]).await;
+        clickhouse.fault("kind=crowded&ms=50&count=1000").await;
+        look_after(&app, 5 * SECOND).await;
+        // What nobody waits for any more runs to its end all the same.
+        while clickhouse.queries().await.iter().any(|query| query["state"] == "running") {}
+        let refused = async || clickhouse.queries().await.iter().filter(|query| query["code"] == 202).count();
+        let before = refused().await;
+        assert!(before > 0, "that look asked too much");
+        for visitor in 2..=4 {
+            clickhouse.insert(&[row(visitor)]).await;
+            look_after(&app, 5 * SECOND).await;
+            assert_eq!(told(&endpoint), BTreeMap::from([("Signup".to_owned(), visitor)]));
+        }
+        assert_eq!(refused().await, before);
+        app.stop().await;
+    }
+
     async fn what_lands_very_late_is_found_by_the_sweep(database: Database) {
         let clickhouse = ClickHouse::empty().await;
         let endpoint = always().await;

@@ -59,7 +59,9 @@ export function eventSentence(delivery: Delivery): string {
   // What a test says of the endpoint is true only once it arrived.
   if (delivery.event_type === "test") return text.deliveries.sentences.test;
   if (["visitor_spike", "visitor_drop"].includes(delivery.event_type) && "current_visitors" in data) {
-    const { drop, spike } = text.deliveries.sentences;
+    const { drop, spike, spikeFromNothing } = text.deliveries.sentences;
+    // A percentage of nothing says nothing.
+    if (delivery.event_type === "visitor_spike" && !data["previous_visitors"]) return spikeFromNothing(figure("current_visitors"));
     return (delivery.event_type === "visitor_drop" ? drop : spike)(figure("current_visitors"), figure("previous_visitors"), figure("change_percent"));
   }
   if (delivery.event_type === "goal_completion" && "goal_name" in data) {

@@ -678,6 +678,7 @@ export const text = {
     eventId: "Event id",
     sentences: {
       spike: (now: string, expected: string, change: string) => `${now} current visitors, ${expected} expected (+${change}\u00a0%)`,
+      spikeFromNothing: (now: string) => `${now} current visitors, hardly any expected`,
       drop: (now: string, expected: string, change: string) => `${now} current visitors, ${expected} expected (−${change}\u00a0%)`,
       seen: (now: string, expected: string) => `${now} visitors, ${expected} expected`,
       goal: (name: string, count: string) => `${name} completed ${count} ×`,

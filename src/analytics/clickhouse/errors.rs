@@ -8,13 +8,17 @@ use crate::analytics::AnalyticsError;
 /// not allowed; read-only.
 const TO_BE_MENDED: [u32; 12] = [16, 36, 46, 47, 60, 62, 81, 115, 164, 192, 497, 516];
 
-/// The driver's error as ours. What may pass by itself is [`AnalyticsError::Unavailable`].
+/// More statements at once than the server, or the user's profile, takes.
+const TOO_MANY: u32 = 202;
+
+/// The driver's error as ours. What may pass by itself is [`AnalyticsError::Unavailable`], or [`AnalyticsError::Crowded`].
 pub fn explain(error: Error) -> AnalyticsError {
     match error {
         Error::BadResponse(text) => {
             let sentence = sentence(&text);
             match code(&text) {
                 Some(code) if TO_BE_MENDED.contains(&code) => AnalyticsError::Refused(sentence),
+                Some(TOO_MANY) => AnalyticsError::Crowded(sentence),
                 _ => AnalyticsError::Unavailable(sentence),
             }
         }
@@ -65,7 +69,7 @@ mod tests {
             matches!(&error, AnalyticsError::Refused(said) if said == "Table x.events_v2 does not exist. (UNKNOWN_TABLE)")
         );
         let busy = explain(Error::BadResponse("Code: 202. DB::Exception: Too many".to_owned()));
-        assert!(matches!(busy, AnalyticsError::Unavailable(said) if said == "Too many"));
+        assert!(matches!(busy, AnalyticsError::Crowded(said) if said == "Too many"));
         let page = explain(Error::BadResponse("<html>\n  502 Bad\n Gateway</html>".to_owned()));
         assert!(matches!(page, AnalyticsError::Unavailable(said) if said == "<html> 502 Bad Gateway</html>"));
         let long = explain(Error::BadResponse("ä".repeat(1_000)));

@@ -24,6 +24,7 @@ pub use self::reads::{Asked, Digest, HitRow, Seconds, Sites, Visitors};
 use self::rows::Rows;
 pub use self::shape::{EVENTS, Limits, Shape};
 use self::tables::Tables;
+use self::turns::Turns;
 use super::{AnalyticsError, Result};
 use crate::chance::Chance;
 use crate::clock::Clock;
@@ -40,6 +41,7 @@ mod salts;
 mod shape;
 mod spill;
 mod tables;
+mod turns;
 mod writes;
 
 /// The longest a statement may take on the server.
@@ -72,6 +74,7 @@ pub struct ClickHouse {
     clock: Clock,
     asker: Asker,
     spent_micros: Arc<AtomicU64>,
+    turns: Arc<Turns>,
     /// What it takes to write; `None` beside Plausible.
     ours: Option<Arc<Ours>>,
 }
@@ -124,7 +127,15 @@ impl ClickHouse {
             Limits::TheirsOnly => client,
         };
         let client = Arc::new(client);
-        Ok(Self { client, shape: Arc::new(shape), clock, asker, spent_micros: Arc::default(), ours })
+        Ok(Self {
+            client,
+            shape: Arc::new(shape),
+            clock,
+            asker,
+            spent_micros: Arc::default(),
+            turns: Arc::default(),
+            ours,
+        })
     }
 
     /// Makes our tables where they are not there yet.
@@ -287,8 +298,12 @@ impl ClickHouse {
 
     /// Waits for an answer, but not for ever, and keeps account of the time.
     async fn timed<T>(&self, answer: impl Future<Output = Result<T>>) -> Result<T> {
+        let _turn = self.turns.take().await;
         let began = self.clock.monotonic();
         let outcome = within(&self.clock, answer).await;
+        if let Err(AnalyticsError::Crowded(_)) = &outcome {
+            self.turns.crowded();
+        }
         let spent = self.clock.monotonic().saturating_sub(began);
         self.spent_micros.fetch_add(u64::try_from(spent.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
         outcome
