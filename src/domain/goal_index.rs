@@ -58,6 +58,13 @@ impl GoalIndex {
         Self { goals: goals.into(), events, paths }
     }
 
+    /// The index of these goals, which is this one where they are still the same: to arrange the patterns of a site takes
+    /// up to milliseconds, and most sites are as they were when something somewhere changes.
+    pub fn renewed(self, mut goals: Vec<Goal>) -> Self {
+        goals.sort_by_key(|goal| goal.id);
+        if *self.goals == *goals { self } else { Self::new(goals) }
+    }
+
     /// All of them, in the order of their ids.
     pub fn goals(&self) -> &[Goal] {
         &self.goals
@@ -234,6 +241,25 @@ mod tests {
         let index = GoalIndex::new(vec![event(3, " Signup"), event(1, "Signup"), event(2, "Signup "), event(4, "Buy")]);
         assert_eq!(matched(&index, &hit("Signup", "/")), [GoalId(1), GoalId(2), GoalId(3)]);
         assert_eq!(index.goals().iter().map(|goal| goal.id.0).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn what_is_still_the_same_is_not_arranged_again() {
+        let goals = [goal(2, page("/b*")), goal(1, page("/a*"))];
+        let index = GoalIndex::new(goals.to_vec());
+        let place = index.goals().as_ptr();
+        let index = index.renewed(goals.to_vec());
+        assert_eq!(index.goals().as_ptr(), place);
+        for (changed, expected) in [
+            (vec![goal(1, page("/b*")), goal(2, page("/b*"))], 2),
+            (vec![goal(1, page("/b*"))], 1),
+            (vec![goal(1, page("/a*"))], 0),
+            (vec![], 0),
+            (goals.to_vec(), 1),
+        ] {
+            let renewed = GoalIndex::new(goals.to_vec()).renewed(changed.clone());
+            assert_eq!(renewed.matches(&hit(PAGEVIEW, "/b1")).count(), expected, "{changed:?}");
+        }
     }
 
     #[test]

@@ -120,6 +120,13 @@ pub struct Memory {
 
 impl Catalog {
     pub fn new(watched: Watched) -> Self {
+        Self::default().renewed(watched)
+    }
+
+    /// What is watched by now. Of what is still the same the dearest part is kept.
+    #[must_use]
+    pub fn renewed(self, watched: Watched) -> Self {
+        let mut before = self.sites;
         for (trigger_id, why) in &watched.unreadable {
             error!(trigger.id = %trigger_id, "Trigger {trigger_id} rests, its settings cannot be read: {why}");
         }
@@ -138,7 +145,7 @@ impl Catalog {
                     zone: TimeZone::get(&site.timezone).unwrap_or(TimeZone::UTC),
                     domain: site.domain,
                     shard: shard_of(site.id),
-                    goals: GoalIndex::new(goals),
+                    goals: before.remove(&site.id).map(|site| site.goals).unwrap_or_default().renewed(goals),
                     changes: Vec::new(),
                     scopes: Vec::new(),
                     completions: Vec::new(),

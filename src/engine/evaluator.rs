@@ -244,7 +244,8 @@ impl Evaluator {
             return Ok(());
         }
         let before = knowledge.catalog.scopes();
-        knowledge.catalog = Catalog::new(self.store.watched(Selection::All).await?);
+        let watched = self.store.watched(Selection::All).await?;
+        knowledge.catalog = std::mem::take(&mut knowledge.catalog).renewed(watched);
         let after = knowledge.catalog.scopes();
         knowledge.live.retain(|scope, _| after.contains(scope));
         let triggers = knowledge.catalog.triggers();

@@ -465,7 +465,8 @@ impl Poller {
     }
 
     async fn read_catalog(&self, known: &mut Knowledge) -> Result<(), StoreError> {
-        known.catalog = Catalog::new(self.store.watched(Selection::All).await?);
+        let watched = self.store.watched(Selection::All).await?;
+        known.catalog = std::mem::take(&mut known.catalog).renewed(watched);
         known.questions = Questions::about(&known.catalog, &known.views);
         known.digests.clear();
         self.read_memories(known).await

@@ -137,7 +137,8 @@ impl Learner {
     /// Brings the profiles of sites with a trigger that needs one up to the last window that has closed.
     pub async fn learn_what_is_due(&self, catalog: &mut Catalog) -> anyhow::Result<()> {
         if self.store.catalog_version().await? != catalog.version || catalog.version == 0 {
-            *catalog = Catalog::new(self.store.watched(Selection::Changes).await?);
+            let watched = self.store.watched(Selection::Changes).await?;
+            *catalog = std::mem::take(catalog).renewed(watched);
         }
         let now = self.clock.now();
         // In ClickHouse each node learns what it judges by; a file has the hits of its own.

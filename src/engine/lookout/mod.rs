@@ -182,7 +182,8 @@ impl Lookout {
     /// Reads what is watched, and what is remembered of it.
     async fn read(&self, known: &mut Known) -> Result<(), StoreError> {
         // What waits is told also when its trigger tells at once by now.
-        let catalog = Catalog::new(self.store.watched(Selection::Unseen).await?);
+        let watched = self.store.watched(Selection::Unseen).await?;
+        let catalog = std::mem::take(&mut known.catalog).renewed(watched);
         let triggers: HashSet<_> =
             catalog.sites.values().flat_map(|site| &site.conditions).map(|watched| watched.trigger.id).collect();
         known.kept.clear();
