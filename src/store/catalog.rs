@@ -52,37 +52,35 @@ struct WatchedRow {
     live_since: Timestamp,
 }
 
+/// What is read of a trigger that may fire.
+macro_rules! watched_sql {
+    ($select:literal, $which:literal) => {
+        concat!(
+            $select,
+            ", triggers.account_id, triggers.site_id, webhook_id, settings, triggers.version, triggers.inserted_at,
+                triggers.updated_at, format, live_since
+            FROM triggers
+            JOIN webhooks ON webhooks.id = triggers.webhook_id
+            JOIN accounts ON accounts.id = triggers.account_id
+            WHERE active AND disabled_at IS NULL AND status = 'active' AND ",
+            $which,
+            " ORDER BY triggers.id"
+        )
+    };
+}
+
 impl Store {
     /// Triggers of paused or disabled webhooks and of suspended accounts are left out, and with them the sites and goals
     /// nobody watches. Those that cannot be read are named to whoever reads all of them.
     pub async fn watched(&self, selection: Selection) -> Result<Watched> {
-        const ALL: &str = "
-            SELECT triggers.id, triggers.account_id, triggers.site_id, webhook_id, settings, triggers.version,
-                triggers.inserted_at, triggers.updated_at, format, live_since
-            FROM triggers
-            JOIN webhooks ON webhooks.id = triggers.webhook_id
-            JOIN accounts ON accounts.id = triggers.account_id
-            WHERE active AND disabled_at IS NULL AND status = 'active'
-            ORDER BY triggers.id";
-        const CHANGES: &str = "
-            SELECT triggers.id, triggers.account_id, triggers.site_id, webhook_id, settings, triggers.version,
-                triggers.inserted_at, triggers.updated_at, format, live_since
-            FROM triggers
-            JOIN webhooks ON webhooks.id = triggers.webhook_id
-            JOIN accounts ON accounts.id = triggers.account_id
-            WHERE active AND disabled_at IS NULL AND status = 'active' AND type IN ('visitor_spike', 'visitor_drop')
-            ORDER BY triggers.id";
+        const ALL: &str = watched_sql!("SELECT triggers.id", "true");
+        const CHANGES: &str = watched_sql!("SELECT triggers.id", "type IN ('visitor_spike', 'visitor_drop')");
         // `_` stands for a quotation mark.
-        const UNSEEN: &str = "
-            SELECT triggers.id, triggers.account_id, triggers.site_id, webhook_id, settings, triggers.version,
-                triggers.inserted_at, triggers.updated_at, format, live_since
-            FROM triggers
-            JOIN webhooks ON webhooks.id = triggers.webhook_id
-            JOIN accounts ON accounts.id = triggers.account_id
-            WHERE active AND disabled_at IS NULL AND status = 'active'
-                AND (type IN ('goal_stalled', 'milestone', 'no_data', 'error_condition')
-                    OR settings LIKE '%_batch_:%' OR triggers.id IN (SELECT trigger_id FROM gathered))
-            ORDER BY triggers.id";
+        const UNSEEN: &str = watched_sql!(
+            "SELECT triggers.id",
+            "(type IN ('goal_stalled', 'milestone', 'no_data', 'error_condition')
+                OR settings LIKE '%_batch_:%' OR triggers.id IN (SELECT trigger_id FROM gathered))"
+        );
         // Read first: a change in between shows as a newer version, and everything is read again.
         let version = self.catalog_version().await?;
         let sql = match selection {

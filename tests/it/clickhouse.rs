@@ -52,6 +52,18 @@ async fn site_id(app: &TestApp) -> i64 {
     text(&app.site().await["id"]).parse().unwrap()
 }
 
+/// An app beside a ClickHouse, its one site, and an endpoint that is told of every sign-up.
+async fn told_of_signups(database: crate::support::Database) -> (ClickHouse, Endpoint, TestApp, i64) {
+    let clickhouse = ClickHouse::empty().await;
+    let endpoint = always().await;
+    let app = app_at(&clickhouse, database).await;
+    let site = site_id(&app).await;
+    app.goal(json!({"event_name": "Signup"})).await;
+    app.webhook(&endpoint.url(), json!([{"type": "goal_completion"}])).await;
+    app.drain().await;
+    (clickhouse, endpoint, app, site)
+}
+
 /// Completions the endpoint was told of, by goal.
 fn told(endpoint: &Endpoint) -> BTreeMap<String, u64> {
     let mut told = BTreeMap::new();
@@ -318,13 +330,7 @@ on_both! {
 
     /// A machine of Plausible's has a clock that is hours ahead.
     async fn a_row_of_the_future_is_told_once_and_hides_nothing(database: Database) {
-        let clickhouse = ClickHouse::empty().await;
-        let endpoint = always().await;
-        let app = app_at(&clickhouse, database).await;
-        let site = site_id(&app).await;
-        app.goal(json!({"event_name": "Signup"})).await;
-        app.webhook(&endpoint.url(), json!([{"type": "goal_completion"}])).await;
-        app.drain().await;
+        let (clickhouse, endpoint, app, site) = told_of_signups(database).await;
         let ahead = 2 * 60 * MINUTE;
         let row = |visitor, at| Row { site, name: "Signup", visitor, at, ..Row::default() };
         clickhouse.insert(&[row(1, app.now() + ahead)]).await;
@@ -371,13 +377,7 @@ on_both! {
     }
 
     async fn what_lands_very_late_is_found_by_the_sweep(database: Database) {
-        let clickhouse = ClickHouse::empty().await;
-        let endpoint = always().await;
-        let app = app_at(&clickhouse, database).await;
-        let site = site_id(&app).await;
-        app.goal(json!({"event_name": "Signup"})).await;
-        app.webhook(&endpoint.url(), json!([{"type": "goal_completion"}])).await;
-        app.drain().await;
+        let (clickhouse, endpoint, app, site) = told_of_signups(database).await;
         let made = app.now();
         for _ in 0..6 {
             look_after(&app, 50 * SECOND).await;
@@ -476,13 +476,7 @@ on_both! {
     }
 
     async fn what_was_missed_is_made_up_for_up_to_a_limit(database: Database) {
-        let clickhouse = ClickHouse::empty().await;
-        let endpoint = always().await;
-        let app = app_at(&clickhouse, database).await;
-        let site = site_id(&app).await;
-        app.goal(json!({"event_name": "Signup"})).await;
-        app.webhook(&endpoint.url(), json!([{"type": "goal_completion"}])).await;
-        app.drain().await;
+        let (clickhouse, endpoint, app, site) = told_of_signups(database).await;
         let signup = |at| Row { site, name: "Signup", at, ..Row::default() };
         // Ten minutes without an answer: all of it is made up for.
         clickhouse.fault("kind=error&code=159&count=1000&containing=FROM%20events_v2").await;
