@@ -114,6 +114,19 @@ async fn current_visitors_are_plausibles() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_says_that_too_many_ask_is_there() {
+    in_time(async {
+        let database = ClickHouse::plausible(CURRENT).await;
+        let store = connect(&database).await.unwrap();
+        for (code, is_there) in [(202, true), (159, false), (202, true)] {
+            database.fault(&format!("kind=error&code={code}")).await;
+            assert_eq!(store.ping().await.is_ok(), is_there, "{code}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn paths_match_as_in_plausibles_own_test() {
     in_time(async {
         let database = ClickHouse::plausible(CURRENT).await;
