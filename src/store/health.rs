@@ -1,10 +1,16 @@
-//! Endpoints that fail: found, warned about and disabled. Written together with the events that tell of it.
+//! How endpoints do: what attempts told of them, and those that fail, which are found, warned about and disabled, together
+//! with the events that tell of it.
+
+use std::collections::BTreeMap;
 
 use sqlx::FromRow;
 
 use super::outbox::Fired;
+use super::outcomes::{Life, Settled};
+use super::rows::{MOST_ROWS, Rows};
 use super::triggers::TriggerRow;
-use super::{Result, Store, on};
+use super::{Backend, Result, Store, Tx, on};
+use crate::domain::breaker::{Parked, Turn};
 use crate::domain::event::HealthState;
 use crate::domain::ids::{AccountId, EventId, SiteId, WebhookId};
 use crate::domain::life;
@@ -60,6 +66,18 @@ impl Told {
             Self::GivenUp | Self::Gone => life::TOLD_ALL,
         }
     }
+}
+
+/// What attempts that are written at once told of one endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct News {
+    account_id: AccountId,
+    /// What was held against it is forgotten.
+    did_well: bool,
+    /// Remembered since the first time. After it did well, if it did.
+    fails: bool,
+    /// Its breaker opened or closed.
+    turn: Option<Turn>,
 }
 
 #[derive(FromRow)]
@@ -169,6 +187,141 @@ impl Store {
     }
 }
 
+impl News {
+    /// Of each endpoint that something is told of, in the order of ids.
+    fn of(settled: &[Settled]) -> BTreeMap<WebhookId, Self> {
+        let mut news = BTreeMap::new();
+        for Settled { account_id, webhook_id, life, turn, .. } in settled {
+            let (did_well, fails) = (*life == Life::Healthy, *life == Life::Failing);
+            if !did_well && !fails && turn.is_none() {
+                continue;
+            }
+            let nothing = Self { account_id: *account_id, did_well: false, fails: false, turn: None };
+            let news = news.entry(*webhook_id).or_insert(nothing);
+            news.did_well |= did_well;
+            news.fails = fails || news.fails && !did_well;
+            news.turn = turn.or(news.turn);
+        }
+        news
+    }
+
+    fn parked(&self) -> Option<Parked> {
+        match self.turn? {
+            Turn::Opened(parked) => Some(parked),
+            Turn::Closed => None,
+        }
+    }
+
+    fn parked_until(&self) -> Option<Timestamp> {
+        self.parked().map(|parked| parked.until)
+    }
+
+    fn parked_ms(&self) -> Option<i64> {
+        self.parked().map(|parked| i64::try_from(parked.span.as_millis()).unwrap_or(i64::MAX))
+    }
+}
+
+impl Tx {
+    /// What outcomes told of their endpoints, all of them at once: when a thousand begin to fail, whoever records events for
+    /// one of them waits for the locks of this transaction. Most attempts tell what is known already.
+    pub(super) async fn spread_the_news(&mut self, settled: &[Settled], now: Timestamp) -> Result<()> {
+        let news: Vec<_> = News::of(settled).into_iter().collect();
+        if !news.is_empty() {
+            self.note(&news, now).await?;
+        }
+        for Settled { account_id, webhook_id, life, .. } in settled {
+            if let Life::Disable { reason } = life {
+                self.disable_webhook(*account_id, *webhook_id, reason, now).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn note(&mut self, news: &[(WebhookId, News)], now: Timestamp) -> Result<()> {
+        static SQLITE: Rows = Rows::new(
+            "UPDATE OR FAIL webhooks
+            SET failing_since = CASE
+                    WHEN NOT told.column4 THEN CASE WHEN told.column3 THEN NULL ELSE failing_since END
+                    WHEN told.column3 THEN told.column8
+                    ELSE coalesce(failing_since, told.column8)
+                END,
+                failed_at = CASE
+                    WHEN told.column4 THEN told.column8
+                    WHEN told.column3 THEN NULL
+                    ELSE failed_at
+                END,
+                succeeded_at = CASE WHEN told.column3 THEN told.column8 ELSE succeeded_at END,
+                warnings = CASE WHEN told.column3 THEN 0 ELSE warnings END,
+                parked_until = CASE WHEN told.column5 THEN told.column6 ELSE parked_until END,
+                parked_ms = CASE WHEN told.column5 THEN told.column7 ELSE parked_ms END
+            FROM",
+            8,
+            "AS told WHERE webhooks.account_id = told.column1 AND webhooks.id = told.column2",
+        );
+        // Locked in the order of ids, like everywhere, so that two transactions never wait for each other.
+        const POSTGRES: &str = "
+            WITH told AS MATERIALIZED (
+                SELECT news.*
+                FROM unnest($1::bigint[], $2::uuid[], $3::boolean[], $4::boolean[], $5::boolean[], $6::bigint[],
+                    $7::bigint[])
+                    AS news (account_id, webhook_id, did_well, fails, turned, parked_until, parked_ms)
+                JOIN webhooks ON webhooks.id = news.webhook_id AND webhooks.account_id = news.account_id
+                ORDER BY webhooks.id
+                FOR NO KEY UPDATE OF webhooks
+            )
+            UPDATE webhooks
+            SET failing_since = CASE
+                    WHEN NOT told.fails THEN CASE WHEN told.did_well THEN NULL ELSE webhooks.failing_since END
+                    WHEN told.did_well THEN $8
+                    ELSE coalesce(webhooks.failing_since, $8)
+                END,
+                failed_at = CASE
+                    WHEN told.fails THEN $8
+                    WHEN told.did_well THEN NULL
+                    ELSE webhooks.failed_at
+                END,
+                succeeded_at = CASE WHEN told.did_well THEN $8 ELSE webhooks.succeeded_at END,
+                warnings = CASE WHEN told.did_well THEN 0 ELSE webhooks.warnings END,
+                parked_until = CASE WHEN told.turned THEN told.parked_until ELSE webhooks.parked_until END,
+                parked_ms = CASE WHEN told.turned THEN told.parked_ms ELSE webhooks.parked_ms END
+            FROM told
+            WHERE webhooks.account_id = told.account_id AND webhooks.id = told.webhook_id";
+        match &mut self.0 {
+            Backend::Sqlite(tx) => {
+                for rows in news.chunks(MOST_ROWS) {
+                    let note = SQLITE.query(rows, |query, (id, news)| {
+                        query
+                            .bind(news.account_id)
+                            .bind(*id)
+                            .bind(news.did_well)
+                            .bind(news.fails)
+                            .bind(news.turn.is_some())
+                            .bind(news.parked_until())
+                            .bind(news.parked_ms())
+                            .bind(now)
+                    });
+                    note.execute(&mut **tx).await?;
+                }
+            }
+            Backend::Postgres(tx) => {
+                let told = || news.iter().map(|(_, news)| news);
+                sqlx::query(POSTGRES)
+                    .bind(told().map(|news| news.account_id.0).collect::<Vec<_>>())
+                    .bind(news.iter().map(|(id, _)| id.0).collect::<Vec<_>>())
+                    .bind(told().map(|news| news.did_well).collect::<Vec<_>>())
+                    .bind(told().map(|news| news.fails).collect::<Vec<_>>())
+                    .bind(told().map(|news| news.turn.is_some()).collect::<Vec<_>>())
+                    .bind(told().map(|news| news.parked_until().map(Timestamp::micros)).collect::<Vec<_>>())
+                    .bind(told().map(News::parked_ms).collect::<Vec<_>>())
+                    .bind(now)
+                    .execute(&mut **tx)
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl From<AilingRow> for Ailing {
     fn from(row: AilingRow) -> Self {
         let warnings = u32::try_from(row.warnings).unwrap_or(0);
@@ -186,5 +339,59 @@ impl From<AilingRow> for Ailing {
             },
             disabled_reason: row.disabled_reason,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::settle::Ended;
+    use crate::store::outcomes::{AttemptRow, Standing};
+    use crate::store::shards::Lease;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_000);
+    const OPENED: Turn = Turn::Opened(Parked { until: NOW, span: Duration::from_secs(30) });
+
+    fn settled(webhook: u128, life: Life, turn: Option<Turn>) -> Settled {
+        Settled {
+            lease: Lease { shard: 0, epoch: 1 },
+            event_id: EventId(Uuid::nil()),
+            account_id: AccountId(1),
+            webhook_id: WebhookId(Uuid::from_u128(webhook)),
+            attempt: AttemptRow {
+                number: 1,
+                started_at: NOW,
+                duration_ms: 1,
+                outcome: "success",
+                advice: None,
+                response_code: None,
+                response_headers: None,
+                response_body: None,
+                phases: None,
+            },
+            standing: Standing::Over { ended: Ended::Success, reason: None },
+            life,
+            turn,
+        }
+    }
+
+    #[test]
+    fn what_is_told_last_counts_and_nothing_is_told_twice() {
+        let news = News::of(&[
+            settled(3, Life::AsBefore, None),
+            settled(2, Life::Failing, Some(OPENED)),
+            settled(1, Life::Healthy, None),
+            settled(1, Life::Failing, None),
+            settled(2, Life::AsBefore, Some(Turn::Closed)),
+            settled(2, Life::Healthy, None),
+            settled(1, Life::AsBefore, Some(OPENED)),
+        ]);
+        let told: Vec<_> =
+            news.iter().map(|(id, news)| (id.0.as_u128(), news.did_well, news.fails, news.turn)).collect();
+        assert_eq!(told, [(1, true, true, Some(OPENED)), (2, true, false, Some(Turn::Closed))]);
     }
 }

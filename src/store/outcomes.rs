@@ -266,22 +266,6 @@ impl Tx {
         }
         Ok(owed)
     }
-
-    /// What the outcomes told of their endpoints. Rare: most attempts tell what is known already.
-    async fn spread_the_news(&mut self, settled: &[Settled], now: Timestamp) -> Result<()> {
-        for Settled { account_id, webhook_id, life, turn, .. } in settled {
-            match life {
-                Life::AsBefore => {}
-                Life::Failing => self.mark_failing(*account_id, *webhook_id, now).await?,
-                Life::Healthy => self.mark_healthy(*account_id, *webhook_id, now).await?,
-                Life::Disable { reason } => self.disable_webhook(*account_id, *webhook_id, reason, now).await?,
-            }
-            if let Some(turn) = turn {
-                self.park(*account_id, *webhook_id, *turn).await?;
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Settled {

@@ -9,7 +9,7 @@ use sqlx::FromRow;
 use super::audit::{Change, difference};
 use super::shards::shard_of;
 use super::{Backend, Result, Store, Tx, on};
-use crate::domain::breaker::{Parked, Turn};
+use crate::domain::breaker::Parked;
 use crate::domain::ids::{AccountId, SiteId, WebhookId};
 use crate::domain::time::Timestamp;
 use crate::domain::trigger::Trigger;
@@ -320,50 +320,6 @@ impl Tx {
             INSERT INTO removals (webhook_id, inserted_at) VALUES ($1, $2) ON CONFLICT (webhook_id) DO NOTHING";
         on!(&mut self.0, tx => sqlx::query(QUEUE).bind(shard).bind(id).execute(&mut **tx).await.map(drop))?;
         on!(&mut self.0, tx => sqlx::query(REMOVAL).bind(id).bind(now).execute(&mut **tx).await.map(drop))?;
-        Ok(())
-    }
-
-    /// The endpoint fails: remembered since the first time.
-    pub(super) async fn mark_failing(&mut self, account_id: AccountId, id: WebhookId, now: Timestamp) -> Result<()> {
-        const SQL: &str = "
-            UPDATE webhooks
-            SET failing_since = coalesce(failing_since, $3), failed_at = $3
-            WHERE account_id = $1 AND id = $2";
-        on!(&mut self.0, tx => sqlx::query(SQL)
-            .bind(account_id).bind(id).bind(now).execute(&mut **tx).await.map(drop))?;
-        Ok(())
-    }
-
-    /// The endpoint does well: what was held against it is forgotten.
-    pub(super) async fn mark_healthy(&mut self, account_id: AccountId, id: WebhookId, now: Timestamp) -> Result<()> {
-        const SQL: &str = "
-            UPDATE webhooks
-            SET failing_since = NULL, failed_at = NULL, warnings = 0, succeeded_at = $3
-            WHERE account_id = $1 AND id = $2";
-        on!(&mut self.0, tx => sqlx::query(SQL)
-            .bind(account_id).bind(id).bind(now).execute(&mut **tx).await.map(drop))?;
-        Ok(())
-    }
-
-    /// The endpoint's breaker opened or closed.
-    pub(super) async fn park(&mut self, account_id: AccountId, id: WebhookId, turn: Turn) -> Result<()> {
-        const SQL: &str = "
-            UPDATE webhooks
-            SET parked_until = $3, parked_ms = $4
-            WHERE account_id = $1 AND id = $2";
-        let parked = match turn {
-            Turn::Opened(parked) => Some(parked),
-            Turn::Closed => None,
-        };
-        let span_ms = parked.map(|parked| i64::try_from(parked.span.as_millis()).unwrap_or(i64::MAX));
-        on!(&mut self.0, tx => sqlx::query(SQL)
-            .bind(account_id)
-            .bind(id)
-            .bind(parked.map(|parked| parked.until))
-            .bind(span_ms)
-            .execute(&mut **tx)
-            .await
-            .map(drop))?;
         Ok(())
     }
 
