@@ -259,6 +259,8 @@ on_both! {
         // A new day begins anew; the month goes on.
         app.advance(24 * HOUR);
         app.convert(6, "Signup").await;
+        // It is counted between two that come at the same moment.
+        app.drain().await;
         app.convert(7, "Signup").await;
         look_after(&app, MINUTE).await;
         assert_eq!(told_of("visitors"), [(2, 2), (4, 5), (6, 6)]);

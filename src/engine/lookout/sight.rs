@@ -25,6 +25,8 @@ use crate::domain::trigger::{GoalStalled, Milestone, NoData, Settings};
 const OVERLAP: Duration = Duration::from_secs(900);
 /// How often what is usual of all sites together is learned anew.
 const LEARN_OF_ALL_EVERY: Duration = Duration::from_secs(3_600);
+/// What happened at one moment may become visible one piece after the other, for so long: ClickHouse knows whole seconds.
+const LANDS_WITHIN: Duration = Duration::from_secs(60);
 /// How far back completions are counted: the longest month, or what a habit is learned from.
 const COUNTED: Duration = Duration::from_secs(32 * 86_400);
 /// From how many days the traffic of all sites together is learned.
@@ -78,7 +80,16 @@ struct Counting {
     totals: Totals,
     /// When the site was last heard of by then.
     heard_at: Option<Timestamp>,
+    counted_at: Timestamp,
     next_at: Timestamp,
+}
+
+impl Counting {
+    /// Whether nothing can have come since, the site being last heard of at `heard_at`: what happened at the same moment may
+    /// have landed later.
+    fn is_complete(&self, heard_at: Option<Timestamp>) -> bool {
+        self.heard_at == heard_at && heard_at.is_none_or(|heard_at| self.counted_at.since(heard_at) >= LANDS_WITHIN)
+    }
 }
 
 /// How far a milestone's count has come.
@@ -351,14 +362,14 @@ impl Sight {
         for (site_id, period_start) in wanted {
             let heard_at = self.heard.get(&site_id).copied();
             let known = self.totals.get(&(site_id, period_start));
-            if known.is_some_and(|known| known.heard_at == heard_at || now < known.next_at) {
+            if known.is_some_and(|known| known.is_complete(heard_at) || now < known.next_at) {
                 continue;
             }
             let began = self.clock.monotonic();
             let totals = analytics.totals(site_id, period_start, now + Duration::from_secs(1)).await?;
             let took = self.clock.monotonic().saturating_sub(began);
             let next_at = now + took * COUNT_BUDGET;
-            self.totals.insert((site_id, period_start), Counting { totals, heard_at, next_at });
+            self.totals.insert((site_id, period_start), Counting { totals, heard_at, counted_at: now, next_at });
         }
         Ok(())
     }
