@@ -28,12 +28,12 @@ pub async fn read(clock: &Clock, body: Body, limit: usize) -> Result<Bytes> {
     use http_body_util::{BodyExt as _, LengthLimitError, Limited};
     let arrived = clock.within(ARRIVES_WITHIN, Limited::new(body, limit).collect()).await;
     let arrived = arrived.ok_or_else(|| {
-        ApiError::unreadable(format!("The body did not arrive within {} seconds.", ARRIVES_WITHIN.as_secs()))
+        ApiError::broken_off(format!("The body did not arrive within {} seconds.", ARRIVES_WITHIN.as_secs()))
     })?;
     match arrived {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(ApiError::too_large(limit)),
-        Err(_) => Err(ApiError::unreadable("The body broke off.")),
+        Err(_) => Err(ApiError::broken_off("The body broke off.")),
     }
 }
 

@@ -2,7 +2,7 @@
 //! caused it is logged here, once, and shown to nobody.
 
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use tracing::error;
@@ -41,6 +41,8 @@ pub struct ApiError {
     detail: String,
     errors: Option<Invalid>,
     retry_after_secs: Option<u64>,
+    /// What is left of the body is not read, so the connection ends: whoever keeps it for his next request would lose that.
+    ends_connection: bool,
     /// Not for clients.
     cause: Option<anyhow::Error>,
 }
@@ -49,12 +51,18 @@ pub type Result<T, E = ApiError> = std::result::Result<T, E>;
 
 impl ApiError {
     fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), errors: None, retry_after_secs: None, cause: None }
+        let detail = detail.into();
+        Self { status, code, detail, errors: None, retry_after_secs: None, ends_connection: false, cause: None }
     }
 
     /// The body is not what it should be at all.
     pub fn unreadable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "unreadable_body", detail)
+    }
+
+    /// The body did not come to its end.
+    pub fn broken_off(detail: impl Into<String>) -> Self {
+        Self { ends_connection: true, ..Self::unreadable(detail) }
     }
 
     /// The same of what stands in the request's address.
@@ -97,7 +105,8 @@ impl ApiError {
     }
 
     pub fn too_large(limit: usize) -> Self {
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", format!("The body may have at most {limit} bytes."))
+        let detail = format!("The body may have at most {limit} bytes.");
+        Self { ends_connection: true, ..Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail) }
     }
 
     pub fn limit_reached(detail: impl Into<String>) -> Self {
@@ -218,6 +227,9 @@ impl IntoResponse for ApiError {
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(secs) = self.retry_after_secs {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(secs));
+        }
+        if self.ends_connection {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }
