@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, PgPool, Postgres, Sqlite, SqlitePool, Transaction};
+use sqlx::{ConnectOptions, Connection as _, PgPool, Postgres, Sqlite, SqlitePool, Transaction};
 
 pub mod accounts;
 pub mod audit;
@@ -60,6 +60,9 @@ const HOT_OPTIONS: [(&str, &str); 5] = [
     ("enable_mergejoin", "off"),
     ("jit", "off"),
 ];
+/// A connection that was in use so lately is not asked whether it still stands: that would be one round trip more for
+/// every statement.
+const FRESH_FOR: Duration = Duration::from_secs(1);
 /// No statement of ours takes this long; one that does is stuck behind somebody else.
 const STATEMENT_TIMEOUT_MS: u32 = 10_000;
 
@@ -218,7 +221,9 @@ impl Store {
             .page_size(8_192)
             // Pages: one that many commits change is written to the database once, not every few commits.
             .pragma("wal_autocheckpoint", "8000");
-        let write = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
+        // What is in this process need not be asked whether it is there: each question is a trip to the driver's thread.
+        let pool = |most| SqlitePoolOptions::new().max_connections(most).test_before_acquire(false);
+        let write = pool(1).connect_with(options.clone()).await?;
         let (version,): (String,) = sqlx::query_as("SELECT sqlite_version()").fetch_one(&write).await?;
         if parse_version(&version) < Some(OLDEST_SQLITE) {
             let (major, minor, patch) = OLDEST_SQLITE;
@@ -226,8 +231,7 @@ impl Store {
                 "SQLite {version} can corrupt databases; {major}.{minor}.{patch} or newer is needed"
             )));
         }
-        let read =
-            SqlitePoolOptions::new().max_connections(SQLITE_READERS).connect_with(options.read_only(true)).await?;
+        let read = pool(SQLITE_READERS).connect_with(options.read_only(true)).await?;
         Ok(Self { db: Backend::Sqlite(SqlitePools { write, read }) })
     }
 
@@ -241,7 +245,14 @@ impl Store {
             ])
             .log_slow_statements(log::LevelFilter::Debug, Duration::from_secs(1));
         let pool = |most: u32, options: PgConnectOptions| {
-            PgPoolOptions::new().max_connections(most).acquire_timeout(Duration::from_secs(5)).connect_with(options)
+            PgPoolOptions::new()
+                .max_connections(most)
+                .acquire_timeout(Duration::from_secs(5))
+                .test_before_acquire(false)
+                .before_acquire(|connection, about| {
+                    Box::pin(async move { Ok(about.idle_for < FRESH_FOR || connection.ping().await.is_ok()) })
+                })
+                .connect_with(options)
         };
         let hot = match pool(HOT_CONNECTIONS, options.clone().options(HOT_OPTIONS)).await {
             // The pool does not say why it could not connect; a connection does.

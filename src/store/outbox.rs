@@ -143,17 +143,23 @@ impl Tx {
     pub(super) async fn insert(&mut self, fired: &[Fired], now: Timestamp) -> Result<Inserted> {
         let standing = self.standing_of(fired).await?;
         let mut wanted: Vec<_> = fired.iter().filter(|fired| standing.allows(fired)).collect();
+        if wanted.is_empty() {
+            return Ok(Inserted { recorded: HashSet::new(), owed: Vec::new() });
+        }
         // Rows go where they will lie, one after the other: that costs less than to look each one's place up anew.
         wanted.sort_unstable_by_key(|fired| fired.event.id);
-        let ids = self.insert_events(&wanted).await?;
-        let recorded: Vec<_> = wanted.into_iter().filter(|fired| ids.contains(&fired.event.id)).collect();
-        for state in recorded.iter().filter_map(|fired| fired.state.as_ref()) {
-            self.save_state(state, now).await?;
+        let mut to_be_sent: Vec<_> = wanted.iter().copied().filter(|fired| !fired.shadow).collect();
+        to_be_sent.sort_by_key(|fired| (fired.shard, fired.event.webhook_id));
+        let recorded = match &self.0 {
+            Backend::Sqlite(_) => self.insert_in_parts(&wanted, &mut to_be_sent).await?,
+            Backend::Postgres(_) => self.insert_at_once(&wanted, &mut to_be_sent).await?,
+        };
+        for fired in wanted.iter().filter(|fired| recorded.contains(&fired.event.id)) {
+            if let Some(state) = &fired.state {
+                self.save_state(state, now).await?;
+            }
         }
-        let mut owed: Vec<_> = recorded.into_iter().filter(|fired| !fired.shadow).collect();
-        owed.sort_by_key(|fired| (fired.shard, fired.event.webhook_id));
-        self.enqueue(&owed).await?;
-        Ok(Inserted { recorded: ids, owed: owed.into_iter().map(|fired| fired.event.id).collect() })
+        Ok(Inserted { owed: to_be_sent.iter().map(|fired| fired.event.id).collect(), recorded })
     }
 
     async fn move_watermark(&mut self, watermark: &Watermark) -> Result<()> {
@@ -178,17 +184,22 @@ impl Tx {
             SELECT id
             FROM webhooks
             WHERE id IN (SELECT unhex(value) FROM json_each($1)) AND active AND disabled_at IS NULL";
-        // Share locks, in the order of ids, so that two steps never wait for each other.
-        const WEBHOOKS_POSTGRES: &str = "
-            SELECT id
-            FROM webhooks
-            WHERE id = ANY ($1) AND active AND disabled_at IS NULL
-            ORDER BY id
-            FOR SHARE";
         const TRIGGERS_SQLITE: &str = "
             SELECT id, version FROM triggers WHERE id IN (SELECT unhex(value) FROM json_each($1))";
-        const TRIGGERS_POSTGRES: &str = "
-            SELECT id, version FROM triggers WHERE id = ANY ($1) ORDER BY id FOR SHARE";
+        // One round trip. Share locks, webhooks before triggers and both in the order of ids, so that two steps never wait for
+        // each other.
+        const POSTGRES: &str = "
+            WITH live AS MATERIALIZED (
+                SELECT id
+                FROM webhooks
+                WHERE id = ANY ($1) AND active AND disabled_at IS NULL
+                ORDER BY id
+                FOR SHARE
+            ),
+            versions AS MATERIALIZED (
+                SELECT id, version FROM triggers WHERE id = ANY ($2) ORDER BY id FOR SHARE
+            )
+            SELECT id, NULL AS version FROM live UNION ALL SELECT id, version FROM versions";
         let webhooks: HashSet<_> = fired.iter().map(|fired| fired.event.webhook_id.0).collect();
         let versioned = fired.iter().filter(|fired| fired.trigger_version.is_some());
         let triggers: HashSet<_> = versioned.filter_map(|fired| Some(fired.event.trigger_id?.0)).collect();
@@ -206,16 +217,22 @@ impl Tx {
             }
             Backend::Postgres(tx) => {
                 let list = |ids: HashSet<uuid::Uuid>| ids.into_iter().collect::<Vec<_>>();
-                let live = sqlx::query_scalar(WEBHOOKS_POSTGRES).bind(list(webhooks)).fetch_all(&mut **tx).await?;
-                (live, sqlx::query_as(TRIGGERS_POSTGRES).bind(list(triggers)).fetch_all(&mut **tx).await?)
+                let standing: Vec<(uuid::Uuid, Option<i64>)> =
+                    sqlx::query_as(POSTGRES).bind(list(webhooks)).bind(list(triggers)).fetch_all(&mut **tx).await?;
+                let live = standing.iter().filter(|(_, version)| version.is_none()).map(|(id, _)| WebhookId(*id));
+                (
+                    live.collect(),
+                    standing.iter().filter_map(|(id, version)| Some((TriggerId(*id), (*version)?))).collect(),
+                )
             }
         };
         Ok(Standing { live: live.into_iter().collect(), versions: versions.into_iter().collect() })
     }
 
-    /// The events that are there now. One is not when its moment is recorded already.
-    async fn insert_events(&mut self, fired: &[&Fired]) -> Result<HashSet<EventId>> {
-        static SQLITE: Rows = Rows::new(
+    /// In process it is the rows that cost: events, then what of them is owed, a few hundred rows a statement. Answers which
+    /// events are there now, and leaves those to be sent that are: one is not when its moment is recorded already.
+    async fn insert_in_parts(&mut self, wanted: &[&Fired], to_be_sent: &mut Vec<&Fired>) -> Result<HashSet<EventId>> {
+        static EVENTS: Rows = Rows::new(
             "INSERT OR FAIL INTO events (id, account_id, site_id, webhook_id, trigger_id, type, moment, format, payload,
                 inserted_at)
             SELECT * FROM",
@@ -223,93 +240,92 @@ impl Tx {
             "WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING",
         );
         static RECORDED: Rows = Rows::new("SELECT id FROM events WHERE id IN", 1, "");
-        const POSTGRES: &str = "
-            INSERT INTO events (id, account_id, site_id, webhook_id, trigger_id, type, moment, format, payload,
-                inserted_at)
-            SELECT *
-            FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::uuid[], $5::uuid[], $6::text[], $7::text[],
-                $8::text[], $9::bytea[], $10::bigint[])
-            ON CONFLICT DO NOTHING
-            RETURNING id";
-        if fired.is_empty() {
-            return Ok(HashSet::new());
-        }
-        let mut recorded = HashSet::with_capacity(fired.len());
-        match &mut self.0 {
-            Backend::Sqlite(tx) => {
-                for rows in fired.chunks(MOST_ROWS) {
-                    let insert = SQLITE.query(rows, |query, fired| bind_event(query, &fired.event));
-                    let inserted = insert.execute(&mut **tx).await?.rows_affected();
-                    // Every row that is answered is a trip to the driver's thread, so they are asked for only if some
-                    // are missing.
-                    if inserted == rows.len() as u64 {
-                        recorded.extend(rows.iter().map(|fired| fired.event.id));
-                        continue;
-                    }
-                    let present = RECORDED.query(rows, |query, fired| query.bind(fired.event.id));
-                    for row in present.fetch_all(&mut **tx).await? {
-                        recorded.insert(sqlx::Row::try_get(&row, 0)?);
-                    }
-                }
-            }
-            Backend::Postgres(tx) => {
-                let events = || fired.iter().map(|fired| &fired.event);
-                let ids: Vec<EventId> = sqlx::query_scalar(POSTGRES)
-                    .bind(events().map(|event| event.id.0).collect::<Vec<_>>())
-                    .bind(events().map(|event| event.account_id.0).collect::<Vec<_>>())
-                    .bind(events().map(|event| event.site_id.0).collect::<Vec<_>>())
-                    .bind(events().map(|event| event.webhook_id.0).collect::<Vec<_>>())
-                    .bind(events().map(|event| event.trigger_id.map(|id| id.0)).collect::<Vec<_>>())
-                    .bind(events().map(|event| event.event_type.as_str()).collect::<Vec<_>>())
-                    .bind(events().map(|event| event.moment.as_str()).collect::<Vec<_>>())
-                    .bind(events().map(|event| event.format.as_str()).collect::<Vec<_>>())
-                    .bind(events().map(|event| event.payload.as_slice()).collect::<Vec<_>>())
-                    .bind(events().map(|event| event.inserted_at.micros()).collect::<Vec<_>>())
-                    .fetch_all(&mut **tx)
-                    .await?;
-                recorded.extend(ids);
-            }
-        }
-        Ok(recorded)
-    }
-
-    async fn enqueue(&mut self, fired: &[&Fired]) -> Result<()> {
-        static SQLITE: Rows = Rows::new(
+        static QUEUE: Rows = Rows::new(
             "INSERT OR FAIL INTO queue (event_id, account_id, webhook_id, shard, lane, attempt, other_attempts, due_at,
                 expires_at)
             SELECT column1, column2, column3, column4, 0, 0, 0, column5, column6 FROM",
             6,
             "WHERE column1 IS NOT NULL",
         );
+        let Backend::Sqlite(tx) = &mut self.0 else { unreachable!("the caller looked") };
+        let mut recorded = HashSet::with_capacity(wanted.len());
+        for rows in wanted.chunks(MOST_ROWS) {
+            let insert = EVENTS.query(rows, |query, fired| bind_event(query, &fired.event));
+            let inserted = insert.execute(&mut **tx).await?.rows_affected();
+            // Every row that is answered is a trip to the driver's thread, so they are asked for only if some are missing.
+            if inserted == rows.len() as u64 {
+                recorded.extend(rows.iter().map(|fired| fired.event.id));
+                continue;
+            }
+            let present = RECORDED.query(rows, |query, fired| query.bind(fired.event.id));
+            for row in present.fetch_all(&mut **tx).await? {
+                recorded.insert(sqlx::Row::try_get(&row, 0)?);
+            }
+        }
+        to_be_sent.retain(|fired| recorded.contains(&fired.event.id));
+        for rows in to_be_sent.chunks(MOST_ROWS) {
+            QUEUE.query(rows, |query, fired| bind_owed(query, fired)).execute(&mut **tx).await?;
+        }
+        Ok(recorded)
+    }
+
+    /// Over a connection round trips are what costs, so events and what of them is owed are one statement.
+    async fn insert_at_once(&mut self, wanted: &[&Fired], to_be_sent: &mut Vec<&Fired>) -> Result<HashSet<EventId>> {
         const POSTGRES: &str = "
-            INSERT INTO queue (event_id, account_id, webhook_id, shard, lane, attempt, other_attempts, due_at,
-                expires_at)
-            SELECT event_id, account_id, webhook_id, shard, 0, 0, 0, due_at, expires_at
-            FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::integer[], $5::bigint[], $6::bigint[])
-                AS owed (event_id, account_id, webhook_id, shard, due_at, expires_at)";
-        if fired.is_empty() {
-            return Ok(());
+            WITH owed AS (
+                INSERT INTO queue (event_id, account_id, webhook_id, shard, lane, attempt, other_attempts, due_at,
+                    expires_at)
+                SELECT event_id, account_id, webhook_id, shard, 0, 0, 0, due_at, expires_at
+                FROM unnest($11::uuid[], $12::bigint[], $13::uuid[], $14::integer[], $15::bigint[], $16::bigint[])
+                    AS owed (event_id, account_id, webhook_id, shard, due_at, expires_at)
+            ),
+            recorded AS (
+                INSERT INTO events (id, account_id, site_id, webhook_id, trigger_id, type, moment, format, payload,
+                    inserted_at)
+                SELECT *
+                FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::uuid[], $5::uuid[], $6::text[], $7::text[],
+                    $8::text[], $9::bytea[], $10::bigint[])
+                ON CONFLICT DO NOTHING
+                RETURNING 1
+            )
+            SELECT count(*) FROM recorded";
+        const RECORDED_POSTGRES: &str = "SELECT id FROM events WHERE id = ANY ($1)";
+        const NOT_OWED_POSTGRES: &str = "DELETE FROM queue WHERE event_id = ANY ($1)";
+        fn column<'a, T>(fired: &[&'a Fired], get: impl Fn(&'a Fired) -> T) -> Vec<T> {
+            fired.iter().map(|fired| get(fired)).collect()
         }
-        match &mut self.0 {
-            Backend::Sqlite(tx) => {
-                for rows in fired.chunks(MOST_ROWS) {
-                    SQLITE.query(rows, |query, fired| bind_owed(query, fired)).execute(&mut **tx).await?;
-                }
-            }
-            Backend::Postgres(tx) => {
-                let events = || fired.iter().map(|fired| &fired.event);
-                sqlx::query(POSTGRES)
-                    .bind(events().map(|event| event.id.0).collect::<Vec<_>>())
-                    .bind(events().map(|event| event.account_id.0).collect::<Vec<_>>())
-                    .bind(events().map(|event| event.webhook_id.0).collect::<Vec<_>>())
-                    .bind(fired.iter().map(|fired| fired.shard).collect::<Vec<_>>())
-                    .bind(events().map(|event| event.inserted_at.micros()).collect::<Vec<_>>())
-                    .bind(events().map(|event| event.expires_at.map(Timestamp::micros)).collect::<Vec<_>>())
-                    .execute(&mut **tx)
-                    .await?;
-            }
+        let Backend::Postgres(tx) = &mut self.0 else { unreachable!("the caller looked") };
+        let ids = column(wanted, |fired| fired.event.id.0);
+        let count: i64 = sqlx::query_scalar(POSTGRES)
+            .bind(&ids)
+            .bind(column(wanted, |fired| fired.event.account_id.0))
+            .bind(column(wanted, |fired| fired.event.site_id.0))
+            .bind(column(wanted, |fired| fired.event.webhook_id.0))
+            .bind(column(wanted, |fired| fired.event.trigger_id.map(|id| id.0)))
+            .bind(column(wanted, |fired| fired.event.event_type.as_str()))
+            .bind(column(wanted, |fired| fired.event.moment.as_str()))
+            .bind(column(wanted, |fired| fired.event.format.as_str()))
+            .bind(column(wanted, |fired| fired.event.payload.as_slice()))
+            .bind(column(wanted, |fired| fired.event.inserted_at.micros()))
+            .bind(column(to_be_sent, |fired| fired.event.id.0))
+            .bind(column(to_be_sent, |fired| fired.event.account_id.0))
+            .bind(column(to_be_sent, |fired| fired.event.webhook_id.0))
+            .bind(column(to_be_sent, |fired| fired.shard))
+            .bind(column(to_be_sent, |fired| fired.event.inserted_at.micros()))
+            .bind(column(to_be_sent, |fired| fired.event.expires_at.map(Timestamp::micros)))
+            .fetch_one(&mut **tx)
+            .await?;
+        if usize::try_from(count) == Ok(wanted.len()) {
+            return Ok(wanted.iter().map(|fired| fired.event.id).collect());
         }
-        Ok(())
+        // Some moments were recorded before, which is rare enough to be put right afterwards.
+        let recorded: Vec<EventId> = sqlx::query_scalar(RECORDED_POSTGRES).bind(&ids).fetch_all(&mut **tx).await?;
+        let recorded: HashSet<_> = recorded.into_iter().collect();
+        let (owed, not_owed): (Vec<_>, Vec<_>) =
+            to_be_sent.iter().copied().partition(|fired| recorded.contains(&fired.event.id));
+        sqlx::query(NOT_OWED_POSTGRES).bind(column(&not_owed, |fired| fired.event.id.0)).execute(&mut **tx).await?;
+        *to_be_sent = owed;
+        Ok(recorded)
     }
 
     /// Moves a trigger's memory on, unless somebody else did: two steps that look at the same moment cannot both win.

@@ -217,6 +217,7 @@ async fn use_everything(database: Database) -> Database {
     another_directory(&app).await;
     repeats(&app).await;
     sealed(&app).await;
+    repeated_moment(&app, &webhook).await;
     bookkeeping(&app).await;
     observations(&app).await;
     app.patch(&format!("/api/sites/{SITE}"), json!({"timezone": "Asia/Tokyo"})).await.expect(200);
@@ -481,6 +482,17 @@ async fn observations(app: &TestApp) {
     assert_eq!(app.store.gaps(1).await.unwrap(), []);
 }
 
+/// What was noticed before is noticed again.
+async fn repeated_moment(app: &TestApp, webhook: &Value) {
+    let site = app.store.site(app.account_id, SITE).await.unwrap().unwrap();
+    for (number, owed) in [(71, 1), (72, 0)] {
+        let fired = Fired { trigger_version: None, ..event(&site, webhook, number, "again") };
+        let step = Step { fired: vec![fired], ..Step::default() };
+        assert_eq!(app.store.record(&step, app.now()).await.unwrap().len(), owed);
+    }
+    app.drain().await;
+}
+
 /// What is kept secret, sealed anew.
 async fn sealed(app: &TestApp) {
     let store = &app.store;
@@ -568,6 +580,22 @@ fn settled(
     Settled { lease, event_id, account_id, webhook_id, attempt, standing, life: Life::AsBefore, turn: None }
 }
 
+/// An event of a webhook's first trigger, as it was when it was made.
+fn event(site: &Site, webhook: &Value, number: u128, moment: &str) -> Fired {
+    let addressee = Addressee {
+        account_id: site.account_id,
+        site_id: site.id,
+        site_domain: SITE,
+        webhook_id: text(&webhook["id"]).parse().unwrap(),
+        format: "json".parse().unwrap(),
+        trigger: None,
+    };
+    let now: Timestamp = "2026-02-25T10:00:00Z".parse().unwrap();
+    let mut event = Event::new(EventId(Uuid::from_u128(number)), &addressee, moment.to_owned(), Data::test(), now);
+    event.trigger_id = Some(text(&webhook["triggers"][0]["id"]).parse().unwrap());
+    Fired { event, shard: shard_of(site.id), trigger_version: Some(1), state: None, shadow: false }
+}
+
 /// A store of its own, with a site and a webhook in it, and no engine.
 struct Bench {
     store: Store,
@@ -591,19 +619,7 @@ impl Bench {
     }
 
     fn event(&self, number: u128, moment: &str) -> Fired {
-        let webhook_id: WebhookId = text(&self.webhook["id"]).parse().unwrap();
-        let addressee = Addressee {
-            account_id: self.account_id,
-            site_id: self.site.id,
-            site_domain: SITE,
-            webhook_id,
-            format: "json".parse().unwrap(),
-            trigger: None,
-        };
-        let now: Timestamp = "2026-02-25T10:00:00Z".parse().unwrap();
-        let mut event = Event::new(EventId(Uuid::from_u128(number)), &addressee, moment.to_owned(), Data::test(), now);
-        event.trigger_id = Some(text(&self.webhook["triggers"][0]["id"]).parse().unwrap());
-        Fired { event, shard: shard_of(self.site.id), trigger_version: Some(1), state: None, shadow: false }
+        event(&self.site, &self.webhook, number, moment)
     }
 
     async fn claim(&self, node: NodeId) -> Vec<Lease> {
@@ -646,10 +662,17 @@ on_both! {
     async fn a_moment_is_recorded_once(database: Database) {
         let bench = Bench::new(database).await;
         let now = bench.site.inserted_at;
-        let step = |number| Step { fired: vec![bench.event(number, "rise:1")], ..Step::default() };
-        assert_eq!(bench.store.record(&step(1), now).await.unwrap().len(), 1);
-        assert_eq!(bench.store.record(&step(2), now).await.unwrap(), []);
-        assert_eq!(bench.store.operator_depth().await.unwrap().deliveries, 1);
+        let step = |fired| Step { fired, ..Step::default() };
+        let first = step(vec![bench.event(1, "rise:1")]);
+        assert_eq!(bench.store.record(&first, now).await.unwrap(), [EventId(Uuid::from_u128(1))]);
+        let again = step(vec![bench.event(2, "rise:1")]);
+        assert_eq!(bench.store.record(&again, now).await.unwrap(), []);
+        // What is new beside it is owed, what is new and only looked at is not.
+        let mut shadow = bench.event(5, "rise:3");
+        shadow.shadow = true;
+        let mixed = step(vec![bench.event(3, "rise:1"), bench.event(4, "rise:2"), shadow]);
+        assert_eq!(bench.store.record(&mixed, now).await.unwrap(), [EventId(Uuid::from_u128(4))]);
+        assert_eq!(bench.store.operator_depth().await.unwrap().deliveries, 2);
         bench.store.close().await;
     }
 
