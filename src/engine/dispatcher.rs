@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use foldhash::HashSet;
 use metrics::gauge;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
@@ -62,6 +62,8 @@ pub struct Dispatcher {
     pub fresh: mpsc::Receiver<Vec<Due>>,
     pub settle: mpsc::Sender<Settled>,
     pub written: mpsc::UnboundedReceiver<Vec<Written>>,
+    /// Tells the settler that somebody waits until all is written.
+    pub hurry: Arc<Notify>,
 }
 
 /// A delivery whose turn it is.
@@ -405,7 +407,11 @@ impl Dispatcher {
 
     /// Only a look that finds nothing, begun after everything was written, proves that nothing is left.
     fn answer_drained(&mut self, under: &mut Under, sweep_at: &mut Timestamp) {
-        if under.draining.is_empty() || !self.backlog.is_idle() {
+        if under.draining.is_empty() {
+            return;
+        }
+        if !self.backlog.is_idle() {
+            self.hurry.notify_one();
             return;
         }
         if self.backlog.is_clean() {

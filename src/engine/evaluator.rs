@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::{counter, histogram};
+use metrics::counter;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -20,6 +20,7 @@ use super::completions::{Completions, CountedName, Found};
 use super::firing::{Firing, Judged, Seen};
 use super::leases::Leases;
 use super::profiles::Profiles;
+use super::recordings::{Recordings, looked};
 use super::rhythm::Rhythm;
 use crate::analytics::sqlite::{Embedded, HitSeq};
 use crate::clock::Clock;
@@ -38,6 +39,8 @@ const BATCH: usize = 5_000;
 const EVENTS_AT_ONCE: usize = 4_000;
 /// How often a look is repeated at once when somebody was faster.
 const OVERTAKEN_IN_A_ROW: usize = 3;
+/// How often sites without a new visit are judged.
+const JUDGES_ALL_EVERY: Duration = Duration::from_secs(1);
 /// How often somebody else's change of the configuration is looked for, and the watermark saved without an event.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
 
@@ -63,6 +66,8 @@ struct Knowledge {
     saved: HitSeq,
     /// With new visits since their triggers were last looked at.
     touched: HashSet<Scope>,
+    /// When every site was last judged, whatever came in.
+    judged_all_at: Timestamp,
     /// What was completed in this look, once for each event.
     fired: Vec<Counted>,
 }
@@ -71,6 +76,7 @@ impl Evaluator {
     pub async fn run(self, mut calls: mpsc::Receiver<ToEvaluator>, stop: CancellationToken) -> anyhow::Result<()> {
         let mut committed = self.analytics.committed();
         let mut knowledge = self.learn_until_it_works(&stop).await;
+        let mut recordings = Recordings::new(self.store.clone(), self.firing.clone(), self.clock.clone());
         let mut rhythm = Rhythm::new(self.clock.now());
         let mut last_look = self.clock.now();
         let mut last_housekeeping = last_look;
@@ -79,24 +85,33 @@ impl Evaluator {
         let mut answers: Vec<Answer> = Vec::new();
         while !stop.is_cancelled() {
             let wait = if news { rhythm.rest() } else { self.interval };
-            let look_now = tokio::select! {
+            let mut outcome = Ok(());
+            tokio::select! {
                 () = stop.cancelled() => break,
-                call = calls.recv() => match call {
-                    Some(call) => self.answer(call, &mut calls, &mut knowledge, &mut answers, &stop).await,
-                    None => break,
-                },
+                call = calls.recv() => {
+                    let Some(call) = call else { break };
+                    outcome = self.answer(call, &mut calls, &mut knowledge, &mut recordings, &mut answers).await;
+                    if answers.is_empty() && outcome.is_ok() {
+                        continue;
+                    }
+                    // Whoever asks wants to know of every site.
+                    knowledge.judged_all_at = Timestamp::EPOCH;
+                }
                 changed = committed.changed(), if !news => {
                     if changed.is_err() {
                         break;
                     }
                     news = true;
                     // The first hit after a pause is looked at right away.
-                    self.clock.now().since(last_look) >= rhythm.rest()
+                    if self.clock.now().since(last_look) < rhythm.rest() {
+                        continue;
+                    }
                 }
-                () = self.clock.sleep_until(last_look + wait) => true,
-            };
-            if !look_now {
-                continue;
+                ended = recordings.one_over(), if !recordings.is_empty() => match ended {
+                    Ok(()) => continue,
+                    Err(error) => outcome = Err(error.into()),
+                },
+                () = self.clock.sleep_until(last_look + wait) => {}
             }
             let began = self.clock.now();
             let housekeeping = began.since(last_housekeeping) >= HOUSEKEEPING;
@@ -105,39 +120,50 @@ impl Evaluator {
             }
             committed.mark_unchanged();
             news = false;
-            let mut outcome = self.look(&mut knowledge, housekeeping).await;
+            if outcome.is_ok() {
+                outcome = self.look(&mut knowledge, &mut recordings, housekeeping).await;
+            }
+            if outcome.is_ok() && !answers.is_empty() {
+                outcome = recordings.all_over().await.map_err(LookError::from);
+            }
             // Somebody changed what is watched, or looks at the same hits: what is known is old, and nothing is wrong.
             for _ in 0..OVERTAKEN_IN_A_ROW {
                 let Err(LookError::Store(StoreError::Overtaken)) = outcome else { break };
+                recordings.give_up().await;
                 knowledge = self.learn_until_it_works(&stop).await;
-                outcome = self.look(&mut knowledge, housekeeping).await;
+                outcome = self.look(&mut knowledge, &mut recordings, housekeeping).await;
+                if outcome.is_ok() {
+                    outcome = recordings.all_over().await.map_err(LookError::from);
+                }
             }
             if let Err(error) = outcome {
                 warn!(%error, "A look at the traffic failed and will be repeated: {error}");
                 counter!("pulsehook_evaluations_total", "result" => "failed").increment(1);
+                recordings.give_up().await;
                 self.pause(&stop).await;
                 knowledge = self.learn_until_it_works(&stop).await;
                 news = true;
             }
             last_look = self.clock.now();
-            rhythm.looked(std::mem::take(&mut knowledge.fired).into_iter(), last_look, last_look.since(began));
+            rhythm.looked(std::mem::take(&mut knowledge.fired).into_iter(), last_look);
             for answer in answers.drain(..) {
                 let _ = answer.send(());
             }
         }
+        recordings.give_up().await;
         Ok(())
     }
 
-    /// Whether somebody wants a look now; `answers` has those who do. The configuration is read once for all who wait for
-    /// that, however many changes they made.
+    /// Acts on calls; `answers` has those who want a look now. The configuration is read once for all who wait for that,
+    /// however many changes they made.
     async fn answer(
         &self,
         call: ToEvaluator,
         calls: &mut mpsc::Receiver<ToEvaluator>,
         knowledge: &mut Knowledge,
+        recordings: &mut Recordings,
         answers: &mut Vec<Answer>,
-        stop: &CancellationToken,
-    ) -> bool {
+    ) -> Result<(), LookError> {
         let mut changed = Vec::new();
         for call in std::iter::once(call).chain(std::iter::from_fn(|| calls.try_recv().ok())) {
             match call {
@@ -145,26 +171,33 @@ impl Evaluator {
                 ToEvaluator::Look(answer) => answers.push(answer),
             }
         }
-        if !changed.is_empty()
-            && let Err(error) = self.refresh_catalog(knowledge).await
-        {
-            warn!(%error, "The configuration could not be read again: {error}");
-            *knowledge = self.learn_until_it_works(stop).await;
+        if changed.is_empty() {
+            return Ok(());
         }
+        let outcome = self.refresh_catalog(knowledge, recordings).await;
+        // Where it cannot be read what is known is forgotten, so no step uses what was before either.
         for answer in changed {
             // Nobody waiting any more is no reason to stop.
             let _ = answer.send(());
         }
-        !answers.is_empty()
+        outcome
     }
 
     /// Steps until every committed hit is read.
-    async fn look(&self, knowledge: &mut Knowledge, housekeeping: bool) -> Result<(), LookError> {
+    async fn look(
+        &self,
+        knowledge: &mut Knowledge,
+        recordings: &mut Recordings,
+        housekeeping: bool,
+    ) -> Result<(), LookError> {
         if housekeeping && self.store.catalog_version().await? != knowledge.catalog.version {
-            self.refresh_catalog(knowledge).await?;
+            self.refresh_catalog(knowledge, recordings).await?;
         }
-        while self.step(knowledge).await? {}
+        // What is read late is read together with what comes in meanwhile.
+        recordings.room().await?;
+        while self.step(knowledge, recordings).await? {}
         if housekeeping && knowledge.saved != knowledge.cursor {
+            recordings.all_over().await?;
             let step = Step { watermark: self.watermark(knowledge, knowledge.cursor), ..Step::default() };
             self.store.record(&step, self.clock.now()).await?;
             knowledge.saved = knowledge.cursor;
@@ -172,8 +205,8 @@ impl Evaluator {
         Ok(())
     }
 
-    /// Reads a batch of hits, decides, commits, hands over. Whether there may be more to read.
-    async fn step(&self, knowledge: &mut Knowledge) -> Result<bool, LookError> {
+    /// Reads a batch of hits, decides, has it recorded and handed over. Whether there may be more to read.
+    async fn step(&self, knowledge: &mut Knowledge, recordings: &mut Recordings) -> Result<bool, LookError> {
         let started = self.clock.monotonic();
         let hits = self.analytics.hits_after(knowledge.cursor, BATCH).await?;
         // No hit is noticed before it happened.
@@ -199,16 +232,16 @@ impl Evaluator {
             self.firing.add_judged(&mut step, site_id, site, before, &mut judged, now).await?;
             memories.push((trigger_id, judged.memory));
         }
-        if !step.is_empty() {
+        if step.is_empty() {
+            looked(self.clock.monotonic().saturating_sub(started));
+        } else {
             step.watermark = self.watermark(knowledge, last);
-            let owed = self.store.record(&step, now).await?;
-            self.firing.announce(step.fired, owed).await;
+            // What is known is ahead of the database until that is over. Should it fail all of it is forgotten.
+            recordings.begin(step, now, started).await?;
             knowledge.saved = last;
         }
         knowledge.memories.extend(memories);
         knowledge.cursor = last;
-        counter!("pulsehook_evaluations_total", "result" => "ok").increment(1);
-        histogram!("pulsehook_evaluation_seconds").record(self.clock.monotonic().saturating_sub(started).as_secs_f64());
         Ok(more)
     }
 
@@ -238,7 +271,8 @@ impl Evaluator {
 
     /// Reads what is watched now. Hits that were looked at before and came to nothing may mean something now: they are
     /// looked at again, unless there are none.
-    async fn refresh_catalog(&self, knowledge: &mut Knowledge) -> Result<(), LookError> {
+    async fn refresh_catalog(&self, knowledge: &mut Knowledge, recordings: &mut Recordings) -> Result<(), LookError> {
+        recordings.all_over().await?;
         if knowledge.saved != knowledge.cursor {
             *knowledge = self.learn().await?;
             return Ok(());
@@ -313,21 +347,28 @@ enum LookError {
 }
 
 impl Knowledge {
-    /// Looks at every spike and drop whose visitors changed, and at those that wait to be armed again. Only what changed is
-    /// answered.
+    /// Looks at the spikes and drops of sites with new visits and, once a second, at those of all sites: visitors leave
+    /// without a hit, and some wait to be armed again. Only what changed is answered.
     fn judge(&mut self, now: Timestamp, leases: &Leases, profiles: &Profiles) -> Vec<(SiteId, Judged)> {
+        let mut touched = std::mem::take(&mut self.touched);
+        let all = now.since(self.judged_all_at) >= JUDGES_ALL_EVERY;
+        let sites: HashSet<SiteId> = if all {
+            self.judged_all_at = now;
+            self.catalog.sites.keys().copied().collect()
+        } else {
+            touched.iter().map(|scope| scope.site_id).collect()
+        };
         let mut changed = Vec::new();
-        // Visitors leave without a hit, so every window moves with every look.
-        for (scope, live) in &mut self.live {
-            let before = live.current();
-            live.advance(now);
-            if live.current() != before {
-                self.touched.insert(scope.clone());
+        for site_id in sites {
+            let Some(site) = self.catalog.sites.get(&site_id).filter(|site| !site.changes.is_empty()) else { continue };
+            for (scope, _) in &site.scopes {
+                let Some(live) = self.live.get_mut(scope) else { continue };
+                let before = live.current();
+                live.advance(now);
+                if live.current() != before {
+                    touched.insert(scope.clone());
+                }
             }
-        }
-        self.live.retain(|_, live| !live.is_empty());
-        let touched = std::mem::take(&mut self.touched);
-        for (site_id, site) in self.catalog.sites.iter().filter(|(_, site)| !site.changes.is_empty()) {
             let seen = |scope: &Scope| {
                 let live = self.live.get(scope);
                 // Somebody else may see its visitors; whoever works for it says when nobody does.
@@ -342,7 +383,10 @@ impl Knowledge {
                 })
             };
             let judged = site.judge(seen, profiles, &self.memories, now);
-            changed.extend(judged.into_iter().map(|judged| (*site_id, judged)));
+            changed.extend(judged.into_iter().map(|judged| (site_id, judged)));
+        }
+        if all {
+            self.live.retain(|_, live| !live.is_empty());
         }
         changed
     }

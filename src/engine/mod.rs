@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -51,6 +51,7 @@ pub mod notifier;
 pub mod poller;
 pub mod profiles;
 pub mod ready;
+mod recordings;
 pub mod resender;
 mod rhythm;
 pub mod sender;
@@ -207,6 +208,7 @@ impl Engine {
         let (leases_calls, to_leases) = mpsc::channel(64);
         let (settle, outcomes) = mpsc::channel(4_096);
         let (written_tx, written) = mpsc::unbounded_channel();
+        let hurry = Arc::new(Notify::new());
         let targets = target::Targets::new(
             self.store.clone(),
             self.keyring.clone(),
@@ -231,6 +233,7 @@ impl Engine {
             fresh,
             settle,
             written,
+            hurry: Arc::clone(&hurry),
         };
         let settler = settler::Settler {
             store: self.store.clone(),
@@ -238,6 +241,8 @@ impl Engine {
             clock: self.clock.clone(),
             outcomes,
             written: written_tx,
+            hurry,
+            stop: running.stop.clone(),
         };
         let janitor = janitor::Janitor {
             store: self.store.clone(),

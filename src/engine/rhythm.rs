@@ -1,7 +1,8 @@
 //! How long the evaluator rests between two looks at new hits.
 //!
-//! Every look is a commit, so looking costs; not looking makes everybody wait. A short rest is right unless one goal is
-//! completed again and again: then those of a longer one share an event, and no endpoint is owed more than it takes.
+//! Every look is a commit, so looking costs; not looking makes everybody wait. A short rest is right, since a look waits for
+//! commits that are slow anyway, unless one goal is completed again and again: then those of a longer one share an event,
+//! and no endpoint is owed more than it takes.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,8 +11,8 @@ use super::catalog::Counted;
 use crate::domain::time::Timestamp;
 
 /// The shortest rest.
-const SHORT: Duration = Duration::from_millis(3);
-/// The longest, and the one while something is completed often.
+const SHORT: Duration = Duration::from_millis(1);
+/// The one while something is completed often.
 const LONG: Duration = Duration::from_millis(50);
 /// How many events of one trigger and goal within a [`WINDOW`] are often. Twice that and the 20 a second of long rests stay
 /// below the 50 a second that an endpoint is sent by default.
@@ -36,8 +37,8 @@ impl Rhythm {
         self.rest
     }
 
-    /// A look is over that took so long. It rests for a third of that, so that there is time for others to write.
-    pub fn looked(&mut self, fired: impl Iterator<Item = Counted>, now: Timestamp, took: Duration) {
+    /// A look is over.
+    pub fn looked(&mut self, fired: impl Iterator<Item = Counted>, now: Timestamp) {
         if now.since(self.began_at) >= WINDOW {
             self.began_at = now;
             self.fired.clear();
@@ -46,7 +47,7 @@ impl Rhythm {
             *self.fired.entry(what).or_default() += 1;
         }
         let often = self.fired.values().any(|count| *count >= OFTEN);
-        self.rest = if often { LONG } else { (took / 3).clamp(SHORT, LONG) };
+        self.rest = if often { LONG } else { SHORT };
     }
 }
 
@@ -67,23 +68,14 @@ mod tests {
     #[test]
     fn many_triggers_do_not_make_it_slow_and_one_that_fires_often_does() {
         let mut rhythm = Rhythm::new(NOW);
-        rhythm.looked((0..1_000).map(completion), NOW, Duration::ZERO);
+        rhythm.looked((0..1_000).map(completion), NOW);
         assert_eq!(rhythm.rest(), SHORT);
         for _ in 0..OFTEN {
-            rhythm.looked([completion(1)].into_iter(), NOW, Duration::ZERO);
+            rhythm.looked([completion(1)].into_iter(), NOW);
         }
         assert_eq!(rhythm.rest(), LONG);
-        rhythm.looked(std::iter::empty(), NOW + WINDOW, Duration::ZERO);
+        rhythm.looked(std::iter::empty(), NOW + WINDOW);
         assert_eq!(rhythm.rest(), SHORT);
-    }
-
-    #[test]
-    fn it_rests_longer_when_it_works_longer_within_bounds() {
-        let mut rhythm = Rhythm::new(NOW);
-        for (took, rest) in [(0, 3), (30, 10), (5_000, 50)] {
-            rhythm.looked(std::iter::empty(), NOW, Duration::from_millis(took));
-            assert_eq!(rhythm.rest(), Duration::from_millis(rest));
-        }
     }
 
     proptest! {
@@ -95,9 +87,8 @@ mod tests {
             for took in steps {
                 now = now + rhythm.rest();
                 moments.push(now);
-                let took = Duration::from_millis(took);
-                now = now + took;
-                rhythm.looked([completion(1)].into_iter(), now, took);
+                now = now + Duration::from_millis(took);
+                rhythm.looked([completion(1)].into_iter(), now);
             }
             for (index, moment) in moments.iter().enumerate() {
                 let within = moments[index..].iter().take_while(|later| later.since(*moment) < WINDOW).count();

@@ -1,23 +1,28 @@
-//! Writes outcomes, as many at once as have come in while the commit before was under way.
+//! Writes outcomes: a few as soon as they come, many together.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{counter, histogram};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::leases::Leases;
 use crate::clock::Clock;
 use crate::domain::ids::EventId;
+use crate::domain::time::Timestamp;
 use crate::store::outcomes::Settled;
 use crate::store::shards::Lease;
 use crate::store::{Store, StoreError};
 
 /// Most outcomes one commit takes.
 const BATCH: usize = 2_000;
-/// When so many came in during a commit, the next one waits a little for more: half as many commits cost a tenth less.
+/// When so many came in within a second, each commit waits a little for more: nobody waits for an outcome, and those who
+/// record events wait for every commit beside their own.
 const MANY: usize = 64;
 const GATHER: Duration = Duration::from_millis(5);
+const SECOND: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -36,20 +41,45 @@ pub struct Settler {
     /// Not bounded: there are never more of them than outcomes that were passed on, and a settler that waits for the
     /// dispatcher while that waits for the settler would wait for ever.
     pub written: mpsc::UnboundedSender<Vec<Written>>,
+    /// Somebody waits until all is written.
+    pub hurry: Arc<Notify>,
+    /// Nothing new is begun, so there is nothing to wait for.
+    pub stop: CancellationToken,
+}
+
+/// How many outcomes came in lately.
+struct Pace {
+    began_at: Timestamp,
+    /// In the second that runs, and in the one before it.
+    counts: [usize; 2],
+}
+
+impl Pace {
+    fn count(&mut self, outcomes: usize, now: Timestamp) {
+        let passed = now.since(self.began_at);
+        if passed >= SECOND {
+            self.counts = [0, if passed < 2 * SECOND { self.counts[0] } else { 0 }];
+            self.began_at = now;
+        }
+        self.counts[0] += outcomes;
+    }
+
+    fn is_fast(&self) -> bool {
+        self.counts.iter().any(|count| *count >= MANY)
+    }
 }
 
 impl Settler {
     /// Runs until the dispatcher is gone and everything it passed on is written.
     pub async fn run(mut self) -> anyhow::Result<()> {
         let mut batch = Vec::with_capacity(BATCH);
+        let mut pace = Pace { began_at: self.clock.now(), counts: [0; 2] };
         while self.outcomes.recv_many(&mut batch, BATCH).await > 0 {
-            if batch.len() >= MANY {
-                self.clock.sleep(GATHER).await;
-                while batch.len() < BATCH
-                    && let Ok(settled) = self.outcomes.try_recv()
-                {
-                    batch.push(settled);
-                }
+            let at_first = batch.len();
+            pace.count(at_first, self.clock.now());
+            if pace.is_fast() {
+                self.gather(&mut batch).await;
+                pace.count(batch.len() - at_first, self.clock.now());
             }
             let written = batch
                 .iter()
@@ -62,6 +92,20 @@ impl Settler {
             let _ = self.written.send(written);
         }
         Ok(())
+    }
+
+    /// Waits for more, unless somebody waits for these.
+    async fn gather(&mut self, batch: &mut Vec<Settled>) {
+        tokio::select! {
+            () = self.clock.sleep(GATHER) => {}
+            () = self.hurry.notified() => {}
+            () = self.stop.cancelled() => {}
+        }
+        while batch.len() < BATCH
+            && let Ok(settled) = self.outcomes.try_recv()
+        {
+            batch.push(settled);
+        }
     }
 
     /// Does not return before the outcomes are written or have become somebody else's.
@@ -114,4 +158,27 @@ fn leases_of(batch: &[Settled]) -> Vec<Lease> {
     leases.sort_unstable_by_key(|lease| (lease.shard, lease.epoch));
     leases.dedup_by_key(|lease| (lease.shard, lease.epoch));
     leases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Timestamp = Timestamp::from_secs(1_000);
+
+    #[test]
+    fn many_within_a_second_are_fast_until_a_second_without() {
+        let mut pace = Pace { began_at: START, counts: [0; 2] };
+        pace.count(MANY - 1, START);
+        assert!(!pace.is_fast());
+        pace.count(1, START + SECOND / 2);
+        assert!(pace.is_fast());
+        pace.count(1, START + SECOND);
+        assert!(pace.is_fast(), "the last second still counts");
+        pace.count(1, START + SECOND * 2);
+        assert!(!pace.is_fast());
+        pace.count(MANY, START + SECOND * 3);
+        pace.count(1, START + SECOND * 9);
+        assert!(!pace.is_fast(), "long ago");
+    }
 }

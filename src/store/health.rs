@@ -164,6 +164,9 @@ impl Store {
             WHERE account_id = $1 AND id = $2 AND warnings = $3 AND failing_since IS NOT NULL";
         let given_up = told == Told::GivenUp;
         let mut tx = self.begin().await?;
+        if given_up {
+            tx.keep_recorders_out(ailing.account_id, ailing.webhook_id).await?;
+        }
         let told_now = on!(&mut tx.0, tx => sqlx::query(SQL)
             .bind(ailing.account_id)
             .bind(ailing.webhook_id)
@@ -222,17 +225,19 @@ impl News {
 }
 
 impl Tx {
-    /// What outcomes told of their endpoints, all of them at once: when a thousand begin to fail, whoever records events for
-    /// one of them waits for the locks of this transaction. Most attempts tell what is known already.
+    /// What outcomes told of their endpoints, all of them at once. Most attempts tell what is known already.
     pub(super) async fn spread_the_news(&mut self, settled: &[Settled], now: Timestamp) -> Result<()> {
         let news: Vec<_> = News::of(settled).into_iter().collect();
         if !news.is_empty() {
             self.note(&news, now).await?;
         }
-        for Settled { account_id, webhook_id, life, .. } in settled {
-            if let Life::Disable { reason } = life {
-                self.disable_webhook(*account_id, *webhook_id, reason, now).await?;
-            }
+        let gone = settled.iter().filter_map(|settled| match &settled.life {
+            Life::Disable { reason } => Some((settled.webhook_id, (settled.account_id, reason))),
+            _ => None,
+        });
+        // In the order of ids too.
+        for (webhook_id, (account_id, reason)) in gone.collect::<BTreeMap<_, _>>() {
+            self.disable_webhook(account_id, webhook_id, reason, now).await?;
         }
         Ok(())
     }

@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use tokio::sync::watch;
+
 use super::gathered::Gathered;
 use super::rows::{MOST_ROWS, Query, Rows};
 use super::{Backend, Result, Store, StoreError, Tx, on};
@@ -55,6 +57,12 @@ pub struct Watermark {
 }
 
 impl Step {
+    /// Whether what triggers remember is another after it.
+    pub fn moves_memory(&self) -> bool {
+        let with_state = self.fired.iter().any(|fired| fired.state.is_some());
+        with_state || !self.states.is_empty() || !self.gathered.is_empty()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.fired.is_empty() && self.states.is_empty() && self.gathered.is_empty() && self.watermark.is_none()
     }
@@ -64,6 +72,45 @@ impl Step {
         self.fired.append(&mut noticed.fired);
         self.states.append(&mut noticed.states);
         self.gathered.append(&mut noticed.gathered);
+    }
+}
+
+/// A step's place among those that are recorded at the same time. Each takes its locks after the one before it has taken
+/// its own, so that whoever edits what both are about cannot make the first wait for the second; and it moves the watermark
+/// when that one is over, whatever became of it.
+#[derive(Debug)]
+pub struct Turn {
+    before: Option<watch::Receiver<bool>>,
+    /// Dropped when it is over.
+    locked: watch::Sender<bool>,
+}
+
+impl Turn {
+    /// The first.
+    pub fn first() -> Self {
+        Self { before: None, locked: watch::Sender::new(false) }
+    }
+
+    /// The one after this.
+    pub fn next(&self) -> Self {
+        Self { before: Some(self.locked.subscribe()), locked: watch::Sender::new(false) }
+    }
+
+    async fn wait_for_locks(&mut self) {
+        if let Some(before) = &mut self.before {
+            // One that is over has none any more.
+            let _ = before.wait_for(|locked| *locked).await;
+        }
+    }
+
+    fn has_locks(&self) {
+        self.locked.send_replace(true);
+    }
+
+    async fn wait_for_the_end(&mut self) {
+        if let Some(before) = &mut self.before {
+            let _ = before.wait_for(|_| false).await;
+        }
     }
 }
 
@@ -77,15 +124,28 @@ impl Store {
     /// [`StoreError::Overtaken`] when somebody else moved the watermark, a trigger's state, or the configuration that the
     /// watermark was based on. Nothing was recorded then.
     pub async fn record(&self, step: &Step, now: Timestamp) -> Result<Vec<EventId>> {
+        self.record_in_turn(step, now, Turn::first()).await
+    }
+
+    /// [`Store::record`] beside other steps. Of a step that moves memory (states, or what triggers with a batch counted)
+    /// none other is to be recorded at the same time.
+    ///
+    /// # Errors
+    /// As [`Store::record`]; [`StoreError::Overtaken`] also when the step before it was not recorded.
+    pub async fn record_in_turn(&self, step: &Step, now: Timestamp, mut turn: Turn) -> Result<Vec<EventId>> {
+        turn.wait_for_locks().await;
         let mut tx = self.begin_hot().await?;
-        if let Some(watermark) = &step.watermark {
-            tx.move_watermark(watermark).await?;
-        }
-        let owed = tx.insert_and_enqueue(&step.fired, now).await?;
+        let standing = tx.standing_of(&step.fired).await?;
+        turn.has_locks();
+        let owed = tx.insert_what_stands(&step.fired, &standing, now).await?.owed;
         for state in &step.states {
             tx.save_state(state, now).await?;
         }
         tx.gather(&step.gathered, now).await?;
+        turn.wait_for_the_end().await;
+        if let Some(watermark) = &step.watermark {
+            tx.move_watermark(watermark).await?;
+        }
         crate::failpoint::hit("evaluator.before_commit");
         tx.commit().await?;
         crate::failpoint::hit("evaluator.after_commit");
@@ -142,6 +202,10 @@ impl Tx {
     /// The same, and answers which were recorded too.
     pub(super) async fn insert(&mut self, fired: &[Fired], now: Timestamp) -> Result<Inserted> {
         let standing = self.standing_of(fired).await?;
+        self.insert_what_stands(fired, &standing, now).await
+    }
+
+    async fn insert_what_stands(&mut self, fired: &[Fired], standing: &Standing, now: Timestamp) -> Result<Inserted> {
         let mut wanted: Vec<_> = fired.iter().filter(|fired| standing.allows(fired)).collect();
         if wanted.is_empty() {
             return Ok(Inserted { recorded: HashSet::new(), owed: Vec::new() });
@@ -186,15 +250,16 @@ impl Tx {
             WHERE id IN (SELECT unhex(value) FROM json_each($1)) AND active AND disabled_at IS NULL";
         const TRIGGERS_SQLITE: &str = "
             SELECT id, version FROM triggers WHERE id IN (SELECT unhex(value) FROM json_each($1))";
-        // One round trip. Share locks, webhooks before triggers and both in the order of ids, so that two steps never wait for
-        // each other.
+        // One round trip. Webhooks before triggers and both in the order of ids, so that two steps never wait for each other.
+        // The weakest lock on webhooks, so that what attempts tell of them meanwhile waits for nobody and nobody for it:
+        // whoever changes who is owed takes the one that excludes it, with [`Tx::keep_recorders_out`].
         const POSTGRES: &str = "
             WITH live AS MATERIALIZED (
                 SELECT id
                 FROM webhooks
                 WHERE id = ANY ($1) AND active AND disabled_at IS NULL
                 ORDER BY id
-                FOR SHARE
+                FOR KEY SHARE
             ),
             versions AS MATERIALIZED (
                 SELECT id, version FROM triggers WHERE id = ANY ($2) ORDER BY id FOR SHARE

@@ -199,6 +199,7 @@ impl Store {
                 version = version + 1, updated_at = $15
             WHERE account_id = $1 AND id = $2 AND version = $3";
         let mut tx = self.begin().await?;
+        tx.keep_recorders_out(change.account_id, webhook.id).await?;
         let updated = on!(&mut tx.0, tx => sqlx::query(SQL)
             .bind(change.account_id)
             .bind(webhook.id)
@@ -323,6 +324,17 @@ impl Tx {
         Ok(())
     }
 
+    /// Waits for those who record events for the webhook, and keeps others from it until this is committed: they see it as
+    /// it is then.
+    pub(super) async fn keep_recorders_out(&mut self, account_id: AccountId, id: WebhookId) -> Result<()> {
+        const POSTGRES: &str = "SELECT 1 FROM webhooks WHERE account_id = $1 AND id = $2 FOR UPDATE";
+        // SQLite's writers take turns anyway.
+        if let Backend::Postgres(tx) = &mut self.0 {
+            sqlx::query(POSTGRES).bind(account_id).bind(id).execute(&mut **tx).await?;
+        }
+        Ok(())
+    }
+
     pub(super) async fn disable_webhook(
         &mut self,
         account_id: AccountId,
@@ -335,6 +347,7 @@ impl Tx {
             SET disabled_at = $3, disabled_reason = $4, failing_since = coalesce(failing_since, $3), failed_at = $3,
                 version = version + 1
             WHERE account_id = $1 AND id = $2 AND disabled_at IS NULL";
+        self.keep_recorders_out(account_id, id).await?;
         on!(&mut self.0, tx => sqlx::query(SQL)
             .bind(account_id).bind(id).bind(now).bind(reason).execute(&mut **tx).await.map(drop))?;
         self.touch_catalog().await

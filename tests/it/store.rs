@@ -20,7 +20,7 @@ use pulsehook::store::health::Told;
 use pulsehook::store::idempotency::Repeated;
 use pulsehook::store::invitations::{Invitation, Invited, Newcomer};
 use pulsehook::store::observations::{Gap, Looked, Reported};
-use pulsehook::store::outbox::{Fired, StateChange, Step, Watermark};
+use pulsehook::store::outbox::{Fired, StateChange, Step, Turn, Watermark};
 use pulsehook::store::outcomes::{AttemptRow, Life, Settled, Standing};
 use pulsehook::store::people::Changed;
 use pulsehook::store::sealed::{SealedAnswer, SealedWebhook};
@@ -659,6 +659,42 @@ on_both! {
         bench.store.close().await;
     }
 
+    async fn steps_recorded_beside_each_other_are_over_in_turn(database: Database) {
+        let bench = Bench::new(database).await;
+        let now = bench.site.inserted_at;
+        bench.store.operator_watermark("here", 0).await.unwrap();
+        let catalog_version = bench.store.catalog_version().await.unwrap();
+        let step = |number: u128, from, to| Step {
+            fired: vec![bench.event(number, &format!("7:{from}-{to}"))],
+            watermark: Some(Watermark { source: "here".to_owned(), from, to, catalog_version }),
+            ..Step::default()
+        };
+        // The second is begun first, and waits.
+        let first = Turn::first();
+        let second = first.next();
+        let (earlier, later) = (step(1, 0, 5), step(2, 5, 9));
+        let (second, first) = tokio::join!(
+            bench.store.record_in_turn(&later, now, second),
+            bench.store.record_in_turn(&earlier, now, first),
+        );
+        assert_eq!((first.unwrap().len(), second.unwrap().len()), (1, 1));
+        assert_eq!(bench.store.operator_watermark("here", 0).await.unwrap(), 9);
+        // Of one that is refused the next is refused too: it would leave out what the first had read.
+        let first = Turn::first();
+        let second = first.next();
+        let (earlier, later) = (step(3, 8, 12), step(4, 12, 15));
+        let (first, second) = tokio::join!(
+            bench.store.record_in_turn(&earlier, now, first),
+            bench.store.record_in_turn(&later, now, second),
+        );
+        for refused in [first, second] {
+            assert!(matches!(refused, Err(StoreError::Overtaken)), "{refused:?}");
+        }
+        assert_eq!(bench.store.operator_watermark("here", 0).await.unwrap(), 9);
+        assert_eq!(bench.store.operator_depth().await.unwrap().deliveries, 2);
+        bench.store.close().await;
+    }
+
     async fn a_moment_is_recorded_once(database: Database) {
         let bench = Bench::new(database).await;
         let now = bench.site.inserted_at;
@@ -761,6 +797,62 @@ on_both! {
         store.migrate().await.unwrap();
         store.migrate().await.unwrap();
         store.close().await;
+    }
+}
+
+/// What is recorded and what attempts tell of an endpoint are both many a second, so neither waits for the other; whoever
+/// decides that nothing is owed any more waits for those who record.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn recorders_wait_for_edits_and_not_for_outcomes() {
+    crate::support::in_time(Box::pin(async {
+        let endpoint = Endpoint::http([Behaviour::status(500), Behaviour::status(410)]).await;
+        let app = TestApp::start(Database::postgres().await).await;
+        app.site().await;
+        let webhook = app.webhook(&endpoint.url(), json!([{"type": "goal_completion"}])).await;
+        let path = format!("/api/sites/{SITE}/webhooks/{}", text(&webhook["id"]));
+        let id: WebhookId = text(&webhook["id"]).parse().unwrap();
+        let mut somebody = sqlx::PgConnection::connect(&app.database.url).await.unwrap();
+        let mut watch = sqlx::PgConnection::connect(&app.database.url).await.unwrap();
+
+        const OUTCOME: &str = "UPDATE webhooks SET failed_at = failed_at WHERE id = $1";
+        let mut tx = somebody.begin().await.unwrap();
+        sqlx::query(OUTCOME).bind(id).execute(&mut *tx).await.unwrap();
+        app.post(&format!("{path}/test"), json!({})).await.expect(202);
+        tx.commit().await.unwrap();
+
+        const RECORD: &str = "SELECT 1 FROM webhooks WHERE id = $1 FOR KEY SHARE";
+        let mut tx = somebody.begin().await.unwrap();
+        sqlx::query(RECORD).bind(id).execute(&mut *tx).await.unwrap();
+        app.drain().await;
+        assert_eq!(app.get(&path).await.expect(200)["webhook"]["status"], "failing");
+        let pause = app.patch(&path, json!({"active": false}));
+        let release = async {
+            until_somebody_waits(&mut watch).await;
+            tx.commit().await.unwrap();
+        };
+        let (paused, ()) = tokio::join!(pause, release);
+        paused.expect(200);
+
+        app.patch(&path, json!({"active": true})).await.expect(200);
+        app.post(&format!("{path}/test"), json!({})).await.expect(202);
+        let mut tx = somebody.begin().await.unwrap();
+        sqlx::query(RECORD).bind(id).execute(&mut *tx).await.unwrap();
+        let release = async {
+            until_somebody_waits(&mut watch).await;
+            tx.commit().await.unwrap();
+        };
+        tokio::join!(app.drain(), release);
+        assert_eq!(app.get(&path).await.expect(200)["webhook"]["status"], "disabled");
+        app.stop().await;
+    }))
+    .await;
+}
+
+async fn until_somebody_waits(watch: &mut sqlx::PgConnection) {
+    const WAITING: &str = "
+        SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while sqlx::query_scalar::<_, i64>(WAITING).fetch_one(&mut *watch).await.unwrap() == 0 {
+        tokio::task::yield_now().await;
     }
 }
 
