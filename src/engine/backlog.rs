@@ -23,6 +23,8 @@ const RECENT: Duration = Duration::from_secs(2);
 /// First attempts come by memory: while the first of them is known and the lane was read to its end no longer ago than this,
 /// so are the others, unless somebody says that they are not.
 const TRUSTED_FOR: Duration = Duration::from_secs(5);
+/// Lanes that fall due within this share what is kept with those that are due: there is a look at least that often.
+const SOON: Duration = Duration::from_secs(2);
 /// Lanes read with one statement.
 const LANES_AT_ONCE: usize = 256;
 
@@ -32,6 +34,8 @@ pub struct Backlog {
     held: HashSet<EventId>,
     /// Lanes that have more than is held, and how far they were read.
     lanes: HashMap<(WebhookId, Lane), Unread>,
+    /// Lanes of which nothing was due yet at the last look, and when something is; the soonest comes last.
+    coming: Vec<(Timestamp, Waiting)>,
     /// Webhooks whose first attempts were read to the end, and when.
     read: HashMap<WebhookId, Timestamp>,
     /// Shards that somebody put something into behind our back.
@@ -78,6 +82,7 @@ impl Backlog {
             ready: Ready::new(room),
             held: HashSet::default(),
             lanes: HashMap::default(),
+            coming: Vec::new(),
             read: HashMap::default(),
             doubted: HashSet::default(),
             parked: HashMap::default(),
@@ -137,40 +142,58 @@ impl Backlog {
         self.looking = false;
     }
 
-    /// What a look found. Answers when the next delivery falls due, if none of `ours` is due now.
-    pub fn waiting(&mut self, waiting: Vec<Waiting>, now: Timestamp, ours: impl Fn(i32) -> bool) -> Option<Timestamp> {
+    /// What a look found.
+    pub fn waiting(&mut self, waiting: Vec<Waiting>, now: Timestamp, ours: impl Fn(i32) -> bool) {
         self.looking = false;
         self.parked.retain(|_, until| *until > now);
         self.read.retain(|_, at| now.since(*at) < TRUSTED_FOR);
         let doubted = std::mem::take(&mut self.doubted);
-        let mut next_due_at: Option<Timestamp> = None;
-        let mut due = 0;
+        self.coming.clear();
+        let mut crowd = 0;
         for lane in waiting {
             if !ours(lane.shard) {
                 continue;
             }
             let parked_until = self.parked.get(&lane.webhook_id).copied();
             let moment = parked_until.map_or(lane.next_due_at, |until| until.max(lane.next_due_at));
+            crowd += usize::from(moment <= now + SOON);
             if moment > now {
-                next_due_at = Some(next_due_at.map_or(moment, |next| next.min(moment)));
+                self.coming.push((moment, lane));
                 continue;
             }
-            due += 1;
             if doubted.contains(&lane.shard) {
                 self.read.remove(&lane.webhook_id);
             }
-            let known = lane.lane == Lane::First
-                && self.held.contains(&lane.event_id)
-                && self.read.contains_key(&lane.webhook_id);
-            // From the front again: what came in behind our back may be due before what was read last.
-            if !known && self.ready.waiting_in(lane.webhook_id, lane.lane) <= self.share() / 2 {
-                self.read_from_the_front(lane.shard, lane.account_id, lane.webhook_id, lane.lane);
-            }
+            self.falls_due(&lane);
         }
-        self.crowd = due.max(1);
+        self.coming.sort_unstable_by_key(|(moment, lane)| std::cmp::Reverse((*moment, lane.event_id)));
+        self.crowd = crowd.max(1);
         // What waits in memory for its moment is no reason to look again.
         self.clean = self.lanes.is_empty() && !self.stirred;
-        next_due_at
+    }
+
+    /// When the next lane falls due of which nothing was at the last look.
+    pub fn next_coming(&self) -> Option<Timestamp> {
+        self.coming.last().map(|(moment, _)| *moment)
+    }
+
+    /// Has those read that fell due since the last look. To look again for each of them would cost as much as all of them.
+    pub fn grow_due(&mut self, now: Timestamp) {
+        while let Some((_, lane)) = self.coming.pop_if(|(moment, _)| *moment <= now) {
+            if !self.is_parked(lane.webhook_id, now) {
+                self.falls_due(&lane);
+                self.stir();
+            }
+        }
+    }
+
+    fn falls_due(&mut self, lane: &Waiting) {
+        let known =
+            lane.lane == Lane::First && self.held.contains(&lane.event_id) && self.read.contains_key(&lane.webhook_id);
+        // From the front again: what came in behind our back may be due before what was read last.
+        if !known && self.ready.waiting_in(lane.webhook_id, lane.lane) <= self.share() / 2 {
+            self.read_from_the_front(lane.shard, lane.account_id, lane.webhook_id, lane.lane);
+        }
     }
 
     fn read_from_the_front(&mut self, shard: i32, account_id: AccountId, webhook_id: WebhookId, lane: Lane) {
@@ -324,6 +347,7 @@ impl Backlog {
             self.held.remove(&dropped);
         }
         self.lanes.retain(|(webhook_id, _), _| *webhook_id != id);
+        self.coming.retain(|(_, lane)| lane.webhook_id != id);
         self.read.remove(&id);
         self.changed.insert(id);
         self.stir();
@@ -335,6 +359,7 @@ impl Backlog {
             self.held.remove(&dropped);
         }
         self.lanes.clear();
+        self.coming.clear();
         self.read.clear();
         self.parked.clear();
         self.reading = None;
@@ -494,5 +519,27 @@ mod tests {
         let mut backlog = backlog_of(1);
         backlog.leave(&due(0, 1), NOW);
         assert!(backlog.wants().is_some());
+    }
+
+    #[test]
+    fn what_falls_due_is_read_without_another_look() {
+        let mut backlog = backlog_of(3);
+        let at = |webhook_number, after| {
+            let later = Waiting { lane: Lane::Retry, ..waiting(webhook_number, webhook_number) };
+            Waiting { next_due_at: NOW + Duration::from_millis(after), ..later }
+        };
+        look(&mut backlog, vec![at(0, 20), at(1, 10), at(2, 30)]);
+        assert!(backlog.wants().is_none() && backlog.is_clean(), "nothing is due");
+        backlog.park(webhook(2), NOW + Duration::from_secs(60));
+        let first = NOW + Duration::from_millis(10);
+        assert_eq!(backlog.next_coming(), Some(first));
+        backlog.grow_due(first);
+        assert!(!backlog.is_clean(), "there is something to read");
+        let (_, wanted) = backlog.wants().expect("one fell due");
+        let wanted: Vec<_> = wanted.iter().map(|lane| (lane.webhook_id, lane.lane)).collect();
+        assert_eq!(wanted, [(webhook(1), Lane::Retry)]);
+        backlog.grow_due(NOW + Duration::from_secs(1));
+        assert_eq!(backlog.next_coming(), None);
+        assert!(!backlog.lanes.contains_key(&(webhook(2), Lane::Retry)), "it was parked meanwhile");
     }
 }

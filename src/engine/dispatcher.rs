@@ -152,17 +152,18 @@ impl Dispatcher {
         let mut over = Vec::new();
         let mut written = Vec::new();
         loop {
-            let moment = wakes_at(
+            let moment = wakes_at([
                 Some(sweep_at).filter(|_| self.backlog.may_look()),
+                self.backlog.next_coming(),
                 self.backlog.ready.next_moment().filter(|_| !under.unsure),
-            );
+            ]);
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(call) = calls.recv() => self.answer(call, &mut under, &mut sweep_at),
                 _ = self.written.recv_many(&mut written, AT_ONCE) => {}
                 _ = finished.recv_many(&mut over, AT_ONCE) => {}
                 Some(fresh) = self.fresh.recv() => self.take_fresh(fresh).await,
-                Some(found) = found.recv() => self.take_found(found, &mut sweep_at).await,
+                Some(found) = found.recv() => self.take_found(found).await,
                 _ = lease_changes.changed() => {
                     self.backlog.forget_what_waits();
                     self.targets.forget_all();
@@ -190,6 +191,7 @@ impl Dispatcher {
                 under.crew.thin_out();
                 self.look(&under);
             }
+            self.backlog.grow_due(self.clock.now());
             under.unsure = !self.start_what_can(&mut under).await;
             self.read_on(&under);
             self.answer_drained(&mut under, &mut sweep_at);
@@ -253,14 +255,11 @@ impl Dispatcher {
         });
     }
 
-    async fn take_found(&mut self, found: Found, sweep_at: &mut Timestamp) {
+    async fn take_found(&mut self, found: Found) {
         match found {
             Found::Waiting(Ok(waiting)) => {
                 let (leases, now) = (&self.leases, self.clock.now());
-                let next_due_at = self.backlog.waiting(waiting, now, |shard| leases.lease(shard).is_some());
-                if let Some(moment) = next_due_at {
-                    *sweep_at = moment.min(*sweep_at);
-                }
+                self.backlog.waiting(waiting, now, |shard| leases.lease(shard).is_some());
             }
             Found::Waiting(Err(error)) => {
                 self.backlog.looked_in_vain();
@@ -462,8 +461,8 @@ fn take_more<T>(from: &mut mpsc::UnboundedReceiver<T>, to: &mut Vec<T>) {
 
 /// When there is something to do although nobody says anything. What cannot be done is no reason to wake up, or the
 /// dispatcher would do nothing else: a second look while one is under way, a turn while nothing may be sent.
-fn wakes_at(look: Option<Timestamp>, turn: Option<Timestamp>) -> Option<Timestamp> {
-    look.into_iter().chain(turn).min()
+fn wakes_at(moments: [Option<Timestamp>; 3]) -> Option<Timestamp> {
+    moments.into_iter().flatten().min()
 }
 
 /// Counts and logs what became of an attempt.
