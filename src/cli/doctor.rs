@@ -227,7 +227,13 @@ async fn look_at_analytics(config: &Config, clock: &Clock, findings: &mut Findin
         Err(AnalyticsError::NoTable(_)) if config.directory == DirectoryPlace::Own => {
             return findings.ok(WHAT, "ClickHouse answers; the first start makes the tables");
         }
-        Err(error) => return findings.fault(WHAT, error.to_string()),
+        Err(error) => {
+            let sentence = match &config.analytics {
+                AnalyticsPlace::Embedded(path) => format!("{}: {error}", path.display()),
+                AnalyticsPlace::ClickHouse(address) => format!("ClickHouse at {address}: {error}"),
+            };
+            return findings.fault(WHAT, sentence);
+        }
     };
     match &analytics {
         Analytics::Embedded(_) => findings.ok(WHAT, "an SQLite file of our own"),

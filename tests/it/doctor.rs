@@ -69,7 +69,7 @@ async fn what_is_wrong_is_said_with_what_to_do() {
     in_time(async {
         let database = Database::postgres().await;
         let foreign = ClickHouse::plausible(CURRENT).await;
-        let nowhere = "clickhouse://127.0.0.1:1/x".to_owned();
+        let nowhere = "clickhouse://reader:secret@127.0.0.1:1/x".to_owned();
         for (name, value, what, state, sentence) in [
             ("PULSEHOOK_DATABASE_URL", database.url.clone(), "database", "warning", "steps of the schema behind"),
             (
@@ -80,11 +80,13 @@ async fn what_is_wrong_is_said_with_what_to_do() {
                 "Connection refused",
             ),
             ("PULSEHOOK_ANALYTICS_URL", foreign.url(), "analytics", "fault", "was not made by Pulsehook"),
-            ("PULSEHOOK_ANALYTICS_URL", nowhere, "analytics", "fault", "Connection refused"),
+            ("PULSEHOOK_ANALYTICS_URL", nowhere.clone(), "analytics", "fault", "Connection refused"),
+            ("PULSEHOOK_ANALYTICS_URL", nowhere, "analytics", "fault", "127.0.0.1:1"),
             ("PULSEHOOK_ANALYTICS_URL", "mysql://x".to_owned(), "settings", "fault", "analytics_url must be"),
         ] {
             let (fine, checks) = doctor(&database, &[(name, value)]).await;
             assert_said(&checks, what, state, sentence);
+            assert!(!format!("{checks:?}").contains("secret"), "{checks:#?}");
             assert_eq!(fine, state != "fault", "{checks:#?}");
         }
     })
