@@ -126,15 +126,9 @@ impl Evaluator {
             if outcome.is_ok() && !answers.is_empty() {
                 outcome = recordings.all_over().await.map_err(LookError::from);
             }
-            // Somebody changed what is watched, or looks at the same hits: what is known is old, and nothing is wrong.
             for _ in 0..OVERTAKEN_IN_A_ROW {
                 let Err(LookError::Store(StoreError::Overtaken)) = outcome else { break };
-                recordings.give_up().await;
-                knowledge = self.learn_until_it_works(&stop).await;
-                outcome = self.look(&mut knowledge, &mut recordings, housekeeping).await;
-                if outcome.is_ok() {
-                    outcome = recordings.all_over().await.map_err(LookError::from);
-                }
+                outcome = self.look_anew(&mut knowledge, &mut recordings, housekeeping, &stop).await;
             }
             if let Err(error) = outcome {
                 warn!(%error, "A look at the traffic failed and will be repeated: {error}");
@@ -152,6 +146,21 @@ impl Evaluator {
         }
         recordings.give_up().await;
         Ok(())
+    }
+
+    /// Somebody changed what is watched, or looks at the same hits: what is known is old, and nothing is wrong. Whether that
+    /// is so again shows when all is recorded.
+    async fn look_anew(
+        &self,
+        knowledge: &mut Knowledge,
+        recordings: &mut Recordings,
+        housekeeping: bool,
+        stop: &CancellationToken,
+    ) -> Result<(), LookError> {
+        recordings.give_up().await;
+        *knowledge = self.learn_until_it_works(stop).await;
+        self.look(knowledge, recordings, housekeeping).await?;
+        Ok(recordings.all_over().await?)
     }
 
     /// Acts on calls; `answers` has those who want a look now. The configuration is read once for all who wait for that,
