@@ -17,7 +17,7 @@ const AT_ONCE_SQLITE: usize = 1;
 /// One writes rows while the one before it commits.
 const AT_ONCE_POSTGRES: usize = 2;
 
-/// What became of the earliest that was not told of.
+/// What became of one of them.
 type Ended = Result<(), StoreError>;
 
 pub struct Recordings {

@@ -48,13 +48,13 @@ pub struct Settler {
 }
 
 /// How many outcomes came in lately.
-struct Pace {
+struct Influx {
     began_at: Timestamp,
     /// In the second that runs, and in the one before it.
     counts: [usize; 2],
 }
 
-impl Pace {
+impl Influx {
     fn count(&mut self, outcomes: usize, now: Timestamp) {
         let passed = now.since(self.began_at);
         if passed >= SECOND {
@@ -73,13 +73,13 @@ impl Settler {
     /// Runs until the dispatcher is gone and everything it passed on is written.
     pub async fn run(mut self) -> anyhow::Result<()> {
         let mut batch = Vec::with_capacity(BATCH);
-        let mut pace = Pace { began_at: self.clock.now(), counts: [0; 2] };
+        let mut influx = Influx { began_at: self.clock.now(), counts: [0; 2] };
         while self.outcomes.recv_many(&mut batch, BATCH).await > 0 {
             let at_first = batch.len();
-            pace.count(at_first, self.clock.now());
-            if pace.is_fast() {
+            influx.count(at_first, self.clock.now());
+            if influx.is_fast() {
                 self.gather(&mut batch).await;
-                pace.count(batch.len() - at_first, self.clock.now());
+                influx.count(batch.len() - at_first, self.clock.now());
             }
             let written = batch
                 .iter()
@@ -168,17 +168,17 @@ mod tests {
 
     #[test]
     fn many_within_a_second_are_fast_until_a_second_without() {
-        let mut pace = Pace { began_at: START, counts: [0; 2] };
-        pace.count(MANY - 1, START);
-        assert!(!pace.is_fast());
-        pace.count(1, START + SECOND / 2);
-        assert!(pace.is_fast());
-        pace.count(1, START + SECOND);
-        assert!(pace.is_fast(), "the last second still counts");
-        pace.count(1, START + SECOND * 2);
-        assert!(!pace.is_fast());
-        pace.count(MANY, START + SECOND * 3);
-        pace.count(1, START + SECOND * 9);
-        assert!(!pace.is_fast(), "long ago");
+        let mut influx = Influx { began_at: START, counts: [0; 2] };
+        influx.count(MANY - 1, START);
+        assert!(!influx.is_fast());
+        influx.count(1, START + SECOND / 2);
+        assert!(influx.is_fast());
+        influx.count(1, START + SECOND);
+        assert!(influx.is_fast(), "the last second still counts");
+        influx.count(1, START + SECOND * 2);
+        assert!(!influx.is_fast());
+        influx.count(MANY, START + SECOND * 3);
+        influx.count(1, START + SECOND * 9);
+        assert!(!influx.is_fast(), "long ago");
     }
 }

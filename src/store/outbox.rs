@@ -75,36 +75,37 @@ impl Step {
     }
 }
 
-/// A step's place among those that are recorded at the same time. Each takes its locks after the one before it has taken
-/// its own, so that whoever edits what both are about cannot make the first wait for the second; and it moves the watermark
-/// when that one is over, whatever became of it.
+/// A step's place among those that are recorded at the same time. Each begins when the one before it has written its rows,
+/// and moves the watermark when that one is over, whatever became of it. So the first needs no lock any more that somebody
+/// else could be waiting for who waits for the second, be it of a webhook that is edited or of a table that loses a
+/// partition: the database could not see that they all wait for each other.
 #[derive(Debug)]
 pub struct Turn {
     before: Option<watch::Receiver<bool>>,
     /// Dropped when it is over.
-    locked: watch::Sender<bool>,
+    written: watch::Sender<bool>,
 }
 
 impl Turn {
     /// The first.
     pub fn first() -> Self {
-        Self { before: None, locked: watch::Sender::new(false) }
+        Self { before: None, written: watch::Sender::new(false) }
     }
 
     /// The one after this.
     pub fn next(&self) -> Self {
-        Self { before: Some(self.locked.subscribe()), locked: watch::Sender::new(false) }
+        Self { before: Some(self.written.subscribe()), written: watch::Sender::new(false) }
     }
 
-    async fn wait_for_locks(&mut self) {
+    async fn wait_for_the_rows(&mut self) {
         if let Some(before) = &mut self.before {
-            // One that is over has none any more.
-            let _ = before.wait_for(|locked| *locked).await;
+            // One that is over writes none any more.
+            let _ = before.wait_for(|written| *written).await;
         }
     }
 
-    fn has_locks(&self) {
-        self.locked.send_replace(true);
+    fn has_written(&self) {
+        self.written.send_replace(true);
     }
 
     async fn wait_for_the_end(&mut self) {
@@ -133,15 +134,15 @@ impl Store {
     /// # Errors
     /// As [`Store::record`]; [`StoreError::Overtaken`] also when the step before it was not recorded.
     pub async fn record_in_turn(&self, step: &Step, now: Timestamp, mut turn: Turn) -> Result<Vec<EventId>> {
-        turn.wait_for_locks().await;
+        turn.wait_for_the_rows().await;
         let mut tx = self.begin_hot().await?;
         let standing = tx.standing_of(&step.fired).await?;
-        turn.has_locks();
         let owed = tx.insert_what_stands(&step.fired, &standing, now).await?.owed;
         for state in &step.states {
             tx.save_state(state, now).await?;
         }
         tx.gather(&step.gathered, now).await?;
+        turn.has_written();
         turn.wait_for_the_end().await;
         if let Some(watermark) = &step.watermark {
             tx.move_watermark(watermark).await?;
