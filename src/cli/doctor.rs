@@ -154,7 +154,10 @@ async fn look_at_database(config: &Config, clock: &Clock, findings: &mut Finding
         Err(error) => Err(error),
     };
     match outcome {
-        Err(error) => findings.fault(WHAT, format!("it cannot be used: {error}")),
+        Err(error) => {
+            let place = Store::place_of(&config.database_url).unwrap_or_else(|| "it".to_owned());
+            findings.fault(WHAT, format!("{place} cannot be used: {error}"));
+        }
         Ok((condition, took)) => {
             let server = &condition.server;
             match (condition.missing, condition.unknown) {

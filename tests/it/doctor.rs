@@ -74,10 +74,10 @@ async fn what_is_wrong_is_said_with_what_to_do() {
             ("PULSEHOOK_DATABASE_URL", database.url.clone(), "database", "warning", "steps of the schema behind"),
             (
                 "PULSEHOOK_DATABASE_URL",
-                "postgres://127.0.0.1:1/x".to_owned(),
+                "postgres://owner:secret@127.0.0.1:1/x".to_owned(),
                 "database",
                 "fault",
-                "Connection refused",
+                "PostgreSQL, 127.0.0.1:1 cannot be used: the database is not available",
             ),
             ("PULSEHOOK_ANALYTICS_URL", foreign.url(), "analytics", "fault", "was not made by Pulsehook"),
             ("PULSEHOOK_ANALYTICS_URL", nowhere.clone(), "analytics", "fault", "Connection refused"),
