@@ -13,6 +13,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 pub mod analytics;
 pub mod app;
 pub mod chance;
+mod checkpoints;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use tracing::error;
 
 use super::{Alike, AnalyticsError, Dimension, Freshness, Result, Totals};
+use crate::checkpoints::Checkpoints;
 use crate::domain::backtest::Heard;
 use crate::domain::baseline::WindowCount;
 use crate::domain::filter::Filter;
@@ -34,6 +35,10 @@ const BATCH: usize = 2_000;
 /// Newest hits that are kept in memory for those who follow them.
 const RECENT: usize = 5_000;
 const READERS: u32 = 4;
+/// SQLite's log becomes so long.
+const LOG_PAGES: u32 = 4_000;
+/// Pages of it: nothing of the log is on the disk before, so a large part would keep others who write waiting for the disk.
+const CARRIED_AT_ONCE: u32 = 500;
 /// How much is read at once of what cannot be counted by the database alone.
 const ROWS_OF: Duration = Duration::from_secs(86_400);
 /// Rows removed at once.
@@ -96,6 +101,7 @@ pub struct Embedded {
     source: Arc<str>,
     closing: CancellationToken,
     writing: TaskTracker,
+    checkpoints: Arc<Checkpoints>,
 }
 
 /// The newest live hits, so that whoever follows them need not read back what was just written.
@@ -124,6 +130,7 @@ impl Embedded {
             .journal_mode(SqliteJournalMode::Wal)
             // A crash of the process loses nothing; a power cut may lose the last moments of traffic.
             .synchronous(SqliteSynchronous::Normal)
+            .pragma("wal_autocheckpoint", LOG_PAGES.to_string())
             .busy_timeout(Duration::from_secs(10));
         let mut connection = SqliteConnection::connect_with(&options).await?;
         let (version,): (String,) = sqlx::query_as("SELECT sqlite_version()").fetch_one(&mut connection).await?;
@@ -135,6 +142,8 @@ impl Embedded {
         sqlx::raw_sql(SCHEMA).execute(&mut connection).await?;
         let last = last_live(&mut connection).await?;
         let source: String = sqlx::query_scalar("SELECT id FROM source").fetch_one(&mut connection).await?;
+        let checkpoints = Checkpoints::start(options.clone(), LOG_PAGES, CARRIED_AT_ONCE);
+        checkpoints.follow(&mut connection).await?;
         let maintain = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(options.clone());
         let read = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await?;
         let (writer, writes) = mpsc::channel(WAITING_WRITES);
@@ -143,7 +152,8 @@ impl Embedded {
         let (closing, writing) = (CancellationToken::new(), TaskTracker::new());
         writing.spawn(write_until_closed(connection, writes, closing.clone(), announce, Arc::clone(&recent)));
         writing.close();
-        Ok(Self { writer, read, maintain, committed, recent, source: source.into(), closing, writing })
+        let (source, checkpoints) = (source.into(), Arc::new(checkpoints));
+        Ok(Self { writer, read, maintain, committed, recent, source, closing, writing, checkpoints })
     }
 
     /// Stores hits as they happen. Returns once they are committed; calls made at the same time share a commit.
@@ -649,6 +659,7 @@ impl Embedded {
     pub async fn close(&self) {
         self.closing.cancel();
         self.writing.wait().await;
+        self.checkpoints.close().await;
         self.read.close().await;
         self.maintain.close().await;
     }

@@ -7,11 +7,14 @@
 
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection as _, PgPool, Postgres, Sqlite, SqlitePool, Transaction};
+
+use crate::checkpoints::Checkpoints;
 
 pub mod accounts;
 pub mod audit;
@@ -49,6 +52,8 @@ pub mod webhooks;
 /// Oldest SQLite without the WAL-reset race that corrupted databases (3.7.0 to 3.51.2).
 const OLDEST_SQLITE: (u32, u32, u32) = (3, 51, 3);
 const SQLITE_READERS: u32 = 4;
+/// SQLite's log becomes so long: a page that many commits change is written to the database once, not every few commits.
+const LOG_PAGES: u32 = 8_000;
 const POSTGRES_CONNECTIONS: u32 = 12;
 /// The engine's own: settling, recording and reading at the same time, and one to spare.
 const HOT_CONNECTIONS: u32 = 4;
@@ -104,6 +109,7 @@ struct PostgresPools {
 struct SqlitePools {
     write: SqlitePool,
     read: SqlitePool,
+    checkpoints: Arc<Checkpoints>,
 }
 
 /// What a caller may want to tell apart.
@@ -219,11 +225,18 @@ impl Store {
             .pragma("cache_size", "-16384")
             // A page holds ten payloads.
             .page_size(8_192)
-            // Pages: one that many commits change is written to the database once, not every few commits.
-            .pragma("wal_autocheckpoint", "8000");
+            .pragma("wal_autocheckpoint", LOG_PAGES.to_string());
         // What is in this process need not be asked whether it is there: each question is a trip to the driver's thread.
         let pool = |most| SqlitePoolOptions::new().max_connections(most).test_before_acquire(false);
-        let write = pool(1).connect_with(options.clone()).await?;
+        let checkpoints = Arc::new(Checkpoints::start(options.clone(), LOG_PAGES, LOG_PAGES));
+        let follow = Arc::clone(&checkpoints);
+        let write = pool(1)
+            .after_connect(move |writer, _| {
+                let checkpoints = Arc::clone(&follow);
+                Box::pin(async move { checkpoints.follow(writer).await })
+            })
+            .connect_with(options.clone())
+            .await?;
         let (version,): (String,) = sqlx::query_as("SELECT sqlite_version()").fetch_one(&write).await?;
         if parse_version(&version) < Some(OLDEST_SQLITE) {
             let (major, minor, patch) = OLDEST_SQLITE;
@@ -232,7 +245,7 @@ impl Store {
             )));
         }
         let read = pool(SQLITE_READERS).connect_with(options.read_only(true)).await?;
-        Ok(Self { db: Backend::Sqlite(SqlitePools { write, read }) })
+        Ok(Self { db: Backend::Sqlite(SqlitePools { write, read, checkpoints }) })
     }
 
     async fn open_postgres(url: &str) -> Result<Self> {
@@ -292,6 +305,7 @@ impl Store {
     pub async fn close(&self) {
         match &self.db {
             Backend::Sqlite(pools) => {
+                pools.checkpoints.close().await;
                 pools.read.close().await;
                 pools.write.close().await;
             }

@@ -9,9 +9,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("clock", &["domain"]),
     ("chance", &["domain"]),
     ("failpoint", &[]),
+    ("checkpoints", &[]),
     ("wake", &["domain", "clock"]),
-    ("store", &["domain", "failpoint"]),
-    ("analytics", &["domain", "clock", "chance", "failpoint"]),
+    ("store", &["domain", "checkpoints", "failpoint"]),
+    ("analytics", &["domain", "checkpoints", "clock", "chance", "failpoint"]),
     ("directory", &["domain", "store", "clock", "chance"]),
     // What is read there is nobody's of ours.
     ("plausible", &["domain", "clock"]),
@@ -43,7 +44,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 
 /// Crates that belong to one room, and the rooms that may use them.
 const CRATES: &[(&str, &[&str])] = &[
-    ("sqlx", &["store", "analytics", "domain", "plausible", "bench"]),
+    ("sqlx", &["store", "analytics", "checkpoints", "domain", "plausible", "bench"]),
     ("axum", &["http", "cli"]),
     ("hyper_util", &["engine", "http", "cli", "bench"]),
     ("hickory_resolver", &["engine"]),
