@@ -1,8 +1,8 @@
 //! How long the evaluator rests between two looks at new hits.
 //!
-//! Every look is a commit, so looking costs; not looking makes everybody wait. A short rest is right, since a look waits for
-//! commits that are slow anyway, unless one goal is completed again and again: then those of a longer one share an event,
-//! and no endpoint is owed more than it takes.
+//! Looking costs; not looking makes everybody wait. A look that found something to record needs no rest, since the next one
+//! waits for commits anyway; one that found nothing has a short one, or it would be made for every hit. When one goal is
+//! completed again and again, those of a longer rest share an event, and no endpoint is owed more than it takes.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::catalog::Counted;
 use crate::domain::time::Timestamp;
 
-/// The shortest rest.
+/// The rest when nothing was completed.
 const SHORT: Duration = Duration::from_millis(1);
 /// The one while something is completed often.
 const LONG: Duration = Duration::from_millis(50);
@@ -43,11 +43,17 @@ impl Rhythm {
             self.began_at = now;
             self.fired.clear();
         }
+        let mut recorded = false;
         for what in fired {
+            recorded = true;
             *self.fired.entry(what).or_default() += 1;
         }
         let often = self.fired.values().any(|count| *count >= OFTEN);
-        self.rest = if often { LONG } else { SHORT };
+        self.rest = match (often, recorded) {
+            (true, _) => LONG,
+            (false, true) => Duration::ZERO,
+            (false, false) => SHORT,
+        };
     }
 }
 
@@ -69,7 +75,7 @@ mod tests {
     fn many_triggers_do_not_make_it_slow_and_one_that_fires_often_does() {
         let mut rhythm = Rhythm::new(NOW);
         rhythm.looked((0..1_000).map(completion), NOW);
-        assert_eq!(rhythm.rest(), SHORT);
+        assert_eq!(rhythm.rest(), Duration::ZERO);
         for _ in 0..OFTEN {
             rhythm.looked([completion(1)].into_iter(), NOW);
         }
