@@ -105,7 +105,7 @@ async fn carry_until_stopped(
     commits: Arc<Commits>,
     stop: CancellationToken,
 ) {
-    let mut connection = None;
+    let mut connection: Option<SqliteConnection> = None;
     let mut looked_at = 0;
     loop {
         tokio::select! {
@@ -119,7 +119,9 @@ async fn carry_until_stopped(
             Err(error) => {
                 // The writer carries all of it then.
                 debug!(%error, "SQLite's log could not be carried into the database beforehand: {error}");
-                connection = None;
+                if let Some(broken) = connection.take() {
+                    let _ = broken.close().await;
+                }
                 MOST_COMMITS
             }
         };
@@ -137,7 +139,7 @@ async fn look(
     connection: &mut Option<SqliteConnection>,
     log: &mut Log,
 ) -> Result<(), sqlx::Error> {
-    // Most processes of the command line commit too little for ever getting here.
+    // Most processes of the command line commit too little ever to get here.
     let connection = match connection {
         Some(connection) => connection,
         None => connection.insert(SqliteConnection::connect_with(options).await?),
