@@ -135,13 +135,25 @@ fn look_at_folder(config: &Config, findings: &mut Findings) {
     }
 }
 
+/// A start makes a database's file, and of folders none but the one for data.
+fn look_at_what_is_to_be_made(path: &Path, what: &'static str, config: &Config, findings: &mut Findings) {
+    let shown = path.display();
+    match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        Some(folder) if !folder.is_dir() && !config.data_dir.starts_with(folder) => {
+            let folder = folder.display();
+            findings.fault(what, format!("{shown} cannot be made: the folder {folder} is not there; make it first"));
+        }
+        _ => findings.ok(what, format!("{shown} is not there yet; the first start makes it")),
+    }
+}
+
 async fn look_at_database(config: &Config, clock: &Clock, findings: &mut Findings) {
     const WHAT: &str = "database";
     // To open an SQLite file is to make it.
     if let Some(path) = config.database_url.strip_prefix("sqlite://")
         && !Path::new(path).exists()
     {
-        return findings.ok(WHAT, format!("{path} is not there yet; the first start makes it"));
+        return look_at_what_is_to_be_made(Path::new(path), WHAT, config, findings);
     }
     let outcome = match Store::open(&config.database_url).await {
         Ok(store) => {
@@ -214,7 +226,7 @@ async fn look_at_analytics(config: &Config, clock: &Clock, findings: &mut Findin
     if let AnalyticsPlace::Embedded(path) = &config.analytics
         && !path.exists()
     {
-        return findings.ok(WHAT, format!("{} is not there yet; the first start makes it", path.display()));
+        return look_at_what_is_to_be_made(path, WHAT, config, findings);
     }
     // As somebody who only reads: whatever is not there yet is not made.
     let opened = match &config.analytics {
