@@ -10,7 +10,7 @@ use super::settler::Written;
 use crate::domain::ids::{AccountId, EventId, WebhookId};
 use crate::domain::time::Timestamp;
 use crate::store::StoreError;
-use crate::store::queue::{Due, Lane, Position, Waiting, Wanted};
+use crate::store::queue::{Due, Lane, Position, Rest, Waiting, Wanted};
 
 /// Deliveries kept in memory, over all lanes; the rest waits in the database. Beyond it only lanes with next to none are read:
 /// nobody waits for room that others take up.
@@ -20,9 +20,10 @@ const KEPT_PER_LANE: usize = 1_024;
 const KEPT_AT_LEAST: usize = 8;
 /// The news that something was fired is at most this late.
 const RECENT: Duration = Duration::from_secs(2);
-/// First attempts come by memory: while the first of them is known and the lane was read to its end no longer ago than this,
-/// so are the others, unless somebody says that they are not.
-const TRUSTED_FOR: Duration = Duration::from_secs(5);
+/// While the front of a lane is known and the lane was read to its end no longer ago than this, what else is due in it is
+/// known too, unless somebody says that it is not: first attempts come by memory, and what fell due in another lane since is
+/// behind one that waits for its turn.
+const TRUSTED_FOR: Duration = Duration::from_secs(15);
 /// Lanes that fall due within this share what is kept with those that are due: there is a look at least that often.
 const SOON: Duration = Duration::from_secs(2);
 /// Lanes read with one statement.
@@ -36,8 +37,8 @@ pub struct Backlog {
     lanes: HashMap<(WebhookId, Lane), Unread>,
     /// Lanes of which nothing was due yet at the last look, and when something is; the soonest comes last.
     coming: Vec<(Timestamp, Waiting)>,
-    /// Webhooks whose first attempts were read to the end, and when.
-    read: HashMap<WebhookId, Timestamp>,
+    /// Lanes that were read to the end, and when.
+    read: HashMap<(WebhookId, Lane), Timestamp>,
     /// Shards that somebody put something into behind our back.
     doubted: HashSet<i32>,
     /// Webhooks that nothing is sent to, and until when nobody asks again.
@@ -72,8 +73,8 @@ struct Unread {
 
 /// What came of asking the database.
 pub enum Found {
-    Waiting(Result<Vec<Waiting>, StoreError>),
-    Due { reading: u64, wanted: Vec<Wanted>, rows: Result<Vec<Due>, StoreError> },
+    Waiting { took: Duration, waiting: Result<Vec<Waiting>, StoreError> },
+    Due { reading: u64, wanted: Wanted, rows: Result<Vec<Due>, StoreError> },
 }
 
 impl Backlog {
@@ -162,7 +163,7 @@ impl Backlog {
                 continue;
             }
             if doubted.contains(&lane.shard) {
-                self.read.remove(&lane.webhook_id);
+                self.read.remove(&(lane.webhook_id, lane.lane));
             }
             self.falls_due(&lane);
         }
@@ -188,10 +189,12 @@ impl Backlog {
     }
 
     fn falls_due(&mut self, lane: &Waiting) {
-        let known =
-            lane.lane == Lane::First && self.held.contains(&lane.event_id) && self.read.contains_key(&lane.webhook_id);
+        let waiting = self.ready.waiting_in(lane.webhook_id, lane.lane);
+        let known = self.held.contains(&lane.event_id)
+            && self.read.contains_key(&(lane.webhook_id, lane.lane))
+            && (lane.lane == Lane::First || waiting > 0);
         // From the front again: what came in behind our back may be due before what was read last.
-        if !known && self.ready.waiting_in(lane.webhook_id, lane.lane) <= self.share() / 2 {
+        if !known && waiting <= self.share() / 2 {
             self.read_from_the_front(lane.shard, lane.account_id, lane.webhook_id, lane.lane);
         }
     }
@@ -202,37 +205,36 @@ impl Backlog {
     }
 
     /// The next read: lanes that run low. It is under way until [`Backlog::due`] or [`Backlog::read_in_vain`].
-    pub fn wants(&mut self) -> Option<(u64, Vec<Wanted>)> {
+    pub fn wants(&mut self) -> Option<(u64, Wanted)> {
         if self.reading.is_some() || self.lanes.is_empty() {
             return None;
         }
         let share = self.share();
-        let wanted: Vec<_> = self
+        let lanes: Vec<_> = self
             .lanes
             .iter()
             .filter(|((webhook_id, lane), _)| self.ready.waiting_in(*webhook_id, *lane) <= share / 2)
             .take(LANES_AT_ONCE)
-            .map(|((webhook_id, lane), unread)| Wanted {
+            .map(|((webhook_id, lane), unread)| Rest {
                 shard: unread.shard,
                 account_id: unread.account_id,
                 webhook_id: *webhook_id,
                 lane: *lane,
                 after: unread.after,
-                limit: i64::try_from(share).unwrap_or(i64::MAX),
             })
             .collect();
-        if wanted.is_empty() {
+        if lanes.is_empty() {
             return None;
         }
         self.reads += 1;
         self.reading = Some(self.reads);
         self.changed.clear();
         self.overtaken.clear();
-        Some((self.reads, wanted))
+        Some((self.reads, Wanted { lanes, limit: i64::try_from(share).unwrap_or(i64::MAX) }))
     }
 
     /// What a read found: those that are new.
-    pub fn due(&mut self, reading: u64, wanted: &[Wanted], rows: Vec<Due>, now: Timestamp) -> Vec<Due> {
+    pub fn due(&mut self, reading: u64, wanted: &Wanted, rows: Vec<Due>, now: Timestamp) -> Vec<Due> {
         if self.reading != Some(reading) {
             return Vec::new();
         }
@@ -244,16 +246,14 @@ impl Backlog {
             *count += 1;
             *last = position.max(*last);
         }
-        for lane in wanted.iter().filter(|lane| !self.changed.contains(&lane.webhook_id)) {
+        for lane in wanted.lanes.iter().filter(|lane| !self.changed.contains(&lane.webhook_id)) {
             let key = (lane.webhook_id, lane.lane);
             let Some(unread) = self.lanes.get_mut(&key).filter(|unread| unread.wanted_at < reading) else { continue };
             match read.get(&key) {
-                Some((count, last)) if *count == lane.limit => unread.after = *last,
+                Some((count, last)) if *count == wanted.limit => unread.after = *last,
                 _ => {
                     self.lanes.remove(&key);
-                    if lane.lane == Lane::First {
-                        self.read.insert(lane.webhook_id, now);
-                    }
+                    self.read.insert(key, now);
                 }
             }
         }
@@ -348,7 +348,7 @@ impl Backlog {
         }
         self.lanes.retain(|(webhook_id, _), _| *webhook_id != id);
         self.coming.retain(|(_, lane)| lane.webhook_id != id);
-        self.read.remove(&id);
+        self.read.retain(|(webhook_id, _), _| *webhook_id != id);
         self.changed.insert(id);
         self.stir();
     }
@@ -449,8 +449,8 @@ mod tests {
         let last = KEPT as u128;
         look(&mut backlog, vec![waiting(0, 0), waiting(1, last)]);
         let (_, wanted) = backlog.wants().expect("somebody has nothing");
-        let wanted: Vec<_> = wanted.iter().map(|lane| (lane.webhook_id, lane.limit)).collect();
-        assert_eq!(wanted, [(webhook(1), KEPT_AT_LEAST as i64)]);
+        let lanes: Vec<_> = wanted.lanes.iter().map(|lane| lane.webhook_id).collect();
+        assert_eq!((lanes, wanted.limit), (vec![webhook(1)], KEPT_AT_LEAST as i64));
         assert!(backlog.has_room_for(&due(1, last + 1), NOW));
         assert!(!backlog.has_room_for(&due(0, last + 2), NOW));
     }
@@ -475,6 +475,22 @@ mod tests {
         backlog.due(reading, &wanted, Vec::new(), NOW);
         look(&mut backlog, vec![waiting(0, 2)]);
         assert!(backlog.wants().is_some(), "its front is not known");
+    }
+
+    #[test]
+    fn what_fell_due_behind_one_that_waits_is_not_read_before_its_turn() {
+        let mut backlog = backlog_of(1);
+        let front = Waiting { lane: Lane::Retry, ..waiting(0, 1) };
+        look(&mut backlog, vec![front]);
+        let (reading, wanted) = backlog.wants().expect("nobody has read it yet");
+        for row in backlog.due(reading, &wanted, vec![Due { lane: Lane::Retry, ..due(0, 1) }], NOW) {
+            backlog.take(row, NOW);
+        }
+        look(&mut backlog, vec![front]);
+        assert!(backlog.wants().is_none(), "its front waits");
+        assert!(backlog.ready.take_turn(NOW).is_some());
+        look(&mut backlog, vec![front]);
+        assert!(backlog.wants().is_some(), "the next one could have a turn");
     }
 
     /// The row came after the read that was under way had begun.
@@ -536,7 +552,7 @@ mod tests {
         backlog.grow_due(first);
         assert!(!backlog.is_clean(), "there is something to read");
         let (_, wanted) = backlog.wants().expect("one fell due");
-        let wanted: Vec<_> = wanted.iter().map(|lane| (lane.webhook_id, lane.lane)).collect();
+        let wanted: Vec<_> = wanted.lanes.iter().map(|lane| (lane.webhook_id, lane.lane)).collect();
         assert_eq!(wanted, [(webhook(1), Lane::Retry)]);
         backlog.grow_due(NOW + Duration::from_secs(1));
         assert_eq!(backlog.next_coming(), None);

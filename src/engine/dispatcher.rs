@@ -39,6 +39,9 @@ use crate::wake::{Answer, ToDispatcher};
 
 /// How often everything that waits is looked at, whatever we were told: this is the truth, wake-ups are speed.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// The same while looks take long: they are to be a hundredth of the time, and what waits is to know when it is looked at.
+const SWEEP_AT_LEAST_EVERY: Duration = Duration::from_secs(2);
+const SWEEPS_ARE_ONE_IN: u32 = 100;
 /// How long a webhook that is paused, disabled or unreadable is left alone; a change made here ends it at once.
 const DEAD_FOR: Duration = Duration::from_secs(5);
 /// Endpoints that nothing was sent to for so long are forgotten.
@@ -99,6 +102,8 @@ struct Under {
     draining: Vec<Answer>,
     /// The configuration cannot be read: nothing is sent until it can.
     unsure: bool,
+    /// From one look at everything that waits to the next.
+    sweep_every: Duration,
     meters: Meters,
 }
 
@@ -145,6 +150,7 @@ impl Dispatcher {
             found: found_tx,
             draining: Vec::new(),
             unsure: false,
+            sweep_every: SWEEP_EVERY,
             meters: Meters::default(),
         };
         let mut lease_changes = self.leases.changes();
@@ -163,7 +169,7 @@ impl Dispatcher {
                 _ = self.written.recv_many(&mut written, AT_ONCE) => {}
                 _ = finished.recv_many(&mut over, AT_ONCE) => {}
                 Some(fresh) = self.fresh.recv() => self.take_fresh(fresh).await,
-                Some(found) = found.recv() => self.take_found(found).await,
+                Some(found) = found.recv() => self.take_found(found, &mut under).await,
                 _ = lease_changes.changed() => {
                     self.backlog.forget_what_waits();
                     self.targets.forget_all();
@@ -186,7 +192,7 @@ impl Dispatcher {
                 under.crew.take_back(self.finish(over, &mut under.meters).await);
             }
             if sweep_at <= self.clock.now() && self.backlog.may_look() {
-                sweep_at = self.clock.now() + SWEEP_EVERY;
+                sweep_at = self.clock.now() + under.sweep_every;
                 self.backlog.grow_older(self.clock.now());
                 under.crew.thin_out();
                 self.look(&under);
@@ -237,11 +243,13 @@ impl Dispatcher {
     fn look(&mut self, under: &Under) {
         self.backlog.looks();
         self.backlog.ready.forget_idle(self.clock.now() - IDLE_FOR);
-        let (store, found) = (self.store.clone(), under.found.clone());
+        let (store, found, clock) = (self.store.clone(), under.found.clone(), self.clock.clone());
         under.tasks.spawn(async move {
+            let began = clock.monotonic();
             let waiting = store.waiting().await;
+            let took = clock.monotonic().saturating_sub(began);
             // A dispatcher that has stopped does not need to know.
-            let _ = found.send(Found::Waiting(waiting));
+            let _ = found.send(Found::Waiting { took, waiting });
         });
     }
 
@@ -255,13 +263,14 @@ impl Dispatcher {
         });
     }
 
-    async fn take_found(&mut self, found: Found) {
+    async fn take_found(&mut self, found: Found, under: &mut Under) {
         match found {
-            Found::Waiting(Ok(waiting)) => {
+            Found::Waiting { took, waiting: Ok(waiting) } => {
+                under.sweep_every = (took * SWEEPS_ARE_ONE_IN).clamp(SWEEP_EVERY, SWEEP_AT_LEAST_EVERY);
                 let (leases, now) = (&self.leases, self.clock.now());
                 self.backlog.waiting(waiting, now, |shard| leases.lease(shard).is_some());
             }
-            Found::Waiting(Err(error)) => {
+            Found::Waiting { waiting: Err(error), .. } => {
                 self.backlog.looked_in_vain();
                 warn!(%error, "The queue could not be read: {error}");
             }

@@ -107,7 +107,7 @@ impl Evaluator {
                         continue;
                     }
                 }
-                ended = recordings.one_over(), if !recordings.is_empty() => match ended {
+                ended = recordings.over(), if !recordings.is_empty() => match ended {
                     Ok(()) => continue,
                     Err(error) => outcome = Err(error.into()),
                 },
@@ -124,7 +124,7 @@ impl Evaluator {
                 outcome = self.look(&mut knowledge, &mut recordings, housekeeping).await;
             }
             if outcome.is_ok() && !answers.is_empty() {
-                outcome = recordings.all_over().await.map_err(LookError::from);
+                outcome = recordings.over().await.map_err(LookError::from);
             }
             for _ in 0..OVERTAKEN_IN_A_ROW {
                 let Err(LookError::Store(StoreError::Overtaken)) = outcome else { break };
@@ -133,7 +133,7 @@ impl Evaluator {
             if let Err(error) = outcome {
                 warn!(%error, "A look at the traffic failed and will be repeated: {error}");
                 counter!("pulsehook_evaluations_total", "result" => "failed").increment(1);
-                recordings.give_up().await;
+                let _ = recordings.over().await;
                 self.pause(&stop).await;
                 knowledge = self.learn_until_it_works(&stop).await;
                 news = true;
@@ -144,7 +144,7 @@ impl Evaluator {
                 let _ = answer.send(());
             }
         }
-        recordings.give_up().await;
+        let _ = recordings.over().await;
         Ok(())
     }
 
@@ -157,10 +157,10 @@ impl Evaluator {
         housekeeping: bool,
         stop: &CancellationToken,
     ) -> Result<(), LookError> {
-        recordings.give_up().await;
+        let _ = recordings.over().await;
         *knowledge = self.learn_until_it_works(stop).await;
         self.look(knowledge, recordings, housekeeping).await?;
-        Ok(recordings.all_over().await?)
+        Ok(recordings.over().await?)
     }
 
     /// Acts on calls; `answers` has those who want a look now. The configuration is read once for all who wait for that,
@@ -203,10 +203,10 @@ impl Evaluator {
             self.refresh_catalog(knowledge, recordings).await?;
         }
         // What is read late is read together with what comes in meanwhile.
-        recordings.room().await?;
+        recordings.over().await?;
         while self.step(knowledge, recordings).await? {}
         if housekeeping && knowledge.saved != knowledge.cursor {
-            recordings.all_over().await?;
+            recordings.over().await?;
             let step = Step { watermark: self.watermark(knowledge, knowledge.cursor), ..Step::default() };
             self.store.record(&step, self.clock.now()).await?;
             knowledge.saved = knowledge.cursor;
@@ -281,7 +281,7 @@ impl Evaluator {
     /// Reads what is watched now. Hits that were looked at before and came to nothing may mean something now: they are
     /// looked at again, unless there are none.
     async fn refresh_catalog(&self, knowledge: &mut Knowledge, recordings: &mut Recordings) -> Result<(), LookError> {
-        recordings.all_over().await?;
+        recordings.over().await?;
         if knowledge.saved != knowledge.cursor {
             *knowledge = self.learn().await?;
             return Ok(());

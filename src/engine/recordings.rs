@@ -1,5 +1,4 @@
-//! Steps of the evaluator on their way into the database. While one is written the next is decided, and on PostgreSQL, which
-//! writes for several at once, written too. They are over in the order in which they began, or not at all.
+//! Steps of the evaluator on their way into the database: while one is recorded the next is decided.
 
 use std::time::Duration;
 
@@ -9,13 +8,8 @@ use tokio::task::JoinSet;
 use super::firing::Firing;
 use crate::clock::Clock;
 use crate::domain::time::Timestamp;
-use crate::store::outbox::{Step, Turn};
+use crate::store::outbox::Step;
 use crate::store::{Store, StoreError};
-
-/// SQLite has one writer.
-const AT_ONCE_SQLITE: usize = 1;
-/// One writes rows while the one before it commits.
-const AT_ONCE_POSTGRES: usize = 2;
 
 /// What became of one of them.
 type Ended = Result<(), StoreError>;
@@ -24,78 +18,41 @@ pub struct Recordings {
     store: Store,
     firing: Firing,
     clock: Clock,
-    at_once: usize,
+    /// One at most: each moves the watermark from where the one before it left it.
     under_way: JoinSet<Ended>,
-    /// Of the next.
-    turn: Turn,
 }
 
 impl Recordings {
     pub fn new(store: Store, firing: Firing, clock: Clock) -> Self {
-        let at_once = if store.is_sqlite() { AT_ONCE_SQLITE } else { AT_ONCE_POSTGRES };
-        Self { store, firing, clock, at_once, under_way: JoinSet::new(), turn: Turn::first() }
+        Self { store, firing, clock, under_way: JoinSet::new() }
     }
 
-    /// Records a step and hands over what is owed of it, once there is room. `started`: when it began to be looked for.
-    /// Nothing else is under way while what triggers remember is moved.
+    /// Records a step and hands over what is owed of it, once the one before it is over. `started`: when it began to be
+    /// looked for. Nothing is decided while what triggers remember is moved.
     ///
     /// # Errors
-    /// What befell one before it, or this one if that was waited for.
+    /// What befell the one before it, or this one if that was waited for.
     pub async fn begin(&mut self, step: Step, now: Timestamp, started: Duration) -> Ended {
-        let alone = step.moves_memory();
-        if alone {
-            self.all_over().await?;
-        }
-        self.room().await?;
-        let next = self.turn.next();
-        let turn = std::mem::replace(&mut self.turn, next);
+        self.over().await?;
+        let waits = step.moves_memory();
         let (store, firing, clock) = (self.store.clone(), self.firing.clone(), self.clock.clone());
         self.under_way.spawn(async move {
-            let owed = store.record_in_turn(&step, now, turn).await?;
+            let owed = store.record(&step, now).await?;
             firing.announce(step.fired, owed).await;
             looked(clock.monotonic().saturating_sub(started));
             Ok(())
         });
-        if alone { self.all_over().await } else { Ok(()) }
+        if waits { self.over().await } else { Ok(()) }
     }
 
-    /// Waits until another one can begin.
-    ///
-    /// # Errors
-    /// What befell one that was waited for.
-    pub async fn room(&mut self) -> Ended {
-        while self.under_way.len() >= self.at_once {
-            self.one_over().await?;
-        }
-        Ok(())
-    }
-
-    /// Waits for one of them, if any is under way.
+    /// Waits for the one that is under way, if any is.
     ///
     /// # Errors
     /// What befell it.
-    pub async fn one_over(&mut self) -> Ended {
+    pub async fn over(&mut self) -> Ended {
         match self.under_way.join_next().await {
             Some(ended) => ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())),
             None => Ok(()),
-        }
-    }
-
-    /// Waits for all of them.
-    ///
-    /// # Errors
-    /// What befell one of them; the others may be under way.
-    pub async fn all_over(&mut self) -> Ended {
-        while !self.is_empty() {
-            self.one_over().await?;
-        }
-        Ok(())
-    }
-
-    /// Waits for all of them, whatever becomes of them.
-    pub async fn give_up(&mut self) {
-        while !self.is_empty() {
-            let _ = self.one_over().await;
         }
     }
 

@@ -46,6 +46,7 @@ pub mod sealed;
 pub mod sessions;
 pub mod shards;
 pub mod sites;
+mod step_at_once;
 pub mod triggers;
 pub mod webhooks;
 

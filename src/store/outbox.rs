@@ -2,10 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 
-use tokio::sync::watch;
+use sqlx::Arguments as _;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::PgArguments;
+use uuid::Uuid;
 
 use super::gathered::Gathered;
 use super::rows::{MOST_ROWS, Query, Rows};
+use super::step_at_once::Whole;
 use super::{Backend, Result, Store, StoreError, Tx, on};
 use crate::domain::event::Event;
 use crate::domain::ids::{AccountId, EventId, TriggerId, WebhookId};
@@ -75,46 +79,6 @@ impl Step {
     }
 }
 
-/// A step's place among those that are recorded at the same time. Each begins when the one before it has written its rows,
-/// and moves the watermark when that one is over, whatever became of it. So the first needs no lock any more that somebody
-/// else could be waiting for who waits for the second, be it of a webhook that is edited or of a table that loses a
-/// partition: the database could not see that they all wait for each other.
-#[derive(Debug)]
-pub struct Turn {
-    before: Option<watch::Receiver<bool>>,
-    /// Dropped when it is over.
-    written: watch::Sender<bool>,
-}
-
-impl Turn {
-    /// The first.
-    pub fn first() -> Self {
-        Self { before: None, written: watch::Sender::new(false) }
-    }
-
-    /// The one after this.
-    pub fn next(&self) -> Self {
-        Self { before: Some(self.written.subscribe()), written: watch::Sender::new(false) }
-    }
-
-    async fn wait_for_the_rows(&mut self) {
-        if let Some(before) = &mut self.before {
-            // One that is over writes none any more.
-            let _ = before.wait_for(|written| *written).await;
-        }
-    }
-
-    fn has_written(&self) {
-        self.written.send_replace(true);
-    }
-
-    async fn wait_for_the_end(&mut self) {
-        if let Some(before) = &mut self.before {
-            let _ = before.wait_for(|_| false).await;
-        }
-    }
-}
-
 const WATERMARK: &str = "SELECT seq FROM watermarks WHERE source = $1";
 
 impl Store {
@@ -125,31 +89,33 @@ impl Store {
     /// [`StoreError::Overtaken`] when somebody else moved the watermark, a trigger's state, or the configuration that the
     /// watermark was based on. Nothing was recorded then.
     pub async fn record(&self, step: &Step, now: Timestamp) -> Result<Vec<EventId>> {
-        self.record_in_turn(step, now, Turn::first()).await
+        let owed = match self.record_at_once(step).await? {
+            Some(owed) => owed,
+            None => self.record_in_parts(step, now).await?,
+        };
+        crate::failpoint::hit("evaluator.after_commit");
+        Ok(owed)
     }
 
-    /// [`Store::record`] beside other steps. Of a step that moves memory (states, or what triggers with a batch counted)
-    /// none other is to be recorded at the same time.
-    ///
-    /// # Errors
-    /// As [`Store::record`]; [`StoreError::Overtaken`] also when the step before it was not recorded.
-    pub async fn record_in_turn(&self, step: &Step, now: Timestamp, mut turn: Turn) -> Result<Vec<EventId>> {
-        turn.wait_for_the_rows().await;
+    /// Nothing is recorded, and nothing answered, where that is not possible.
+    async fn record_at_once(&self, step: &Step) -> Result<Option<Vec<EventId>>> {
+        let (Backend::Postgres(pool), Some(whole)) = (self.hot(), Whole::of(step)) else { return Ok(None) };
+        crate::failpoint::hit("evaluator.before_commit");
+        whole.record(pool).await
+    }
+
+    async fn record_in_parts(&self, step: &Step, now: Timestamp) -> Result<Vec<EventId>> {
         let mut tx = self.begin_hot().await?;
-        let standing = tx.standing_of(&step.fired).await?;
-        let owed = tx.insert_what_stands(&step.fired, &standing, now).await?.owed;
+        let owed = tx.insert_and_enqueue(&step.fired, now).await?;
         for state in &step.states {
             tx.save_state(state, now).await?;
         }
         tx.gather(&step.gathered, now).await?;
-        turn.has_written();
-        turn.wait_for_the_end().await;
         if let Some(watermark) = &step.watermark {
             tx.move_watermark(watermark).await?;
         }
         crate::failpoint::hit("evaluator.before_commit");
         tx.commit().await?;
-        crate::failpoint::hit("evaluator.after_commit");
         Ok(owed)
     }
 
@@ -203,10 +169,6 @@ impl Tx {
     /// The same, and answers which were recorded too.
     pub(super) async fn insert(&mut self, fired: &[Fired], now: Timestamp) -> Result<Inserted> {
         let standing = self.standing_of(fired).await?;
-        self.insert_what_stands(fired, &standing, now).await
-    }
-
-    async fn insert_what_stands(&mut self, fired: &[Fired], standing: &Standing, now: Timestamp) -> Result<Inserted> {
         let mut wanted: Vec<_> = fired.iter().filter(|fired| standing.allows(fired)).collect();
         if wanted.is_empty() {
             return Ok(Inserted { recorded: HashSet::new(), owed: Vec::new() });
@@ -244,16 +206,16 @@ impl Tx {
         if moved == 1 { Ok(()) } else { Err(StoreError::Overtaken) }
     }
 
+    /// One trip to the database. Webhooks before triggers and both in the order of ids, so that two steps never wait for each
+    /// other. The weakest lock on webhooks, so that what attempts tell of them meanwhile waits for nobody and nobody for it:
+    /// whoever changes who is owed takes the one that excludes it, with [`Tx::keep_recorders_out`].
     async fn standing_of(&mut self, fired: &[Fired]) -> Result<Standing> {
-        const WEBHOOKS_SQLITE: &str = "
-            SELECT id
+        const SQLITE: &str = "
+            SELECT id, NULL AS version
             FROM webhooks
-            WHERE id IN (SELECT unhex(value) FROM json_each($1)) AND active AND disabled_at IS NULL";
-        const TRIGGERS_SQLITE: &str = "
-            SELECT id, version FROM triggers WHERE id IN (SELECT unhex(value) FROM json_each($1))";
-        // One round trip. Webhooks before triggers and both in the order of ids, so that two steps never wait for each other.
-        // The weakest lock on webhooks, so that what attempts tell of them meanwhile waits for nobody and nobody for it:
-        // whoever changes who is owed takes the one that excludes it, with [`Tx::keep_recorders_out`].
+            WHERE id IN (SELECT unhex(value) FROM json_each($1)) AND active AND disabled_at IS NULL
+            UNION ALL
+            SELECT id, version FROM triggers WHERE id IN (SELECT unhex(value) FROM json_each($2))";
         const POSTGRES: &str = "
             WITH live AS MATERIALIZED (
                 SELECT id
@@ -272,27 +234,22 @@ impl Tx {
         if webhooks.is_empty() {
             return Ok(Standing { live: HashSet::new(), versions: HashMap::new() });
         }
-        let (live, versions): (Vec<WebhookId>, Vec<(TriggerId, i64)>) = match &mut self.0 {
+        let standing: Vec<(Uuid, Option<i64>)> = match &mut self.0 {
             Backend::Sqlite(tx) => {
-                let list = |ids: &HashSet<uuid::Uuid>| {
+                let list = |ids: &HashSet<Uuid>| {
                     let ids: Vec<_> = ids.iter().map(|id| id.simple().to_string()).collect();
                     serde_json::to_string(&ids).expect("texts serialise")
                 };
-                let live = sqlx::query_scalar(WEBHOOKS_SQLITE).bind(list(&webhooks)).fetch_all(&mut **tx).await?;
-                (live, sqlx::query_as(TRIGGERS_SQLITE).bind(list(&triggers)).fetch_all(&mut **tx).await?)
+                sqlx::query_as(SQLITE).bind(list(&webhooks)).bind(list(&triggers)).fetch_all(&mut **tx).await?
             }
             Backend::Postgres(tx) => {
-                let list = |ids: HashSet<uuid::Uuid>| ids.into_iter().collect::<Vec<_>>();
-                let standing: Vec<(uuid::Uuid, Option<i64>)> =
-                    sqlx::query_as(POSTGRES).bind(list(webhooks)).bind(list(triggers)).fetch_all(&mut **tx).await?;
-                let live = standing.iter().filter(|(_, version)| version.is_none()).map(|(id, _)| WebhookId(*id));
-                (
-                    live.collect(),
-                    standing.iter().filter_map(|(id, version)| Some((TriggerId(*id), (*version)?))).collect(),
-                )
+                let list = |ids: HashSet<Uuid>| ids.into_iter().collect::<Vec<_>>();
+                sqlx::query_as(POSTGRES).bind(list(webhooks)).bind(list(triggers)).fetch_all(&mut **tx).await?
             }
         };
-        Ok(Standing { live: live.into_iter().collect(), versions: versions.into_iter().collect() })
+        let live = standing.iter().filter(|(_, version)| version.is_none()).map(|(id, _)| WebhookId(*id)).collect();
+        let versions = standing.iter().filter_map(|(id, version)| Some((TriggerId(*id), (*version)?))).collect();
+        Ok(Standing { live, versions })
     }
 
     /// In process it is the rows that cost: events, then what of them is owed, a few hundred rows a statement. Answers which
@@ -357,30 +314,10 @@ impl Tx {
             SELECT count(*) FROM recorded";
         const RECORDED_POSTGRES: &str = "SELECT id FROM events WHERE id = ANY ($1)";
         const NOT_OWED_POSTGRES: &str = "DELETE FROM queue WHERE event_id = ANY ($1)";
-        fn column<'a, T>(fired: &[&'a Fired], get: impl Fn(&'a Fired) -> T) -> Vec<T> {
-            fired.iter().map(|fired| get(fired)).collect()
-        }
         let Backend::Postgres(tx) = &mut self.0 else { unreachable!("the caller looked") };
         let ids = column(wanted, |fired| fired.event.id.0);
-        let count: i64 = sqlx::query_scalar(POSTGRES)
-            .bind(&ids)
-            .bind(column(wanted, |fired| fired.event.account_id.0))
-            .bind(column(wanted, |fired| fired.event.site_id.0))
-            .bind(column(wanted, |fired| fired.event.webhook_id.0))
-            .bind(column(wanted, |fired| fired.event.trigger_id.map(|id| id.0)))
-            .bind(column(wanted, |fired| fired.event.event_type.as_str()))
-            .bind(column(wanted, |fired| fired.event.moment.as_str()))
-            .bind(column(wanted, |fired| fired.event.format.as_str()))
-            .bind(column(wanted, |fired| fired.event.payload.as_slice()))
-            .bind(column(wanted, |fired| fired.event.inserted_at.micros()))
-            .bind(column(to_be_sent, |fired| fired.event.id.0))
-            .bind(column(to_be_sent, |fired| fired.event.account_id.0))
-            .bind(column(to_be_sent, |fired| fired.event.webhook_id.0))
-            .bind(column(to_be_sent, |fired| fired.shard))
-            .bind(column(to_be_sent, |fired| fired.event.inserted_at.micros()))
-            .bind(column(to_be_sent, |fired| fired.event.expires_at.map(Timestamp::micros)))
-            .fetch_one(&mut **tx)
-            .await?;
+        let columns = event_columns(wanted, to_be_sent)?;
+        let count: i64 = sqlx::query_scalar_with(POSTGRES, columns).fetch_one(&mut **tx).await?;
         if usize::try_from(count) == Ok(wanted.len()) {
             return Ok(wanted.iter().map(|fired| fired.event.id).collect());
         }
@@ -421,6 +358,35 @@ impl Tx {
             .bind(change.trigger_id).fetch_one(&mut **tx).await)?;
         if left == 0 { Ok(()) } else { Err(StoreError::Overtaken) }
     }
+}
+
+/// Events and what of them is owed, as columns to be unnested: ten of the one, then six of the other.
+pub(super) fn event_columns(fired: &[&Fired], to_be_sent: &[&Fired]) -> Result<PgArguments> {
+    let mut columns = PgArguments::default();
+    let mut add = || -> std::result::Result<(), BoxDynError> {
+        columns.add(column(fired, |fired| fired.event.id.0))?;
+        columns.add(column(fired, |fired| fired.event.account_id.0))?;
+        columns.add(column(fired, |fired| fired.event.site_id.0))?;
+        columns.add(column(fired, |fired| fired.event.webhook_id.0))?;
+        columns.add(column(fired, |fired| fired.event.trigger_id.map(|id| id.0)))?;
+        columns.add(column(fired, |fired| fired.event.event_type.as_str()))?;
+        columns.add(column(fired, |fired| fired.event.moment.as_str()))?;
+        columns.add(column(fired, |fired| fired.event.format.as_str()))?;
+        columns.add(column(fired, |fired| fired.event.payload.as_slice()))?;
+        columns.add(column(fired, |fired| fired.event.inserted_at.micros()))?;
+        columns.add(column(to_be_sent, |fired| fired.event.id.0))?;
+        columns.add(column(to_be_sent, |fired| fired.event.account_id.0))?;
+        columns.add(column(to_be_sent, |fired| fired.event.webhook_id.0))?;
+        columns.add(column(to_be_sent, |fired| fired.shard))?;
+        columns.add(column(to_be_sent, |fired| fired.event.inserted_at.micros()))?;
+        columns.add(column(to_be_sent, |fired| fired.event.expires_at.map(Timestamp::micros)))
+    };
+    add().map_err(sqlx::Error::Encode)?;
+    Ok(columns)
+}
+
+fn column<'a, T>(fired: &[&'a Fired], get: impl Fn(&'a Fired) -> T) -> Vec<T> {
+    fired.iter().map(|fired| get(fired)).collect()
 }
 
 fn bind_event<'q>(query: Query<'q>, event: &'q Event) -> Query<'q> {

@@ -2,8 +2,9 @@
 //! ([`super::outcomes`]).
 
 use bytes::Bytes;
-use sqlx::{FromRow, Row as _};
+use sqlx::FromRow;
 
+use super::rows::{MOST_ROWS, Rows};
 use super::{Backend, Result, Store, on};
 use crate::domain::ids::{AccountId, EventId, WebhookId};
 use crate::domain::time::Timestamp;
@@ -31,15 +32,21 @@ pub struct Waiting {
     pub event_id: EventId,
 }
 
-/// Deliveries somebody wants to read: those of a lane after a position, oldest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Deliveries somebody wants to read: the oldest of each of these lanes, so many of each at most.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
+    pub lanes: Vec<Rest>,
+    pub limit: i64,
+}
+
+/// What a lane has after a position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rest {
     pub shard: i32,
     pub account_id: AccountId,
     pub webhook_id: WebhookId,
     pub lane: Lane,
     pub after: Position,
-    pub limit: i64,
 }
 
 /// Where a delivery stands in its lane.
@@ -50,14 +57,16 @@ pub struct Position {
 }
 
 impl Wanted {
-    fn due(&self, row: DueRow) -> Due {
-        let (event_id, attempt, other_attempts, due_at, expires_at, event_type, format, payload) = row;
-        Due {
+    fn due(&self, row: DueRow) -> Result<Due> {
+        let (position, event_id, attempt, other_attempts, due_at, expires_at, event_type, format, payload) = row;
+        let lane = usize::try_from(position).ok().and_then(|position| self.lanes.get(position));
+        let lane = lane.ok_or_else(|| sqlx::Error::Protocol("a row of a lane nobody asked for".to_owned()))?;
+        Ok(Due {
             event_id,
-            account_id: self.account_id,
-            webhook_id: self.webhook_id,
-            shard: self.shard,
-            lane: self.lane,
+            account_id: lane.account_id,
+            webhook_id: lane.webhook_id,
+            shard: lane.shard,
+            lane: lane.lane,
             attempt,
             other_attempts,
             due_at,
@@ -65,7 +74,7 @@ impl Wanted {
             event_type,
             format,
             payload: payload.into(),
-        }
+        })
     }
 }
 
@@ -93,8 +102,8 @@ pub struct Due {
 }
 
 /// What is read of a delivery, by position: at tens of thousands a second a look-up by name shows, and so does every value
-/// that is known before.
-type DueRow = (EventId, i32, i32, Timestamp, Option<Timestamp>, String, Format, Vec<u8>);
+/// that is known before. The first says which of the wanted lanes it is of, counted from 0.
+type DueRow = (i64, EventId, i32, i32, Timestamp, Option<Timestamp>, String, Format, Vec<u8>);
 
 /// How much is owed, for the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromRow)]
@@ -103,36 +112,42 @@ pub struct Depth {
     pub oldest_due_at: Option<Timestamp>,
 }
 
-/// Deliveries of a lane after a position that are due.
-const DUE_SQLITE: &str = "
-    SELECT queue.event_id, queue.attempt, queue.other_attempts, queue.due_at, queue.expires_at, events.type,
-        events.format, events.payload
-    FROM queue
-    JOIN events ON events.id = queue.event_id
-    WHERE queue.shard = $1
-        AND queue.webhook_id = $2
-        AND queue.lane = $3
-        AND queue.due_at <= $4
-        AND (queue.due_at, queue.event_id) > ($5, $6)
-    ORDER BY queue.due_at, queue.event_id
-    LIMIT $7";
-/// The same for several lanes; the first column says which, counted from 1.
-const DUE_POSTGRES: &str = "
-    SELECT wanted.position, due.event_id, due.attempt, due.other_attempts, due.due_at, due.expires_at,
+/// Deliveries that are due of several lanes, each after a position. There is no LATERAL here: rows are found by their keys.
+static DUE_SQLITE: Rows = Rows::new(
+    "SELECT wanted.column1, queue.event_id, queue.attempt, queue.other_attempts, queue.due_at, queue.expires_at,
         events.type, events.format, events.payload
-    FROM unnest($1::integer[], $2::uuid[], $3::integer[], $4::bigint[], $5::uuid[], $6::bigint[])
+    FROM",
+    6,
+    "AS wanted
+    CROSS JOIN queue ON queue.event_id IN (
+        SELECT due.event_id
+        FROM queue AS due
+        WHERE due.shard = wanted.column2
+            AND due.webhook_id = wanted.column3
+            AND due.lane = wanted.column4
+            AND (due.due_at, due.event_id) > (wanted.column5, wanted.column6)
+            AND due.due_at <= ?
+        ORDER BY due.due_at, due.event_id
+        LIMIT ?
+    )
+    CROSS JOIN events ON events.id = queue.event_id",
+);
+const DUE_POSTGRES: &str = "
+    SELECT wanted.position - 1, due.event_id, due.attempt, due.other_attempts, due.due_at, due.expires_at,
+        events.type, events.format, events.payload
+    FROM unnest($1::integer[], $2::uuid[], $3::integer[], $4::bigint[], $5::uuid[])
         WITH ORDINALITY
-        AS wanted (shard, webhook_id, lane, after_due_at, after_event_id, most, position)
+        AS wanted (shard, webhook_id, lane, after_due_at, after_event_id, position)
     CROSS JOIN LATERAL (
         SELECT *
         FROM queue
         WHERE queue.shard = wanted.shard
             AND queue.webhook_id = wanted.webhook_id
             AND queue.lane = wanted.lane
-            AND queue.due_at <= $7
+            AND queue.due_at <= $6
             AND (queue.due_at, queue.event_id) > (wanted.after_due_at, wanted.after_event_id)
         ORDER BY queue.due_at, queue.event_id
-        LIMIT wanted.most
+        LIMIT $7
     ) AS due
     JOIN events ON events.id = due.event_id";
 
@@ -188,57 +203,44 @@ impl Store {
         })
     }
 
-    /// Deliveries that are due by `now`, those of each lane oldest first.
-    pub async fn due(&self, wanted: &[Wanted], now: Timestamp) -> Result<Vec<Due>> {
-        let mut due = Vec::new();
+    /// Deliveries that are due by `now`, oldest first.
+    pub async fn due(&self, wanted: &Wanted, now: Timestamp) -> Result<Vec<Due>> {
+        let mut rows: Vec<DueRow> = Vec::new();
         match self.hot() {
             Backend::Sqlite(pool) => {
-                // In one transaction: events of several webhooks are neighbours, and a new one would begin without the
-                // pages that the one before has read.
-                let mut tx = pool.begin().await?;
-                for lane in wanted {
-                    let rows: Vec<DueRow> = sqlx::query_as(DUE_SQLITE)
-                        .bind(lane.shard)
-                        .bind(lane.webhook_id)
-                        .bind(lane.lane)
-                        .bind(now)
-                        .bind(lane.after.due_at)
-                        .bind(lane.after.event_id)
-                        .bind(lane.limit)
-                        .fetch_all(&mut *tx)
-                        .await?;
-                    due.extend(rows.into_iter().map(|row| lane.due(row)));
+                let lanes: Vec<_> = (0_i64..).zip(&wanted.lanes).collect();
+                for lanes in lanes.chunks(MOST_ROWS) {
+                    let due = DUE_SQLITE.query(lanes, |query, (position, lane)| {
+                        let Position { due_at, event_id } = lane.after;
+                        query
+                            .bind(position)
+                            .bind(lane.shard)
+                            .bind(lane.webhook_id)
+                            .bind(lane.lane)
+                            .bind(due_at)
+                            .bind(event_id)
+                    });
+                    for row in due.bind(now).bind(wanted.limit).fetch_all(pool).await? {
+                        rows.push(DueRow::from_row(&row)?);
+                    }
                 }
-                tx.commit().await?;
             }
             Backend::Postgres(pool) => {
-                let rows = sqlx::query(DUE_POSTGRES)
-                    .bind(wanted.iter().map(|lane| lane.shard).collect::<Vec<_>>())
-                    .bind(wanted.iter().map(|lane| lane.webhook_id.0).collect::<Vec<_>>())
-                    .bind(wanted.iter().map(|lane| lane.lane as i32).collect::<Vec<_>>())
-                    .bind(wanted.iter().map(|lane| lane.after.due_at.micros()).collect::<Vec<_>>())
-                    .bind(wanted.iter().map(|lane| lane.after.event_id.0).collect::<Vec<_>>())
-                    .bind(wanted.iter().map(|lane| lane.limit).collect::<Vec<_>>())
+                let lanes = &wanted.lanes;
+                rows = sqlx::query_as(DUE_POSTGRES)
+                    .bind(lanes.iter().map(|lane| lane.shard).collect::<Vec<_>>())
+                    .bind(lanes.iter().map(|lane| lane.webhook_id.0).collect::<Vec<_>>())
+                    .bind(lanes.iter().map(|lane| lane.lane as i32).collect::<Vec<_>>())
+                    .bind(lanes.iter().map(|lane| lane.after.due_at.micros()).collect::<Vec<_>>())
+                    .bind(lanes.iter().map(|lane| lane.after.event_id.0).collect::<Vec<_>>())
                     .bind(now)
+                    .bind(wanted.limit)
                     .fetch_all(pool)
                     .await?;
-                for row in rows {
-                    let position: i64 = row.try_get(0)?;
-                    let lane = usize::try_from(position - 1).ok().and_then(|position| wanted.get(position));
-                    let lane = lane.ok_or_else(|| sqlx::Error::Protocol("a row nobody asked for".to_owned()))?;
-                    due.push(lane.due((
-                        row.try_get(1)?,
-                        row.try_get(2)?,
-                        row.try_get(3)?,
-                        row.try_get(4)?,
-                        row.try_get(5)?,
-                        row.try_get(6)?,
-                        row.try_get(7)?,
-                        row.try_get(8)?,
-                    )));
-                }
             }
         }
+        let mut due = rows.into_iter().map(|row| wanted.due(row)).collect::<Result<Vec<_>>>()?;
+        due.sort_by_key(|due| (due.due_at, due.event_id));
         Ok(due)
     }
 

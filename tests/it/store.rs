@@ -20,9 +20,10 @@ use pulsehook::store::health::Told;
 use pulsehook::store::idempotency::Repeated;
 use pulsehook::store::invitations::{Invitation, Invited, Newcomer};
 use pulsehook::store::observations::{Gap, Looked, Reported};
-use pulsehook::store::outbox::{Fired, StateChange, Step, Turn, Watermark};
+use pulsehook::store::outbox::{Fired, StateChange, Step, Watermark};
 use pulsehook::store::outcomes::{AttemptRow, Life, Settled, Standing};
 use pulsehook::store::people::Changed;
+use pulsehook::store::queue::{Lane, Position, Rest, Wanted};
 use pulsehook::store::sealed::{SealedAnswer, SealedWebhook};
 use pulsehook::store::sessions::NewSession;
 use pulsehook::store::shards::{Lease, SHARDS, shard_of};
@@ -659,39 +660,34 @@ on_both! {
         bench.store.close().await;
     }
 
-    async fn steps_recorded_beside_each_other_are_over_in_turn(database: Database) {
+    async fn what_is_not_as_a_step_knew_it_keeps_nothing_else_back(database: Database) {
         let bench = Bench::new(database).await;
         let now = bench.site.inserted_at;
         bench.store.operator_watermark("here", 0).await.unwrap();
         let catalog_version = bench.store.catalog_version().await.unwrap();
-        let step = |number: u128, from, to| Step {
-            fired: vec![bench.event(number, &format!("7:{from}-{to}"))],
-            watermark: Some(Watermark { source: "here".to_owned(), from, to, catalog_version }),
-            ..Step::default()
+        let step = |fired, from, to| {
+            let watermark = Watermark { source: "here".to_owned(), from, to, catalog_version };
+            Step { fired, watermark: Some(watermark), ..Step::default() }
         };
-        // The second is begun first, and waits.
-        let first = Turn::first();
-        let second = first.next();
-        let (earlier, later) = (step(1, 0, 5), step(2, 5, 9));
-        let (second, first) = tokio::join!(
-            bench.store.record_in_turn(&later, now, second),
-            bench.store.record_in_turn(&earlier, now, first),
-        );
-        assert_eq!((first.unwrap().len(), second.unwrap().len()), (1, 1));
-        assert_eq!(bench.store.operator_watermark("here", 0).await.unwrap(), 9);
-        // Of one that is refused the next is refused too: it would leave out what the first had read.
-        let first = Turn::first();
-        let second = first.next();
-        let (earlier, later) = (step(3, 8, 12), step(4, 12, 15));
-        let (first, second) = tokio::join!(
-            bench.store.record_in_turn(&earlier, now, first),
-            bench.store.record_in_turn(&later, now, second),
-        );
-        for refused in [first, second] {
-            assert!(matches!(refused, Err(StoreError::Overtaken)), "{refused:?}");
-        }
-        assert_eq!(bench.store.operator_watermark("here", 0).await.unwrap(), 9);
-        assert_eq!(bench.store.operator_depth().await.unwrap().deliveries, 2);
+        let id = |number| EventId(Uuid::from_u128(number));
+        let mut shadow = bench.event(2, "7:4-5");
+        shadow.shadow = true;
+        let usual = step(vec![bench.event(1, "7:1-3"), shadow], 0, 5);
+        assert_eq!(bench.store.record(&usual, now).await.unwrap(), [id(1)]);
+        let repeated = step(vec![bench.event(3, "7:1-3"), bench.event(4, "7:6-7")], 5, 7);
+        assert_eq!(bench.store.record(&repeated, now).await.unwrap(), [id(4)]);
+        let mut edited = bench.event(5, "7:8-9");
+        edited.trigger_version = Some(0);
+        let beside_edited = step(vec![edited, bench.event(6, "7:8-10")], 7, 10);
+        assert_eq!(bench.store.record(&beside_edited, now).await.unwrap(), [id(6)]);
+        let mut deleted = bench.event(7, "7:11-12");
+        deleted.event.webhook_id = WebhookId(Uuid::from_u128(9));
+        let beside_deleted = step(vec![deleted, bench.event(8, "7:11-13")], 10, 13);
+        assert_eq!(bench.store.record(&beside_deleted, now).await.unwrap(), [id(8)]);
+        let without_trigger = step(vec![Fired { trigger_version: None, ..bench.event(9, "7:14-15") }], 13, 15);
+        assert_eq!(bench.store.record(&without_trigger, now).await.unwrap(), [id(9)]);
+        assert_eq!(bench.store.operator_watermark("here", 0).await.unwrap(), 15);
+        assert_eq!(bench.store.operator_depth().await.unwrap().deliveries, 5);
         bench.store.close().await;
     }
 
@@ -779,6 +775,38 @@ on_both! {
         bench.store.close().await;
     }
 
+    async fn of_each_lane_the_oldest_due_are_read(database: Database) {
+        let bench = Bench::new(database).await;
+        let lease = bench.mine(&bench.claim(FIRST).await);
+        let fired: Vec<_> = (1..=4).map(|number| bench.event(number, &format!("rise:{number}"))).collect();
+        let (webhook_id, now) = (fired[0].event.webhook_id, fired[0].event.inserted_at);
+        let after = |secs| now + Duration::from_secs(secs);
+        bench.store.record(&Step { fired, ..Step::default() }, now).await.unwrap();
+        // The later ones are to be tried again before the first.
+        let again = |number, secs| {
+            let standing = Standing::Again { attempt: 1, other_attempts: 0, due_at: after(secs) };
+            settled(lease, EventId(Uuid::from_u128(number)), bench.account_id, webhook_id, standing)
+        };
+        let outcomes = [again(1, 30), again(2, 20), again(3, 10)];
+        bench.store.settle(FIRST, &[lease], &outcomes, now).await.unwrap();
+
+        let rest = |lane, after| {
+            Rest { shard: lease.shard, account_id: bench.account_id, webhook_id, lane, after }
+        };
+        let read = async |lanes, limit, secs| {
+            let due = bench.store.due(&Wanted { lanes, limit }, after(secs)).await.unwrap();
+            due.into_iter().map(|due| (due.lane, due.event_id.0.as_u128())).collect::<Vec<_>>()
+        };
+        let (first, retries) = (rest(Lane::First, Position::START), rest(Lane::Retry, Position::START));
+        assert_eq!(read(vec![retries, first], 8, 9).await, [(Lane::First, 4)]);
+        let both = [(Lane::First, 4), (Lane::Retry, 3), (Lane::Retry, 2)];
+        assert_eq!(read(vec![retries, first], 2, 30).await, both, "so many of each");
+        let read_before = Position { due_at: after(20), event_id: EventId(Uuid::from_u128(2)) };
+        assert_eq!(read(vec![rest(Lane::Retry, read_before)], 8, 30).await, [(Lane::Retry, 1)]);
+        assert_eq!(read(vec![rest(Lane::Resend, Position::START)], 8, 30).await, []);
+        bench.store.close().await;
+    }
+
     async fn every_shard_has_one_owner(database: Database) {
         let bench = Bench::new(database).await;
         assert_eq!(bench.claim(FIRST).await.len(), usize::try_from(SHARDS).unwrap());
@@ -844,6 +872,38 @@ async fn recorders_wait_for_edits_and_not_for_outcomes() {
         tokio::join!(app.drain(), release);
         assert_eq!(app.get(&path).await.expect(200)["webhook"]["status"], "disabled");
         app.stop().await;
+    }))
+    .await;
+}
+
+/// A pause is a barrier: what is recorded after it goes by it, though it was decided before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_that_waits_for_a_pause_owes_nothing_of_it() {
+    crate::support::in_time(Box::pin(async {
+        let bench = Bench::new(Database::postgres().await).await;
+        let now = bench.site.inserted_at;
+        bench.store.operator_watermark("here", 0).await.unwrap();
+        let catalog_version = bench.store.catalog_version().await.unwrap();
+        let watermark = Some(Watermark { source: "here".to_owned(), from: 0, to: 9, catalog_version });
+        let step = Step { fired: vec![bench.event(1, "7:4-9")], watermark, ..Step::default() };
+        let mut somebody = sqlx::PgConnection::connect(&bench.database.url).await.unwrap();
+        let mut watch = sqlx::PgConnection::connect(&bench.database.url).await.unwrap();
+
+        const LOCK: &str = "SELECT 1 FROM webhooks WHERE id = $1 FOR UPDATE";
+        const PAUSE: &str = "UPDATE webhooks SET active = FALSE WHERE id = $1";
+        let id = step.fired[0].event.webhook_id;
+        let mut tx = somebody.begin().await.unwrap();
+        sqlx::query(LOCK).bind(id).execute(&mut *tx).await.unwrap();
+        sqlx::query(PAUSE).bind(id).execute(&mut *tx).await.unwrap();
+        let release = async {
+            until_somebody_waits(&mut watch).await;
+            tx.commit().await.unwrap();
+        };
+        let (owed, ()) = tokio::join!(bench.store.record(&step, now), release);
+        assert_eq!(owed.unwrap(), []);
+        assert_eq!(bench.store.operator_watermark("here", 0).await.unwrap(), 9);
+        assert_eq!(bench.store.operator_depth().await.unwrap().deliveries, 0);
+        bench.store.close().await;
     }))
     .await;
 }

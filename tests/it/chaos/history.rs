@@ -73,9 +73,9 @@ pub enum FaultKind {
     Pause,
     /// PostgreSQL crashed and started again.
     Restart,
-    /// A connection cut after COMMIT was carried out, before anybody was told.
+    /// A connection cut after a commit was carried out, before anybody was told.
     CutAfterCommit,
-    /// A connection cut with COMMIT under way to a database that never saw it.
+    /// A connection cut with a commit under way to a database that never saw it.
     CutBeforeCommit,
 }
 

@@ -1,4 +1,4 @@
-//! Crash runs: real nodes under load are killed and paused, PostgreSQL crashes, connections are cut when COMMIT is under
+//! Crash runs: real nodes under load are killed and paused, PostgreSQL crashes, connections are cut when a commit is under
 //! way. Then everything heals, the queue empties, the nodes stop, and a judge goes through what clients were promised,
 //! what arrived, and what the databases say.
 //!

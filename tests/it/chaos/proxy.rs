@@ -1,6 +1,7 @@
-//! A proxy between a node and PostgreSQL that reads along, so that it can cut a connection at the worst moment: when
-//! COMMIT is under way and nobody has heard what became of it.
+//! A proxy between a node and PostgreSQL that reads along, so that it can cut a connection at the worst moment: when a
+//! commit is under way and nobody has heard what became of it.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -22,7 +23,7 @@ pub struct Proxy {
 struct Shared {
     node: usize,
     history: Arc<History>,
-    /// The cut that the next COMMIT meets, if any.
+    /// The cut that the next commit meets, if any.
     armed: Mutex<Option<FaultKind>>,
 }
 
@@ -51,7 +52,7 @@ impl Proxy {
         self.address
     }
 
-    /// Has the next COMMIT of any connection end in a cut of this kind. A cut that still waits is replaced.
+    /// Has the next commit of any connection end in a cut of this kind. A cut that still waits is replaced.
     pub fn cut_next_commit(&self, kind: FaultKind) {
         *self.shared.armed.lock().unwrap() = Some(kind);
     }
@@ -62,10 +63,11 @@ impl Proxy {
 }
 
 impl Shared {
-    /// Passes everything on until either side hangs up, or a COMMIT meets a cut. Both connections end with this.
+    /// Passes everything on until either side hangs up, or a commit meets a cut. Both connections end with this.
     async fn carry(&self, mut client: TcpStream, mut server: UnixStream) -> std::io::Result<()> {
         client.set_nodelay(true)?;
         let mut frontend = Frontend::default();
+        let mut session = Session::default();
         let (mut asked, mut answered) = (vec![0; 16_384], vec![0; 16_384]);
         loop {
             tokio::select! {
@@ -76,7 +78,7 @@ impl Shared {
                     }
                     frontend.extend(&asked[..read]);
                     while let Some(message) = frontend.next() {
-                        let cut = is_commit(&message).then(|| self.armed.lock().unwrap().take()).flatten();
+                        let cut = session.commits_with(&message).then(|| self.armed.lock().unwrap().take()).flatten();
                         let fault = cut.map(|kind| self.history.begin(kind, Some(self.node)));
                         if cut == Some(FaultKind::CutBeforeCommit) {
                             self.history.end(fault.expect("it has begun"));
@@ -103,9 +105,49 @@ impl Shared {
     }
 }
 
-/// A transaction is committed by a simple query of this text; sqlx sends no other.
-fn is_commit(message: &[u8]) -> bool {
-    message.first() == Some(&b'Q') && message.get(5..).is_some_and(|text| text.trim_ascii().starts_with(b"COMMIT"))
+/// What a client has said so far that tells whether something is committed.
+#[derive(Default)]
+struct Session {
+    in_transaction: bool,
+    /// Names of the prepared statements that change something.
+    writers: HashSet<Vec<u8>>,
+    /// One of them has been run since the last synchronisation.
+    has_written: bool,
+}
+
+impl Session {
+    /// Whether this message has something committed: COMMIT does, which sqlx sends as a simple query like BEGIN, and so does
+    /// the end of a statement outside a transaction.
+    fn commits_with(&mut self, message: &[u8]) -> bool {
+        let (Some(kind), Some(body)) = (message.first(), message.get(5..)) else { return false };
+        let mut texts = body.split(|byte| *byte == 0);
+        let mut text = || texts.next().unwrap_or_default();
+        match kind {
+            b'Q' => {
+                let text = text().trim_ascii();
+                let commits = text.starts_with(b"COMMIT");
+                self.in_transaction = text.starts_with(b"BEGIN") || self.in_transaction && !commits;
+                self.in_transaction &= !text.starts_with(b"ROLLBACK");
+                commits
+            }
+            b'P' => {
+                let (name, text) = (text().to_vec(), String::from_utf8_lossy(text()).into_owned());
+                if ["INSERT INTO", "DELETE FROM", "SET "].iter().any(|write| text.contains(write)) {
+                    self.writers.insert(name);
+                } else {
+                    self.writers.remove(&name);
+                }
+                false
+            }
+            b'B' => {
+                let (_portal, name) = (text(), text());
+                self.has_written |= self.writers.contains(name);
+                false
+            }
+            b'S' => std::mem::take(&mut self.has_written) && !self.in_transaction,
+            _ => false,
+        }
+    }
 }
 
 /// Cuts what a client sends into messages.
@@ -157,8 +199,22 @@ mod tests {
                 found.extend(std::iter::from_fn(|| frontend.next()));
             }
             assert_eq!(found, sent);
-            let commits: Vec<_> = found.iter().map(|message| is_commit(message)).collect();
-            assert_eq!(commits, [false, false, false, false, true]);
         }
+    }
+
+    #[test]
+    fn a_commit_is_a_statement_of_its_own_or_the_end_of_one_that_writes() {
+        let mut session = Session::default();
+        let mut commits = |kind, texts: &str| session.commits_with(&typed(kind, texts));
+        assert!(!commits(b'P', "read\0SELECT 1 FROM queue FOR UPDATE"));
+        assert!(!commits(b'P', "write\0DELETE FROM queue"));
+        assert!(!commits(b'S', ""), "nothing was run");
+        assert!(!commits(b'B', "\0read") && !commits(b'S', ""));
+        assert!(!commits(b'B', "\0write") && commits(b'S', ""));
+        assert!(!commits(b'S', ""), "that was another one");
+        assert!(!commits(b'Q', "BEGIN") && !commits(b'B', "\0write") && !commits(b'S', ""));
+        assert!(commits(b'Q', "COMMIT"));
+        assert!(!commits(b'Q', "BEGIN") && !commits(b'Q', "ROLLBACK"));
+        assert!(!commits(b'B', "\0write") && commits(b'S', ""));
     }
 }

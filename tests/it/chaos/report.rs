@@ -88,7 +88,7 @@ fn name(kind: FaultKind) -> &'static str {
         FaultKind::Kill => "killed",
         FaultKind::Pause => "paused",
         FaultKind::Restart => "PostgreSQL crashed",
-        FaultKind::CutAfterCommit => "cut after COMMIT",
-        FaultKind::CutBeforeCommit => "cut before COMMIT",
+        FaultKind::CutAfterCommit => "cut after a commit",
+        FaultKind::CutBeforeCommit => "cut before a commit",
     }
 }

@@ -1,0 +1,116 @@
+//! A step as one statement, for PostgreSQL: over a connection round trips are what costs, and made of several it has five.
+//! It is recorded whole if everything is as the step knew it, which it nearly always is, and not at all otherwise: then it
+//! is recorded in parts, which finds out what is different.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use super::Result;
+use super::outbox::{Fired, Step, Watermark, event_columns};
+use crate::domain::ids::EventId;
+
+/// What PostgreSQL answers to a division by zero (SQLSTATE).
+const DIVISION_BY_ZERO: &str = "22012";
+
+/// A step that records events and moves the watermark, and nothing else.
+pub(super) struct Whole<'a> {
+    fired: Vec<&'a Fired>,
+    /// In the order in which they will lie in the queue.
+    to_be_sent: Vec<&'a Fired>,
+    webhooks: BTreeSet<Uuid>,
+    /// What the step took triggers for.
+    versions: BTreeMap<Uuid, i64>,
+    watermark: &'a Watermark,
+}
+
+impl<'a> Whole<'a> {
+    /// Nothing if the step is more than that.
+    pub fn of(step: &'a Step) -> Option<Self> {
+        let watermark = step.watermark.as_ref().filter(|_| !step.fired.is_empty() && !step.moves_memory())?;
+        let mut versions = BTreeMap::new();
+        for fired in &step.fired {
+            let Some(version) = fired.trigger_version else { continue };
+            if versions.insert(fired.event.trigger_id?.0, version).is_some_and(|other| other != version) {
+                return None;
+            }
+        }
+        let mut fired: Vec<_> = step.fired.iter().collect();
+        fired.sort_unstable_by_key(|fired| fired.event.id);
+        let mut to_be_sent: Vec<_> = fired.iter().copied().filter(|fired| !fired.shadow).collect();
+        to_be_sent.sort_by_key(|fired| (fired.shard, fired.event.webhook_id));
+        let webhooks = fired.iter().map(|fired| fired.event.webhook_id.0).collect();
+        Some(Self { fired, to_be_sent, webhooks, versions, watermark })
+    }
+
+    /// Answers which events are owed, or nothing if something is not as the step knew it: nothing was recorded then.
+    ///
+    /// The configuration is looked at as it was when the statement began. That is late enough: the hits were read before.
+    pub async fn record(&self, pool: &PgPool) -> Result<Option<Vec<EventId>>> {
+        // Webhooks are locked before triggers and both in the order of their ids, as everywhere ([`super::outbox`]).
+        const POSTGRES: &str = "
+            WITH live AS MATERIALIZED (
+                SELECT id
+                FROM webhooks
+                WHERE id = ANY ($17) AND active AND disabled_at IS NULL
+                ORDER BY id
+                FOR KEY SHARE
+            ),
+            versions AS MATERIALIZED (
+                SELECT id, version
+                FROM triggers
+                WHERE id = ANY ($18) AND (SELECT count(*) FROM live) = cardinality($17::uuid[])
+                ORDER BY id
+                FOR SHARE OF triggers
+            ),
+            moved AS (
+                UPDATE watermarks
+                SET seq = $22
+                WHERE source = $20 AND seq = $21
+                    AND (SELECT value FROM facts WHERE name = 'catalog_version') = $23
+                    AND cardinality($18::uuid[]) = (
+                        SELECT count(*)
+                        FROM versions
+                        JOIN unnest($18::uuid[], $19::bigint[]) AS known (id, version) USING (id, version)
+                    )
+                    AND (SELECT count(*) FROM live) = cardinality($17::uuid[])
+                RETURNING 1
+            ),
+            owed AS (
+                INSERT INTO queue (event_id, account_id, webhook_id, shard, lane, attempt, other_attempts, due_at,
+                    expires_at)
+                SELECT event_id, account_id, webhook_id, shard, 0, 0, 0, due_at, expires_at
+                FROM unnest($11::uuid[], $12::bigint[], $13::uuid[], $14::integer[], $15::bigint[], $16::bigint[])
+                    AS owed (event_id, account_id, webhook_id, shard, due_at, expires_at)
+            ),
+            recorded AS (
+                INSERT INTO events (id, account_id, site_id, webhook_id, trigger_id, type, moment, format, payload,
+                    inserted_at)
+                SELECT *
+                FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::uuid[], $5::uuid[], $6::text[], $7::text[],
+                    $8::text[], $9::bytea[], $10::bigint[])
+                ON CONFLICT DO NOTHING
+                RETURNING 1
+            )
+            /* Divides by zero, and so takes all of it back, if anything is not as it was: it is recorded in parts then. */
+            SELECT 1 / (
+                (SELECT count(*) FROM moved) = 1 AND (SELECT count(*) FROM recorded) = cardinality($1::uuid[])
+            )::integer";
+        let recorded = sqlx::query_scalar_with::<_, i32, _>(POSTGRES, event_columns(&self.fired, &self.to_be_sent)?)
+            .bind(self.webhooks.iter().copied().collect::<Vec<_>>())
+            .bind(self.versions.keys().copied().collect::<Vec<_>>())
+            .bind(self.versions.values().copied().collect::<Vec<_>>())
+            .bind(&self.watermark.source)
+            .bind(self.watermark.from)
+            .bind(self.watermark.to)
+            .bind(self.watermark.catalog_version.to_string())
+            .fetch_one(pool)
+            .await;
+        match recorded {
+            Ok(_) => Ok(Some(self.to_be_sent.iter().map(|fired| fired.event.id).collect())),
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(DIVISION_BY_ZERO) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
