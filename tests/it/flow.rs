@@ -524,6 +524,7 @@ on_both! {
         let setup = Setup {
             settings: vec![("host_in_flight", "3".to_owned())],
             resolver: Some(names([("slow.example", &["127.0.0.1"]), ("quick.example", &["127.0.0.1"])])),
+            ..Setup::default()
         };
         let app = TestApp::start_with(database, setup).await;
         app.site().await;

@@ -6,8 +6,8 @@ use pulsehook::clock::Clock;
 use pulsehook::domain::time::Timestamp;
 use serde_json::{Value, json};
 
-use crate::sending::{assert_outcome, first_attempt, first_attempt_after, trusting};
-use crate::support::app::{Answer, SITE, TestApp, http_client, text};
+use crate::sending::{assert_outcome, first_attempt, first_attempt_after};
+use crate::support::app::{Answer, SITE, Setup, TestApp, http_client, text};
 use crate::support::process::{Served, key, pulsehook};
 use crate::support::zoo::{Behaviour, Certificate, Endpoint};
 use crate::support::{Database, on_both, within};
@@ -167,7 +167,7 @@ on_both! {
 
     async fn each_failure_of_tls_has_its_name(database: Database) {
         let certificate = Certificate::signed_for(&["127.0.0.1"]);
-        let app = TestApp::start_with(database, trusting(&certificate)).await;
+        let app = TestApp::start_with(database, Setup::trusting(&certificate)).await;
         let alert = |number: u8| vec![21, 3, 3, 0, 2, 2, number];
         for (what, behaviour, outcomes) in [
             ("no cipher in common", Behaviour::AnswerAtHello(alert(40)), &["tls_no_common_params"][..]),

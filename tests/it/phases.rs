@@ -9,9 +9,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 
-use crate::sending::{
-    assert_outcome, first_attempt, first_attempt_after, first_attempt_while, nobody_listens, trusting,
-};
+use crate::sending::{assert_outcome, first_attempt, first_attempt_after, first_attempt_while, nobody_listens};
 use crate::support::app::{SITE, START, Setup, TestApp, names, resolver, text};
 use crate::support::on_both;
 use crate::support::zoo::{Behaviour, Certificate, Endpoint, read_request};
@@ -80,7 +78,7 @@ on_both! {
             names.advance(ms(100));
             vec!["127.0.0.1".parse().unwrap()]
         });
-        let setup = Setup { resolver: Some(resolver), ..trusting(&certificate) };
+        let setup = Setup { resolver: Some(resolver), ..Setup::trusting(&certificate) };
         let app = TestApp::start_at(database, setup, clock).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://slow.example:{}/hook", listener.local_addr().unwrap().port());
@@ -115,7 +113,7 @@ on_both! {
     /// One that becomes free sooner than the one that is being opened: what that took is not this request's.
     async fn a_connection_that_became_free_is_a_kept_one(database: Database) {
         let certificate = Certificate::signed_for(&["127.0.0.1"]);
-        let app = TestApp::start_with(database, trusting(&certificate)).await;
+        let app = TestApp::start_with(database, Setup::trusting(&certificate)).await;
         app.site().await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://{}/hook", listener.local_addr().unwrap());

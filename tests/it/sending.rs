@@ -166,7 +166,7 @@ on_both! {
 
     async fn certificates_are_checked(database: Database) {
         let good = Certificate::signed_for(&["127.0.0.1"]);
-        let app = TestApp::start_with(database, trusting(&good)).await;
+        let app = TestApp::start_with(database, Setup::trusting(&good)).await;
         let endpoint = Endpoint::https([Behaviour::status(200)], &good).await;
         let delivery = first_attempt(&app, &endpoint.url()).await;
         assert_outcome(&delivery, "success", "");
@@ -201,7 +201,7 @@ on_both! {
 
     async fn a_host_that_is_known_is_not_asked_for_its_certificate_again(database: Database) {
         let certificate = Certificate::signed_for(&["127.0.0.1"]);
-        let app = TestApp::start_with(database, trusting(&certificate)).await;
+        let app = TestApp::start_with(database, Setup::trusting(&certificate)).await;
         let closing = Behaviour::with_headers(200, "connection: close\r\n");
         for script in [vec![closing.clone(), closing], vec![Behaviour::status(200)]] {
             let keeps = script.len() == 1;
@@ -365,13 +365,6 @@ on_both! {
         }
         app.stop().await;
     }
-}
-
-pub fn trusting(certificate: &Certificate) -> Setup {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), &certificate.authority_pem).unwrap();
-    let (_, path) = file.keep().unwrap();
-    Setup { settings: vec![("egress_ca", path.display().to_string())], ..Setup::default() }
 }
 
 pub async fn nobody_listens() -> String {

@@ -56,7 +56,7 @@ fn read_corpus() -> Value {
 /// As strangers find it.
 fn strict() -> Setup {
     let settings = vec![("egress_allow", String::new()), ("egress_allow_http", "false".to_owned())];
-    Setup { settings, resolver: Some(resolver(|_| Vec::new())) }
+    Setup { settings, resolver: Some(resolver(|_| Vec::new())), ..Setup::default() }
 }
 
 fn refused(text: &str) -> bool {
@@ -262,7 +262,7 @@ on_both! {
 
     async fn what_the_operator_denies_is_refused_though_it_is_allowed(database: Database) {
         let endpoint = Endpoint::http([Behaviour::status(200)]).await;
-        let setup = Setup { settings: vec![("egress_deny", "127.0.0.1/32".to_owned())], resolver: Some(names([("denied.example", &["127.0.0.1"])])) };
+        let setup = Setup { settings: vec![("egress_deny", "127.0.0.1/32".to_owned())], resolver: Some(names([("denied.example", &["127.0.0.1"])])), ..Setup::default() };
         let app = TestApp::start_with(database, setup).await;
         app.site().await;
         let body = json!({"name": "x", "url": endpoint.url(), "triggers": [{"type": "goal_completion"}]});
@@ -280,7 +280,7 @@ on_both! {
         // Nobody listens at the others: a refusal has the next one tried at once.
         let resolver = names([("several.example", &["127.0.0.2", "127.0.0.3", "::1", "127.0.0.1"])]);
         let settings = vec![("egress_allow", "127.0.0.0/8,::1/128".to_owned())];
-        let app = TestApp::start_with(database, Setup { resolver: Some(resolver), settings }).await;
+        let app = TestApp::start_with(database, Setup { resolver: Some(resolver), settings, ..Setup::default() }).await;
         app.site().await;
         let url = format!("http://several.example:{}/hook", endpoint.address.port());
         let webhook = app.webhook(&url, json!([{"type": "goal_completion"}])).await;

@@ -22,13 +22,6 @@ fn strict() -> Vec<(&'static str, String)> {
     vec![("egress_allow", String::new()), ("egress_allow_http", "false".to_owned())]
 }
 
-fn trusting(certificate: &Certificate) -> Setup {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), &certificate.authority_pem).unwrap();
-    let (_, path) = file.keep().unwrap();
-    Setup { settings: vec![("egress_ca", path.display().to_string())], ..Setup::default() }
-}
-
 async fn check(app: &TestApp, url: &str) -> Value {
     app.post(CHECK, json!({"url": url})).await.expect(200)
 }
@@ -99,7 +92,7 @@ on_both! {
             ("mixed.example", &["93.184.215.14", "169.254.169.254"]),
             ("six.example", &["fd00::1"]),
         ]);
-        let setup = Setup { settings: strict(), resolver: Some(resolver) };
+        let setup = Setup { settings: strict(), resolver: Some(resolver), ..Setup::default() };
         let app = TestApp::start_with(database, setup).await;
         app.site().await;
         let port = listening.address.port();
@@ -123,7 +116,7 @@ on_both! {
     async fn how_far_one_comes_is_told(database: Database) {
         let good = Certificate::signed_for(&["good.example"]);
         let resolver = names([("good.example", &["127.0.0.1"])]);
-        let app = TestApp::start_with(database, Setup { resolver: Some(resolver), ..trusting(&good) }).await;
+        let app = TestApp::start_with(database, Setup { resolver: Some(resolver), ..Setup::trusting(&good) }).await;
         app.site().await;
         let at = |name: &str, endpoint: &Endpoint| format!("https://{name}:{}/hook", endpoint.address.port());
         assert_told(&check(&app, "https://nowhere.example/in").await, "oosfss", "The host name does not exist.");
@@ -160,7 +153,7 @@ on_both! {
 
     async fn a_certificate_is_looked_at_though_its_host_is_known(database: Database) {
         let certificate = Certificate::signed_for(&["127.0.0.1"]);
-        let app = TestApp::start_with(database, trusting(&certificate)).await;
+        let app = TestApp::start_with(database, Setup::trusting(&certificate)).await;
         let closing = Behaviour::with_headers(200, "connection: close\r\n");
         let endpoint = Endpoint::https([closing], &certificate).await;
         let hook = app.webhook_at(&endpoint).await;

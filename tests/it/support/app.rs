@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Database;
-use super::zoo::Endpoint;
+use super::zoo::{Certificate, Endpoint};
 
 pub const BROWSER: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:121.0) Gecko/20100101 Firefox/121.0";
 pub const SITE: &str = "example.com";
@@ -38,6 +38,15 @@ const MASTER_KEY: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
 pub struct Setup {
     pub settings: Vec<(&'static str, String)>,
     pub resolver: Option<Resolver>,
+    /// Who certifies endpoints, beside the well-known ones.
+    pub authority_pem: Option<String>,
+}
+
+impl Setup {
+    /// Endpoints with this certificate are trusted.
+    pub fn trusting(certificate: &Certificate) -> Self {
+        Self { authority_pem: Some(certificate.authority_pem.clone()), ..Self::default() }
+    }
 }
 
 pub struct TestApp {
@@ -90,6 +99,11 @@ impl TestApp {
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into();
+        if let Some(authority_pem) = setup.authority_pem {
+            let file = database.folder.path().join("authorities.pem");
+            std::fs::write(&file, authority_pem).unwrap();
+            flags.insert("egress_ca".to_owned(), file.display().to_string());
+        }
         flags.extend(setup.settings.into_iter().map(|(name, value)| (name.to_owned(), value)));
         let config = Config::from_sources(&Sources { flags, ..Sources::default() }).expect("the settings are valid");
         let chance = Chance::from_system();
