@@ -39,9 +39,10 @@ use crate::wake::{Answer, ToDispatcher};
 
 /// How often everything that waits is looked at, whatever we were told: this is the truth, wake-ups are speed.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-/// The same while looks take long: they are to be a hundredth of the time, and what waits is to know when it is looked at.
+/// The same while a look takes longer than a 400th of that: others wait for the time it takes, and in less than one of a
+/// hundred attempts that is to be noticed. Later would be too late for what nobody told us.
 const SWEEP_AT_LEAST_EVERY: Duration = Duration::from_secs(2);
-const SWEEPS_ARE_ONE_IN: u32 = 100;
+const SWEEPS_ARE_ONE_IN: u32 = 400;
 /// How long a webhook that is paused, disabled or unreadable is left alone; a change made here ends it at once.
 const DEAD_FOR: Duration = Duration::from_secs(5);
 /// Endpoints that nothing was sent to for so long are forgotten.

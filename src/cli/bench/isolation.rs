@@ -1,6 +1,6 @@
 //! What endpoints that hang do to those that do not: 100 healthy endpoints with a trickle of events each, alone, then beside
 //! 1,000 endpoints of other accounts that answer, and then beside 1,000 that accept connections and say nothing. The second
-//! tells what the other events cost from what the hanging costs.
+//! tells what the other events cost from what the hanging costs. All three begin with connections that stand.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -21,6 +21,8 @@ const HEALTHY_EVERY: usize = 1;
 const OTHERS_EVERY: usize = 2;
 /// The host of the others that answer.
 const ANSWERING_IP: Ipv4Addr = Ipv4Addr::new(127, 2, 0, 1);
+/// Seconds in which each healthy endpoint is sent something before anything is measured.
+const WARM_UP: usize = 3;
 /// What has not arrived by then is charged with it.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -73,7 +75,9 @@ impl Isolation {
         let busy = sites(&served, busy, "busy", |index| answering.url(0, index)).await?;
         let ill = sites(&served, ill, "ill", |index| hanging.url(index)).await?;
 
-        let without = self.waits(world, &sink, &served, &well).await?;
+        // The first to each endpoint waits for its connection.
+        self.waits(world, &sink, &served, &well, WARM_UP).await?;
+        let without = self.waits(world, &sink, &served, &well, self.seconds).await?;
         let beside_answering = self.waits_beside(world, &sink, &served, &well, &busy).await?;
         let with = self.waits_beside(world, &sink, &served, &well, &ill).await?;
         for (name, waits) in [("without", &without), ("beside_answering", &beside_answering), ("with", &with)] {
@@ -105,15 +109,23 @@ impl Isolation {
         let total = others.len() * (self.lead + self.seconds) / OTHERS_EVERY;
         let waits = async {
             world.clock.sleep(Duration::from_secs(self.lead as u64)).await;
-            self.waits(world, sink, served, turns).await
+            self.waits(world, sink, served, turns, self.seconds).await
         };
         let (waits, _) = tokio::try_join!(waits, at_a_rate(world, served.address, others, per_second, total))?;
         Ok(waits)
     }
 
-    async fn waits(&self, world: &World, sink: &Sink, served: &Served, turns: &[Tracked]) -> anyhow::Result<Waits> {
+    /// Those of so many seconds.
+    async fn waits(
+        &self,
+        world: &World,
+        sink: &Sink,
+        served: &Served,
+        turns: &[Tracked],
+        seconds: usize,
+    ) -> anyhow::Result<Waits> {
         let per_second = self.healthy as f64 / HEALTHY_EVERY as f64;
-        let hits = self.healthy * self.seconds / HEALTHY_EVERY;
+        let hits = self.healthy * seconds / HEALTHY_EVERY;
         let (delivered, _) = tokio::try_join!(
             gather(world, sink, hits, PATIENCE),
             at_a_rate(world, served.address, turns, per_second, hits),
