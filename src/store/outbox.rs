@@ -81,6 +81,32 @@ impl Step {
 
 const WATERMARK: &str = "SELECT seq FROM watermarks WHERE source = $1";
 
+/// What records events and owes those to be sent, as parts of a statement: the rows of [`event_columns`]. A moment that is
+/// recorded already is passed over.
+macro_rules! events_and_owed {
+    () => {
+        "
+        owed AS (
+            INSERT INTO queue (event_id, account_id, webhook_id, shard, lane, attempt, other_attempts, due_at,
+                expires_at)
+            SELECT event_id, account_id, webhook_id, shard, 0, 0, 0, due_at, expires_at
+            FROM unnest($11::uuid[], $12::bigint[], $13::uuid[], $14::integer[], $15::bigint[], $16::bigint[])
+                AS owed (event_id, account_id, webhook_id, shard, due_at, expires_at)
+        ),
+        recorded AS (
+            INSERT INTO events (id, account_id, site_id, webhook_id, trigger_id, type, moment, format, payload,
+                inserted_at)
+            SELECT *
+            FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::uuid[], $5::uuid[], $6::text[], $7::text[],
+                $8::text[], $9::bytea[], $10::bigint[])
+            ON CONFLICT DO NOTHING
+            RETURNING 1
+        )
+        "
+    };
+}
+pub(super) use events_and_owed;
+
 impl Store {
     /// Commits events, queue rows, trigger states and the watermark together. Answers which events are owed now: those
     /// whose trigger was edited, deleted or paused meanwhile are not, and those of shadow triggers never are.
@@ -173,10 +199,7 @@ impl Tx {
         if wanted.is_empty() {
             return Ok(Inserted { recorded: HashSet::new(), owed: Vec::new() });
         }
-        // Rows go where they will lie, one after the other: that costs less than to look each one's place up anew.
-        wanted.sort_unstable_by_key(|fired| fired.event.id);
-        let mut to_be_sent: Vec<_> = wanted.iter().copied().filter(|fired| !fired.shadow).collect();
-        to_be_sent.sort_by_key(|fired| (fired.shard, fired.event.webhook_id));
+        let mut to_be_sent = put_in_order(&mut wanted);
         let recorded = match &self.0 {
             Backend::Sqlite(_) => self.insert_in_parts(&wanted, &mut to_be_sent).await?,
             Backend::Postgres(_) => self.insert_at_once(&wanted, &mut to_be_sent).await?,
@@ -294,24 +317,7 @@ impl Tx {
 
     /// Over a connection round trips are what costs, so events and what of them is owed are one statement.
     async fn insert_at_once(&mut self, wanted: &[&Fired], to_be_sent: &mut Vec<&Fired>) -> Result<HashSet<EventId>> {
-        const POSTGRES: &str = "
-            WITH owed AS (
-                INSERT INTO queue (event_id, account_id, webhook_id, shard, lane, attempt, other_attempts, due_at,
-                    expires_at)
-                SELECT event_id, account_id, webhook_id, shard, 0, 0, 0, due_at, expires_at
-                FROM unnest($11::uuid[], $12::bigint[], $13::uuid[], $14::integer[], $15::bigint[], $16::bigint[])
-                    AS owed (event_id, account_id, webhook_id, shard, due_at, expires_at)
-            ),
-            recorded AS (
-                INSERT INTO events (id, account_id, site_id, webhook_id, trigger_id, type, moment, format, payload,
-                    inserted_at)
-                SELECT *
-                FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::uuid[], $5::uuid[], $6::text[], $7::text[],
-                    $8::text[], $9::bytea[], $10::bigint[])
-                ON CONFLICT DO NOTHING
-                RETURNING 1
-            )
-            SELECT count(*) FROM recorded";
+        const POSTGRES: &str = concat!("WITH", events_and_owed!(), "SELECT count(*) FROM recorded");
         const RECORDED_POSTGRES: &str = "SELECT id FROM events WHERE id = ANY ($1)";
         const NOT_OWED_POSTGRES: &str = "DELETE FROM queue WHERE event_id = ANY ($1)";
         let Backend::Postgres(tx) = &mut self.0 else { unreachable!("the caller looked") };
@@ -358,6 +364,15 @@ impl Tx {
             .bind(change.trigger_id).fetch_one(&mut **tx).await)?;
         if left == 0 { Ok(()) } else { Err(StoreError::Overtaken) }
     }
+}
+
+/// Rows go where they will lie, one after the other: that costs less than to look each one's place up anew. Answers those
+/// that are to be sent, in the order of the queue.
+pub(super) fn put_in_order<'a>(fired: &mut [&'a Fired]) -> Vec<&'a Fired> {
+    fired.sort_unstable_by_key(|fired| fired.event.id);
+    let mut to_be_sent: Vec<_> = fired.iter().copied().filter(|fired| !fired.shadow).collect();
+    to_be_sent.sort_by_key(|fired| (fired.shard, fired.event.webhook_id));
+    to_be_sent
 }
 
 /// Events and what of them is owed, as columns to be unnested: ten of the one, then six of the other.

@@ -8,7 +8,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::Result;
-use super::outbox::{Fired, Step, Watermark, event_columns};
+use super::outbox::{Fired, Step, Watermark, event_columns, events_and_owed, put_in_order};
 use crate::domain::ids::EventId;
 
 /// What PostgreSQL answers to a division by zero (SQLSTATE).
@@ -37,9 +37,7 @@ impl<'a> Whole<'a> {
             }
         }
         let mut fired: Vec<_> = step.fired.iter().collect();
-        fired.sort_unstable_by_key(|fired| fired.event.id);
-        let mut to_be_sent: Vec<_> = fired.iter().copied().filter(|fired| !fired.shadow).collect();
-        to_be_sent.sort_by_key(|fired| (fired.shard, fired.event.webhook_id));
+        let to_be_sent = put_in_order(&mut fired);
         let webhooks = fired.iter().map(|fired| fired.event.webhook_id.0).collect();
         Some(Self { fired, to_be_sent, webhooks, versions, watermark })
     }
@@ -49,7 +47,8 @@ impl<'a> Whole<'a> {
     /// The configuration is looked at as it was when the statement began. That is late enough: the hits were read before.
     pub async fn record(&self, pool: &PgPool) -> Result<Option<Vec<EventId>>> {
         // Webhooks are locked before triggers and both in the order of their ids, as everywhere ([`super::outbox`]).
-        const POSTGRES: &str = "
+        const POSTGRES: &str = concat!(
+            "
             WITH live AS MATERIALIZED (
                 SELECT id
                 FROM webhooks
@@ -77,26 +76,14 @@ impl<'a> Whole<'a> {
                     AND (SELECT count(*) FROM live) = cardinality($17::uuid[])
                 RETURNING 1
             ),
-            owed AS (
-                INSERT INTO queue (event_id, account_id, webhook_id, shard, lane, attempt, other_attempts, due_at,
-                    expires_at)
-                SELECT event_id, account_id, webhook_id, shard, 0, 0, 0, due_at, expires_at
-                FROM unnest($11::uuid[], $12::bigint[], $13::uuid[], $14::integer[], $15::bigint[], $16::bigint[])
-                    AS owed (event_id, account_id, webhook_id, shard, due_at, expires_at)
-            ),
-            recorded AS (
-                INSERT INTO events (id, account_id, site_id, webhook_id, trigger_id, type, moment, format, payload,
-                    inserted_at)
-                SELECT *
-                FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::uuid[], $5::uuid[], $6::text[], $7::text[],
-                    $8::text[], $9::bytea[], $10::bigint[])
-                ON CONFLICT DO NOTHING
-                RETURNING 1
-            )
+            ",
+            events_and_owed!(),
+            "
             /* Divides by zero, and so takes all of it back, if anything is not as it was: it is recorded in parts then. */
             SELECT 1 / (
                 (SELECT count(*) FROM moved) = 1 AND (SELECT count(*) FROM recorded) = cardinality($1::uuid[])
-            )::integer";
+            )::integer"
+        );
         let recorded = sqlx::query_scalar_with::<_, i32, _>(POSTGRES, event_columns(&self.fired, &self.to_be_sent)?)
             .bind(self.webhooks.iter().copied().collect::<Vec<_>>())
             .bind(self.versions.keys().copied().collect::<Vec<_>>())
