@@ -346,9 +346,11 @@ impl Backlog {
         for dropped in self.ready.reset(id) {
             self.held.remove(&dropped);
         }
-        self.lanes.retain(|(webhook_id, _), _| *webhook_id != id);
+        for lane in Lane::ALL {
+            self.lanes.remove(&(id, lane));
+            self.read.remove(&(id, lane));
+        }
         self.coming.retain(|(_, lane)| lane.webhook_id != id);
-        self.read.retain(|(webhook_id, _), _| *webhook_id != id);
         self.changed.insert(id);
         self.stir();
     }

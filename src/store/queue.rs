@@ -20,6 +20,10 @@ pub enum Lane {
     Resend = 2,
 }
 
+impl Lane {
+    pub const ALL: [Self; 3] = [Self::First, Self::Retry, Self::Resend];
+}
+
 /// A lane of a webhook that deliveries wait in, and when the first of them falls due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromRow)]
 pub struct Waiting {

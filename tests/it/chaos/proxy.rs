@@ -199,6 +199,9 @@ mod tests {
                 found.extend(std::iter::from_fn(|| frontend.next()));
             }
             assert_eq!(found, sent);
+            let mut session = Session::default();
+            let commits: Vec<_> = found.iter().map(|message| session.commits_with(message)).collect();
+            assert_eq!(commits, [false, false, false, false, true]);
         }
     }
 
