@@ -35,8 +35,9 @@ use crate::wake::{Answer, ToEvaluator};
 
 /// Hits read at once.
 const BATCH: usize = 5_000;
-/// A step takes in no more hits once it has so many events to record: the first are sent while the next are recorded.
-const EVENTS_AT_ONCE: usize = 4_000;
+/// A step takes in no more hits once it has so many events to record: the first are sent while the next are recorded, and
+/// PostgreSQL has room for a statement with them in memory (4 MB by default).
+const EVENTS_AT_ONCE: usize = 1_000;
 /// How often a look is repeated at once when somebody was faster.
 const OVERTAKEN_IN_A_ROW: usize = 3;
 /// How often sites without a new visit are judged.

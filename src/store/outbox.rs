@@ -81,11 +81,12 @@ impl Step {
 
 const WATERMARK: &str = "SELECT seq FROM watermarks WHERE source = $1";
 
-/// What records events and owes those to be sent, as parts of a statement: the rows of [`event_columns`]. A moment that is
-/// recorded already is passed over.
+/// What records events and owes those to be sent, as parts of a statement: the rows of [`event_columns`]. Takes what is to
+/// happen to a moment that is recorded already. To pass it over costs every other row a second search of two indexes.
 macro_rules! events_and_owed {
-    () => {
-        "
+    ($on_conflict:literal) => {
+        concat!(
+            "
         owed AS (
             INSERT INTO queue (event_id, account_id, webhook_id, shard, lane, attempt, other_attempts, due_at,
                 expires_at)
@@ -99,10 +100,13 @@ macro_rules! events_and_owed {
             SELECT *
             FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::uuid[], $5::uuid[], $6::text[], $7::text[],
                 $8::text[], $9::bytea[], $10::bigint[])
-            ON CONFLICT DO NOTHING
+            ",
+            $on_conflict,
+            "
             RETURNING 1
         )
         "
+        )
     };
 }
 pub(super) use events_and_owed;
@@ -317,7 +321,8 @@ impl Tx {
 
     /// Over a connection round trips are what costs, so events and what of them is owed are one statement.
     async fn insert_at_once(&mut self, wanted: &[&Fired], to_be_sent: &mut Vec<&Fired>) -> Result<HashSet<EventId>> {
-        const POSTGRES: &str = concat!("WITH", events_and_owed!(), "SELECT count(*) FROM recorded");
+        const POSTGRES: &str =
+            concat!("WITH", events_and_owed!("ON CONFLICT DO NOTHING"), "SELECT count(*) FROM recorded");
         const RECORDED_POSTGRES: &str = "SELECT id FROM events WHERE id = ANY ($1)";
         const NOT_OWED_POSTGRES: &str = "DELETE FROM queue WHERE event_id = ANY ($1)";
         let Backend::Postgres(tx) = &mut self.0 else { unreachable!("the caller looked") };

@@ -149,41 +149,39 @@ async fn settle_at_once(
             ORDER BY shards.shard
             FOR SHARE OF shards
         ),
-        made AS MATERIALIZED (
-            SELECT *
-            FROM unnest($4::uuid[], $5::integer[], $6::bigint[], $7::uuid[], $8::bigint[], $9::bigint[], $10::text[],
-                $11::text[], $12::integer[], $13::text[], $14::bytea[], $15::text[], $16::text[], $17::integer[],
-                $18::integer[], $19::bigint[], $20::bigint[], $21::bigint[])
-                AS made (event_id, number, account_id, webhook_id, started_at, duration_ms, outcome, advice,
-                    response_code, response_headers, response_body, ended, reason, next_attempt, next_others, next_due,
-                    late_at, phases)
-            WHERE (SELECT count(*) FROM held) = cardinality($2)
-        ),
         over AS (
             DELETE FROM queue
-            USING made
-            WHERE queue.event_id = made.event_id AND made.ended IS NOT NULL
-            RETURNING made.*
+            WHERE event_id = ANY ($19::uuid[]) AND (SELECT count(*) FROM held) = cardinality($2)
+            RETURNING event_id
         ),
         again AS (
             UPDATE queue
-            SET attempt = made.next_attempt, other_attempts = made.next_others, due_at = made.next_due,
-                lane = CASE WHEN queue.lane = 0 AND made.next_attempt > 0 THEN 1 ELSE queue.lane END
-            FROM made
-            WHERE queue.event_id = made.event_id AND made.ended IS NULL
-            RETURNING made.*
+            SET attempt = next.attempt, other_attempts = next.other_attempts, due_at = next.due_at,
+                lane = CASE WHEN queue.lane = 0 AND next.attempt > 0 THEN 1 ELSE queue.lane END
+            FROM unnest($20::uuid[], $21::integer[], $22::integer[], $23::bigint[])
+                AS next (event_id, attempt, other_attempts, due_at)
+            WHERE queue.event_id = next.event_id AND (SELECT count(*) FROM held) = cardinality($2)
+            RETURNING queue.event_id
+        ),
+        moved AS MATERIALIZED (
+            SELECT event_id FROM over UNION ALL SELECT event_id FROM again
         ),
         written AS (
             INSERT INTO attempts (event_id, number, account_id, webhook_id, started_at, duration_ms, outcome, advice,
                 response_code, response_headers, response_body, ended, reason, late_at, phases)
-            SELECT event_id, number, account_id, webhook_id, started_at, duration_ms, outcome, advice, response_code,
-                response_headers, response_body, ended, reason, late_at, phases
-            FROM (SELECT * FROM over UNION ALL SELECT * FROM again) AS moved
+            SELECT *
+            FROM unnest($4::uuid[], $5::integer[], $6::bigint[], $7::uuid[], $8::bigint[], $9::bigint[], $10::text[],
+                $11::text[], $12::integer[], $13::text[], $14::bytea[], $15::text[], $16::text[], $17::bigint[],
+                $18::bigint[]) AS made (event_id)
+            /* Usually all were owed. Asked like this it is looked up and never joined, whatever is thought of how many. */
+            WHERE (SELECT count(*) FROM moved) = cardinality($4) OR event_id IN (SELECT event_id FROM moved)
         )
         SELECT count(*) FROM held";
     fn column<'a, T>(settled: &'a [Settled], get: impl Fn(&'a Settled) -> T) -> Vec<T> {
         settled.iter().map(get).collect()
     }
+    let over = settled.iter().filter(|row| row.standing.again().is_none());
+    let again: Vec<_> = settled.iter().filter_map(|row| Some((row.event_id, row.standing.again()?))).collect();
     let held: i64 = sqlx::query_scalar(POSTGRES)
         .bind(node)
         .bind(leases.iter().map(|lease| lease.shard).collect::<Vec<_>>())
@@ -201,11 +199,13 @@ async fn settle_at_once(
         .bind(column(settled, |row| row.attempt.response_body.as_deref()))
         .bind(column(settled, |row| row.standing.ending().0))
         .bind(column(settled, |row| row.standing.ending().1))
-        .bind(column(settled, |row| row.standing.again().map(|again| again.0)))
-        .bind(column(settled, |row| row.standing.again().map(|again| again.1)))
-        .bind(column(settled, |row| row.standing.again().map(|again| again.2.micros())))
         .bind(column(settled, |row| row.late_at(now).map(Timestamp::micros)))
         .bind(column(settled, |row| row.attempt.phases))
+        .bind(over.map(|row| row.event_id.0).collect::<Vec<_>>())
+        .bind(again.iter().map(|(event_id, _)| event_id.0).collect::<Vec<_>>())
+        .bind(again.iter().map(|(_, (attempt, _, _))| *attempt).collect::<Vec<_>>())
+        .bind(again.iter().map(|(_, (_, others, _))| *others).collect::<Vec<_>>())
+        .bind(again.iter().map(|(_, (_, _, due_at))| due_at.micros()).collect::<Vec<_>>())
         .fetch_one(connection)
         .await?;
     if usize::try_from(held) == Ok(leases.len()) { Ok(()) } else { Err(StoreError::LeaseLost) }

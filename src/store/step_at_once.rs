@@ -11,8 +11,8 @@ use super::Result;
 use super::outbox::{Fired, Step, Watermark, event_columns, events_and_owed, put_in_order};
 use crate::domain::ids::EventId;
 
-/// What PostgreSQL answers to a division by zero (SQLSTATE).
-const DIVISION_BY_ZERO: &str = "22012";
+/// What PostgreSQL answers to a division by zero, and to a moment that is recorded already (SQLSTATE).
+const NOT_AS_KNOWN: [&str; 2] = ["22012", "23505"];
 
 /// A step that records events and moves the watermark, and nothing else.
 pub(super) struct Whole<'a> {
@@ -68,23 +68,18 @@ impl<'a> Whole<'a> {
                 SET seq = $22
                 WHERE source = $20 AND seq = $21
                     AND (SELECT value FROM facts WHERE name = 'catalog_version') = $23
-                    AND cardinality($18::uuid[]) = (
-                        SELECT count(*)
-                        FROM versions
-                        JOIN unnest($18::uuid[], $19::bigint[]) AS known (id, version) USING (id, version)
-                    )
                     AND (SELECT count(*) FROM live) = cardinality($17::uuid[])
+                    /* Both in the order of ids, so there is one for each of those asked for. */
+                    AND (SELECT coalesce(array_agg(version ORDER BY id), '{}') FROM versions) = $19::bigint[]
                 RETURNING 1
             ),
             ",
-            events_and_owed!(),
+            events_and_owed!(""),
             "
             /* Divides by zero, and so takes all of it back, if anything is not as it was: it is recorded in parts then. */
-            SELECT 1 / (
-                (SELECT count(*) FROM moved) = 1 AND (SELECT count(*) FROM recorded) = cardinality($1::uuid[])
-            )::integer"
+            SELECT 1 / (SELECT count(*) FROM moved)"
         );
-        let recorded = sqlx::query_scalar_with::<_, i32, _>(POSTGRES, event_columns(&self.fired, &self.to_be_sent)?)
+        let recorded = sqlx::query_scalar_with::<_, i64, _>(POSTGRES, event_columns(&self.fired, &self.to_be_sent)?)
             .bind(self.webhooks.iter().copied().collect::<Vec<_>>())
             .bind(self.versions.keys().copied().collect::<Vec<_>>())
             .bind(self.versions.values().copied().collect::<Vec<_>>())
@@ -96,7 +91,11 @@ impl<'a> Whole<'a> {
             .await;
         match recorded {
             Ok(_) => Ok(Some(self.to_be_sent.iter().map(|fired| fired.event.id).collect())),
-            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(DIVISION_BY_ZERO) => Ok(None),
+            Err(sqlx::Error::Database(error))
+                if error.code().is_some_and(|code| NOT_AS_KNOWN.contains(&code.as_ref())) =>
+            {
+                Ok(None)
+            }
             Err(error) => Err(error.into()),
         }
     }

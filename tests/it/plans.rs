@@ -132,9 +132,10 @@ pub async fn astray_on_postgres(database: &Database, statements: BTreeSet<String
         let explain = sqlx::AssertSqlSafe(format!("EXPLAIN (FORMAT JSON) EXECUTE one{call}"));
         let plan: Value = sqlx::raw_sql(explain).fetch_one(&mut connection).await.unwrap().get(0);
         sqlx::raw_sql("DEALLOCATE one").execute(&mut connection).await.unwrap();
-        let mut scans = Vec::new();
-        full_scans(&plan[0]["Plan"], &mut scans);
-        astray.extend(scans.into_iter().map(|scan| format!("PostgreSQL: {scan}: {statement}")));
+        let mut found = Vec::new();
+        full_scans(&plan[0]["Plan"], &mut found);
+        quadratic(&plan[0]["Plan"], &mut found);
+        astray.extend(found.into_iter().map(|found| format!("PostgreSQL: {found}: {statement}")));
     }
     astray
 }
@@ -174,4 +175,23 @@ fn full_scans(node: &Value, found: &mut Vec<String>) {
     for child in node["Plans"].as_array().into_iter().flatten() {
         full_scans(child, found);
     }
+}
+
+/// Rows that came with the statement, gone through from the first to the last for each row of something else. They are
+/// thought to be ten and may be thousands.
+fn quadratic(node: &Value, found: &mut Vec<String>) {
+    let plans = || node["Plans"].as_array().into_iter().flatten();
+    if node["Node Type"] == "Nested Loop" {
+        let inner = plans().filter(|child| child["Parent Relationship"] == "Inner");
+        let from_the_statement =
+            inner.filter(|child| child["Node Type"].as_str().is_some_and(comes_with_the_statement));
+        found.extend(from_the_statement.map(|child| format!("all of {} for each of another", child["Alias"])));
+    }
+    for child in plans() {
+        quadratic(child, found);
+    }
+}
+
+fn comes_with_the_statement(kind: &str) -> bool {
+    ["Function Scan", "CTE Scan"].contains(&kind)
 }

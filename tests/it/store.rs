@@ -807,6 +807,41 @@ on_both! {
         bench.store.close().await;
     }
 
+    async fn what_became_of_those_that_are_not_owed_is_not_kept(database: Database) {
+        let bench = Bench::new(database).await;
+        let lease = bench.mine(&bench.claim(FIRST).await);
+        let fired: Vec<_> = (1..=4).map(|number| bench.event(number, &format!("rise:{number}"))).collect();
+        let (webhook_id, now) = (fired[0].event.webhook_id, fired[0].event.inserted_at);
+        bench.store.record(&Step { fired, ..Step::default() }, now).await.unwrap();
+        let settle = async |outcomes: Vec<(u128, i32, Standing)>| {
+            let outcomes = outcomes.into_iter().map(|(event, number, standing)| {
+                let event_id = EventId(Uuid::from_u128(event));
+                let mut settled = settled(lease, event_id, bench.account_id, webhook_id, standing);
+                settled.attempt.number = number;
+                settled
+            });
+            let outcomes: Vec<_> = outcomes.collect();
+            bench.store.settle(FIRST, &[lease], &outcomes, now).await.unwrap();
+            let recorded = bench.store.recorded_attempts(&outcomes).await.unwrap();
+            recorded.into_iter().map(|(event_id, number)| (event_id.0.as_u128(), number)).collect::<Vec<_>>()
+        };
+        let over = || Standing::Over { ended: Ended::Success, reason: None };
+        let again = |attempt| Standing::Again { attempt, other_attempts: 0, due_at: now };
+        assert_eq!(settle(vec![(1, 1, over()), (2, 1, again(1))]).await, [(1, 1), (2, 1)]);
+        // The first is over, whoever else answers for it; the others beside it are as ever.
+        let beside = vec![(1, 2, over()), (2, 2, again(2)), (3, 1, over())];
+        assert_eq!(settle(beside).await, [(2, 2), (3, 1)]);
+        assert_eq!(settle(vec![(1, 3, again(3)), (3, 2, over())]).await, []);
+        let lanes = [Lane::First, Lane::Retry].map(|lane| {
+            let (shard, account_id) = (lease.shard, bench.account_id);
+            Rest { shard, account_id, webhook_id, lane, after: Position::START }
+        });
+        let left = bench.store.due(&Wanted { lanes: lanes.to_vec(), limit: 8 }, now).await.unwrap();
+        let left: Vec<_> = left.iter().map(|due| (due.event_id.0.as_u128(), due.attempt)).collect();
+        assert_eq!(left, [(2, 2), (4, 0)]);
+        bench.store.close().await;
+    }
+
     async fn every_shard_has_one_owner(database: Database) {
         let bench = Bench::new(database).await;
         assert_eq!(bench.claim(FIRST).await.len(), usize::try_from(SHARDS).unwrap());
