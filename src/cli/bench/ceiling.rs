@@ -41,8 +41,21 @@ impl Ceiling {
     }
 }
 
+/// What `measured` answers, and C as the mean of what it was before and after it: the machine's speed changes within
+/// seconds.
+pub async fn around<T>(
+    world: &World,
+    count: usize,
+    measured: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<(T, f64)> {
+    let before = measure(world, count).await?;
+    let answer = measured.await?;
+    let after = measure(world, count).await?;
+    Ok((answer, f64::midpoint(before, after)))
+}
+
 /// Requests a second. Connections are opened before time begins.
-pub async fn measure(world: &World, count: usize) -> anyhow::Result<f64> {
+async fn measure(world: &World, count: usize) -> anyhow::Result<f64> {
     let sink = Sink::start(&world.clock).await?;
     let sender = Arc::new(sender(world, &sink)?);
     send(world, &sender, &sink, IN_FLIGHT * 4).await?;

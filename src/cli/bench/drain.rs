@@ -78,8 +78,8 @@ impl Drain {
         let about = format!("{} deliveries to {WEBHOOKS} webhooks; ratio: ÷ C of the same run", self.count);
         let mut figure = Figure::new("drain", Some(kind), about);
         for _ in world.runs("drain", Some(kind)) {
-            let ceiling = ceiling::measure(world, self.count).await?;
-            let drained = full_queue(world, kind, self.count, Beside::Nobody).await?;
+            let drained = full_queue(world, kind, self.count, Beside::Nobody);
+            let (drained, ceiling) = ceiling::around(world, self.count, drained).await?;
             figure.add("deliveries_per_second", drained.per_second);
             figure.add("ceiling_per_second", ceiling);
             figure.add("ratio", drained.per_second / ceiling);

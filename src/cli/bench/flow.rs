@@ -22,7 +22,7 @@ use super::stage::{Plan, set_up};
 use super::trackers::{self, Http, Tracked, http};
 use super::{World, ceiling};
 
-const CEILING_COUNT: usize = 50_000;
+const CEILING_COUNT: usize = 100_000;
 
 /// Deliveries a second that are fired as fast as they are delivered, through the front door, and ÷ C
 #[derive(Debug, clap::Args)]
@@ -84,9 +84,9 @@ impl Flow {
             let about = format!("{sites} sites, {webhooks} webhooks × {goals} goals each; ratio: ÷ C of the same run");
             let mut figure = Figure::new("flow", Some(kind), about);
             for _ in world.runs("flow", Some(kind)) {
-                let ceiling =
-                    ceiling::measure(world, CEILING_COUNT.min(self.crowd.events_a_hit() * sites * 10)).await?;
-                let rate = self.once(world, kind, &mut figure).await?;
+                let count = CEILING_COUNT.min(self.crowd.events_a_hit() * sites * 10);
+                let rate = self.once(world, kind, &mut figure);
+                let (rate, ceiling) = ceiling::around(world, count, rate).await?;
                 figure.add("ceiling_per_second", ceiling);
                 figure.add("ratio", rate / ceiling);
             }

@@ -7,8 +7,8 @@
 //!
 //! One file is one figure, and its first lines define it. What they have in common:
 //!
-//! * **Each value is the median of `--runs` runs.** A ratio is taken within a run, whose ceiling is measured right before,
-//!   so that a machine that is slower for a while is slower for both.
+//! * **Each value is the median of `--runs` runs.** A ratio is taken within a run, whose ceiling is measured before and
+//!   after, so that a machine that is slower for a while is slower for both.
 //! * **C** ([`ceiling`]) is what the product's own sender reaches over HTTPS on loopback when nothing is recorded.
 //! * **Units are in the names**: `_per_second`, `_ms`, `_us` (microseconds of CPU, user and system, for one delivery),
 //!   `_mib` (resident), `_bytes`.
