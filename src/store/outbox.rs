@@ -81,8 +81,9 @@ impl Step {
 
 const WATERMARK: &str = "SELECT seq FROM watermarks WHERE source = $1";
 
-/// What records events and owes those to be sent, as parts of a statement: the rows of [`event_columns`]. Takes what is to
-/// happen to a moment that is recorded already. To pass it over costs every other row a second search of two indexes.
+/// What records events and owes those to be sent, as parts of a statement: the rows of [`event_columns`]. Takes what is said
+/// of a moment that is recorded already. Where nothing is, the statement is refused; to pass the moment over costs every
+/// other row a second search of two indexes.
 macro_rules! events_and_owed {
     ($on_conflict:literal) => {
         concat!(
