@@ -78,6 +78,9 @@ const MEANT: &[&str] = &[
     "SELECT count(*) FROM (SELECT 1 AS one FROM accounts",
 ];
 
+/// Not the engine's: on their connections the planner may join by hashing, which the engine's may not.
+const MAY_HASH: &[&str] = &["WITH ours AS"];
+
 /// Ours, one at a time, and not meant to read everything.
 fn is_to_be_checked(statement: &str) -> bool {
     let plain = ["SELECT", "INSERT", "UPDATE", "DELETE", "WITH"].iter().any(|verb| statement.starts_with(verb));
@@ -119,10 +122,13 @@ pub async fn astray_on_sqlite(database: &Database, statements: BTreeSet<String>)
 /// no other way.
 pub async fn astray_on_postgres(database: &Database, statements: BTreeSet<String>) -> Vec<String> {
     let mut connection = PgConnection::connect(&database.url).await.unwrap();
-    sqlx::raw_sql("SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET jit = off")
-        .execute(&mut connection)
-        .await
-        .unwrap();
+    sqlx::raw_sql(
+        "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off;
+        SET enable_mergejoin = off; SET jit = off",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
     let mut astray = Vec::new();
     for statement in statements.iter().filter(|statement| is_to_be_checked(statement)) {
         let parameters = (1..).take_while(|number| statement.contains(&format!("${number}"))).count();
@@ -134,7 +140,9 @@ pub async fn astray_on_postgres(database: &Database, statements: BTreeSet<String
         sqlx::raw_sql("DEALLOCATE one").execute(&mut connection).await.unwrap();
         let mut found = Vec::new();
         full_scans(&plan[0]["Plan"], &mut found);
-        quadratic(&plan[0]["Plan"], &mut found);
+        if !MAY_HASH.iter().any(|beginning| statement.starts_with(beginning)) {
+            quadratic(&plan[0]["Plan"], &mut found);
+        }
         astray.extend(found.into_iter().map(|found| format!("PostgreSQL: {found}: {statement}")));
     }
     astray
