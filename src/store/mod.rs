@@ -219,7 +219,7 @@ impl Store {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(10))
-            .statement_cache_capacity(256)
+            .statement_cache_capacity(512)
             // Rows come from a thread of the driver's: a whole read fits, so that it never waits for us.
             .row_buffer_size(1_024)
             // In KiB, when negative: the part of the queue that is worked on.

@@ -116,25 +116,22 @@ pub struct Depth {
     pub oldest_due_at: Option<Timestamp>,
 }
 
-/// Deliveries that are due of several lanes, each after a position. There is no LATERAL here: rows are found by their keys.
-static DUE_SQLITE: Rows = Rows::new(
-    "SELECT wanted.column1, queue.event_id, queue.attempt, queue.other_attempts, queue.due_at, queue.expires_at,
-        events.type, events.format, events.payload
+/// Deliveries that are due of several lanes, each after a position.
+static DUE_SQLITE: Rows = Rows::found(
+    "SELECT due.position, due.event_id, due.attempt, due.other_attempts, due.due_at, due.expires_at, events.type,
+        events.format, events.payload
     FROM",
-    6,
-    "AS wanted
-    CROSS JOIN queue ON queue.event_id IN (
-        SELECT due.event_id
-        FROM queue AS due
-        WHERE due.shard = wanted.column2
-            AND due.webhook_id = wanted.column3
-            AND due.lane = wanted.column4
-            AND (due.due_at, due.event_id) > (wanted.column5, wanted.column6)
-            AND due.due_at <= ?
-        ORDER BY due.due_at, due.event_id
-        LIMIT ?
-    )
-    CROSS JOIN events ON events.id = queue.event_id",
+    "SELECT *
+    FROM (
+        SELECT ? AS position, event_id, attempt, other_attempts, due_at, expires_at
+        FROM queue
+        WHERE shard = ? AND webhook_id = ? AND lane = ? AND (due_at, event_id) > (?, ?) AND due_at <= ?
+        ORDER BY due_at, event_id
+        LIMIT ifnull(?, 0)
+    )",
+    8,
+    "AS due
+    CROSS JOIN events ON events.id = due.event_id",
 );
 const DUE_POSTGRES: &str = "
     SELECT wanted.position - 1, due.event_id, due.attempt, due.other_attempts, due.due_at, due.expires_at,
@@ -223,8 +220,10 @@ impl Store {
                             .bind(lane.lane)
                             .bind(due_at)
                             .bind(event_id)
+                            .bind(now)
+                            .bind(wanted.limit)
                     });
-                    for row in due.bind(now).bind(wanted.limit).fetch_all(pool).await? {
+                    for row in due.fetch_all(pool).await? {
                         rows.push(DueRow::from_row(&row)?);
                     }
                 }

@@ -7,25 +7,57 @@ use sqlx::sqlite::SqliteArguments;
 
 /// Rows the largest statement takes.
 pub(super) const MOST_ROWS: usize = 256;
-/// Statements for 1, 2, 4 … [`MOST_ROWS`] rows.
-const SIZES: usize = MOST_ROWS.ilog2() as usize + 1;
+/// Statements for so many rows: what fills one up is bound and gone through like the rest.
+const SIZES: [usize; 16] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, MOST_ROWS];
 
 pub(super) type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
 
-/// A statement over a list of rows: `before (VALUES …) after`. Rows of NULLs fill up what is missing to the next size, so
-/// that few texts are prepared; the statement must pass over them. One that writes says `OR FAIL`: otherwise SQLite
-/// copies every page it touches to a file, in case it must take back the rows before one that is refused, and whoever
-/// gets an error here gives the whole transaction up anyway.
+/// A statement over a list of rows. Rows of NULLs fill up what is missing to the next size, so that few texts are prepared;
+/// the statement must pass over them. One that writes says `OR FAIL`: otherwise SQLite copies every page it touches to a
+/// file, in case it must take back the rows before one that is refused, and whoever gets an error here gives the whole
+/// transaction up anyway.
 pub(super) struct Rows {
     before: &'static str,
+    list: List,
     columns: usize,
     after: &'static str,
-    texts: [OnceLock<String>; SIZES],
+    texts: [OnceLock<String>; SIZES.len()],
+}
+
+/// What stands between the text before and the text after.
+enum List {
+    /// The rows themselves.
+    Values,
+    /// What is found for each of them, by this question.
+    Found(&'static str),
 }
 
 impl Rows {
+    /// `before (VALUES …) after`, rows of so many columns.
     pub(super) const fn new(before: &'static str, columns: usize, after: &'static str) -> Self {
-        Self { before, columns, after, texts: [const { OnceLock::new() }; SIZES] }
+        Self { before, list: List::Values, columns, after, texts: [const { OnceLock::new() }; SIZES.len()] }
+    }
+
+    /// `before (question UNION ALL question …) after`: each asks with the columns of a row, in their order. For what SQLite
+    /// has no LATERAL for.
+    pub(super) const fn found(
+        before: &'static str,
+        question: &'static str,
+        columns: usize,
+        after: &'static str,
+    ) -> Self {
+        Self { before, list: List::Found(question), columns, after, texts: [const { OnceLock::new() }; SIZES.len()] }
+    }
+
+    fn text(&self, rows: usize) -> String {
+        let list = match self.list {
+            List::Values => {
+                let row = format!("({})", vec!["?"; self.columns].join(", "));
+                format!("VALUES {}", vec![row.as_str(); rows].join(", "))
+            }
+            List::Found(question) => vec![question; rows].join(" UNION ALL "),
+        };
+        format!("{} ({list}) {}", self.before, self.after)
     }
 
     /// The statement for up to [`MOST_ROWS`] rows, with `bind` called for each.
@@ -34,11 +66,9 @@ impl Rows {
         rows: &'q [T],
         bind: impl Fn(Query<'q>, &'q T) -> Query<'q>,
     ) -> Query<'q> {
-        let size = rows.len().next_power_of_two();
-        let text = self.texts[size.ilog2() as usize].get_or_init(|| {
-            let row = format!("({})", vec!["?"; self.columns].join(", "));
-            format!("{} (VALUES {}) {}", self.before, vec![row.as_str(); size].join(", "), self.after)
-        });
+        let index = SIZES.partition_point(|size| *size < rows.len());
+        let size = SIZES[index];
+        let text = self.texts[index].get_or_init(|| self.text(size));
         let mut query = sqlx::query(sqlx::AssertSqlSafe(text.as_str()));
         for row in rows {
             query = bind(query, row);

@@ -38,6 +38,7 @@ mod rooms;
 mod rotate_key;
 mod sending;
 mod ssrf;
+mod steps;
 mod store;
 mod stream;
 mod supply;

@@ -6,12 +6,10 @@ use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
 use pulsehook::domain::access::Role;
-use pulsehook::domain::event::{Addressee, Data, Event};
 use pulsehook::domain::goal::{Goal, GoalKind};
-use pulsehook::domain::ids::{AccountId, EventId, GoalId, InvitationId, NodeId, SiteId, WebhookId};
+use pulsehook::domain::ids::{EventId, GoalId, InvitationId, NodeId, SiteId, WebhookId};
 use pulsehook::domain::mirror::{Changes, Owner, SiteThere, Truth};
 use pulsehook::domain::settle::Ended;
-use pulsehook::domain::time::Timestamp;
 use pulsehook::engine::leases::TTL;
 use pulsehook::store::accounts::Founding;
 use pulsehook::store::backup::{align, copy_file};
@@ -20,14 +18,12 @@ use pulsehook::store::health::Told;
 use pulsehook::store::idempotency::Repeated;
 use pulsehook::store::invitations::{Invitation, Invited, Newcomer};
 use pulsehook::store::observations::{Gap, Looked, Reported};
-use pulsehook::store::outbox::{Fired, StateChange, Step, Watermark};
-use pulsehook::store::outcomes::{AttemptRow, Life, Settled, Standing};
+use pulsehook::store::outbox::{Fired, StateChange, Step};
+use pulsehook::store::outcomes::Standing;
 use pulsehook::store::people::Changed;
-use pulsehook::store::queue::{Lane, Position, Rest, Wanted};
 use pulsehook::store::sealed::{SealedAnswer, SealedWebhook};
 use pulsehook::store::sessions::NewSession;
-use pulsehook::store::shards::{Lease, SHARDS, shard_of};
-use pulsehook::store::sites::Site;
+use pulsehook::store::shards::Lease;
 use pulsehook::store::{Store, StoreError};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Row as _};
@@ -35,6 +31,7 @@ use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use uuid::Uuid;
 
 use crate::plans;
+use crate::steps::{a_lease, event, settled};
 use crate::support::Database;
 use crate::support::app::{SITE, TestApp, text};
 use crate::support::events::Listener;
@@ -556,398 +553,12 @@ async fn bookkeeping(app: &TestApp) {
     store.leave(node).await.unwrap();
 }
 
-fn a_lease() -> Lease {
-    Lease { shard: 1, epoch: 1 }
-}
-
-fn settled(
-    lease: Lease,
-    event_id: EventId,
-    account_id: AccountId,
-    webhook_id: WebhookId,
-    standing: Standing,
-) -> Settled {
-    let attempt = AttemptRow {
-        number: 1,
-        started_at: Timestamp::EPOCH,
-        duration_ms: 5,
-        outcome: "success",
-        advice: None,
-        response_code: Some(200),
-        response_headers: None,
-        response_body: None,
-        phases: None,
-    };
-    Settled { lease, event_id, account_id, webhook_id, attempt, standing, life: Life::AsBefore, turn: None }
-}
-
-/// An event of a webhook's first trigger, as it was when it was made.
-fn event(site: &Site, webhook: &Value, number: u128, moment: &str) -> Fired {
-    let addressee = Addressee {
-        account_id: site.account_id,
-        site_id: site.id,
-        site_domain: SITE,
-        webhook_id: text(&webhook["id"]).parse().unwrap(),
-        format: "json".parse().unwrap(),
-        trigger: None,
-    };
-    let now: Timestamp = "2026-02-25T10:00:00Z".parse().unwrap();
-    let mut event = Event::new(EventId(Uuid::from_u128(number)), &addressee, moment.to_owned(), Data::test(), now);
-    event.trigger_id = Some(text(&webhook["triggers"][0]["id"]).parse().unwrap());
-    Fired { event, shard: shard_of(site.id), trigger_version: Some(1), state: None, shadow: false }
-}
-
-/// A store of its own, with a site and a webhook in it, and no engine.
-struct Bench {
-    store: Store,
-    site: Site,
-    webhook: Value,
-    account_id: AccountId,
-    database: Database,
-}
-
-impl Bench {
-    async fn new(database: Database) -> Self {
-        let app = TestApp::start(database).await;
-        app.site().await;
-        app.goal(json!({"event_name": "Signup"})).await;
-        let webhook = app.webhook("https://hooks.example.com/", json!([{"type": "goal_completion"}])).await;
-        let account_id = app.account_id;
-        let database = app.stop().await;
-        let store = Store::open(&database.url).await.unwrap();
-        let site = store.site(account_id, SITE).await.unwrap().unwrap();
-        Self { store, site, webhook, account_id, database }
-    }
-
-    fn event(&self, number: u128, moment: &str) -> Fired {
-        event(&self.site, &self.webhook, number, moment)
-    }
-
-    async fn claim(&self, node: NodeId) -> Vec<Lease> {
-        self.store.claim_shards(node, TTL, 256).await.unwrap();
-        self.store.held_shards(node).await.unwrap()
-    }
-
-    fn mine(&self, leases: &[Lease]) -> Lease {
-        *leases.iter().find(|lease| lease.shard == shard_of(self.site.id)).unwrap()
-    }
-}
-
-const FIRST: NodeId = NodeId(Uuid::from_u128(1));
-const SECOND: NodeId = NodeId(Uuid::from_u128(2));
-
 on_both! {
-    async fn of_two_that_look_at_the_same_hits_one_is_refused(database: Database) {
-        let bench = Bench::new(database).await;
-        let now = bench.site.inserted_at;
-        bench.store.operator_watermark("here", 3).await.unwrap();
-        let catalog_version = bench.store.catalog_version().await.unwrap();
-        let step = |number, moment: &str, to| Step {
-            fired: vec![bench.event(number, moment)],
-            watermark: Some(Watermark { source: "here".to_owned(), from: 3, to, catalog_version }),
-            ..Step::default()
-        };
-        assert_eq!(bench.store.record(&step(1, "7:4-9", 9), now).await.unwrap().len(), 1);
-        // It had seen one hit less, so its moment has another name.
-        let refused = bench.store.record(&step(2, "7:4-8", 8), now).await;
-        assert!(matches!(refused, Err(StoreError::Overtaken)), "{refused:?}");
-        assert_eq!(bench.store.operator_depth().await.unwrap().deliveries, 1);
-        assert_eq!(bench.store.operator_watermark("here", 0).await.unwrap(), 9);
-        // Nor does it move for one that looked with a configuration that is not the one any more.
-        let watermark = Watermark { source: "here".to_owned(), from: 9, to: 12, catalog_version: catalog_version - 1 };
-        let refused = bench.store.record(&Step { watermark: Some(watermark), ..Step::default() }, now).await;
-        assert!(matches!(refused, Err(StoreError::Overtaken)), "{refused:?}");
-        bench.store.close().await;
-    }
-
-    async fn what_is_not_as_a_step_knew_it_keeps_nothing_else_back(database: Database) {
-        let bench = Bench::new(database).await;
-        let now = bench.site.inserted_at;
-        bench.store.operator_watermark("here", 0).await.unwrap();
-        let catalog_version = bench.store.catalog_version().await.unwrap();
-        let step = |fired, from, to| {
-            let watermark = Watermark { source: "here".to_owned(), from, to, catalog_version };
-            Step { fired, watermark: Some(watermark), ..Step::default() }
-        };
-        let id = |number| EventId(Uuid::from_u128(number));
-        let mut shadow = bench.event(2, "7:4-5");
-        shadow.shadow = true;
-        let usual = step(vec![bench.event(1, "7:1-3"), shadow], 0, 5);
-        assert_eq!(bench.store.record(&usual, now).await.unwrap(), [id(1)]);
-        let repeated = step(vec![bench.event(3, "7:1-3"), bench.event(4, "7:6-7")], 5, 7);
-        assert_eq!(bench.store.record(&repeated, now).await.unwrap(), [id(4)]);
-        let mut edited = bench.event(5, "7:8-9");
-        edited.trigger_version = Some(0);
-        let beside_edited = step(vec![edited, bench.event(6, "7:8-10")], 7, 10);
-        assert_eq!(bench.store.record(&beside_edited, now).await.unwrap(), [id(6)]);
-        let mut deleted = bench.event(7, "7:11-12");
-        deleted.event.webhook_id = WebhookId(Uuid::from_u128(9));
-        let beside_deleted = step(vec![deleted, bench.event(8, "7:11-13")], 10, 13);
-        assert_eq!(bench.store.record(&beside_deleted, now).await.unwrap(), [id(8)]);
-        let without_trigger = step(vec![Fired { trigger_version: None, ..bench.event(9, "7:14-15") }], 13, 15);
-        assert_eq!(bench.store.record(&without_trigger, now).await.unwrap(), [id(9)]);
-        assert_eq!(bench.store.operator_watermark("here", 0).await.unwrap(), 15);
-        assert_eq!(bench.store.operator_depth().await.unwrap().deliveries, 5);
-        bench.store.close().await;
-    }
-
-    async fn a_moment_is_recorded_once(database: Database) {
-        let bench = Bench::new(database).await;
-        let now = bench.site.inserted_at;
-        let step = |fired| Step { fired, ..Step::default() };
-        let first = step(vec![bench.event(1, "rise:1")]);
-        assert_eq!(bench.store.record(&first, now).await.unwrap(), [EventId(Uuid::from_u128(1))]);
-        let again = step(vec![bench.event(2, "rise:1")]);
-        assert_eq!(bench.store.record(&again, now).await.unwrap(), []);
-        // What is new beside it is owed, what is new and only looked at is not.
-        let mut shadow = bench.event(5, "rise:3");
-        shadow.shadow = true;
-        let mixed = step(vec![bench.event(3, "rise:1"), bench.event(4, "rise:2"), shadow]);
-        assert_eq!(bench.store.record(&mixed, now).await.unwrap(), [EventId(Uuid::from_u128(4))]);
-        assert_eq!(bench.store.operator_depth().await.unwrap().deliveries, 2);
-        bench.store.close().await;
-    }
-
-    async fn a_step_is_all_or_nothing(database: Database) {
-        let bench = Bench::new(database).await;
-        let now = bench.site.inserted_at;
-        let mut fired = bench.event(1, "rise:1");
-        let trigger_id = fired.event.trigger_id.unwrap();
-        // Somebody else moved the trigger's memory on: the whole step is void.
-        fired.state = Some(StateChange {
-            trigger_id, account_id: bench.account_id, fired_before: 0, fired: 1, state: "{}".to_owned(),
-        });
-        let moved = StateChange {
-            trigger_id, account_id: bench.account_id, fired_before: 0, fired: 7, state: "{}".to_owned(),
-        };
-        let other = Step { states: vec![moved], ..Step::default() };
-        bench.store.record(&other, now).await.unwrap();
-        bench.store.operator_watermark("here", 0).await.unwrap();
-        let catalog_version = bench.store.catalog_version().await.unwrap();
-        let watermark = Some(Watermark { source: "here".to_owned(), from: 0, to: 99, catalog_version });
-        let step = Step { fired: vec![fired], watermark, ..Step::default() };
-        let refused = bench.store.record(&step, now).await;
-        assert!(matches!(refused, Err(StoreError::Overtaken)), "{refused:?}");
-        assert_eq!(bench.store.operator_depth().await.unwrap().deliveries, 0);
-        assert_eq!(bench.store.operator_watermark("here", 0).await.unwrap(), 0);
-        bench.store.close().await;
-    }
-
-    async fn an_event_of_an_edited_trigger_or_a_paused_webhook_is_not_owed(database: Database) {
-        let bench = Bench::new(database).await;
-        let now = bench.site.inserted_at;
-        let mut stale = bench.event(1, "rise:1");
-        stale.trigger_version = Some(0);
-        let owed = bench.store.record(&Step { fired: vec![stale], ..Step::default() }, now).await.unwrap();
-        assert_eq!(owed, []);
-        let database = bench.database;
-        bench.store.close().await;
-        let app = TestApp::start(database).await;
-        let path = format!("/api/sites/{SITE}/webhooks/{}", text(&bench.webhook["id"]));
-        app.patch(&path, json!({"active": false})).await.expect(200);
-        let database = app.stop().await;
-        let bench = Bench { store: Store::open(&database.url).await.unwrap(), database, ..bench };
-        let step = Step { fired: vec![bench.event(2, "rise:2")], ..Step::default() };
-        assert_eq!(bench.store.record(&step, now).await.unwrap(), []);
-        bench.store.close().await;
-    }
-
-    async fn a_result_under_a_lost_lease_changes_nothing(database: Database) {
-        let bench = Bench::new(database).await;
-        let lease = bench.mine(&bench.claim(FIRST).await);
-        let now = bench.site.inserted_at;
-        let fired = bench.event(1, "rise:1");
-        let webhook_id = fired.event.webhook_id;
-        bench.store.record(&Step { fired: vec![fired], ..Step::default() }, now).await.unwrap();
-        // The node pauses; another takes over.
-        bench.store.release_shards(FIRST).await.unwrap();
-        let newer = bench.mine(&bench.claim(SECOND).await);
-        assert!(newer.epoch > lease.epoch);
-        let over = Standing::Over { ended: Ended::Success, reason: None };
-        let late = [settled(lease, EventId(Uuid::from_u128(1)), bench.account_id, webhook_id, over.clone())];
-        let refused = bench.store.settle(FIRST, &[lease], &late, now).await;
-        assert!(matches!(refused, Err(StoreError::LeaseLost)), "{refused:?}");
-        assert_eq!(bench.store.operator_depth().await.unwrap().deliveries, 1);
-        let on_time = [settled(newer, EventId(Uuid::from_u128(1)), bench.account_id, webhook_id, over)];
-        bench.store.settle(SECOND, &[newer], &on_time, now).await.unwrap();
-        assert_eq!(bench.store.operator_depth().await.unwrap().deliveries, 0);
-        assert_eq!(bench.store.recorded_attempts(&on_time).await.unwrap(), [(EventId(Uuid::from_u128(1)), 1)]);
-        bench.store.close().await;
-    }
-
-    async fn of_each_lane_the_oldest_due_are_read(database: Database) {
-        let bench = Bench::new(database).await;
-        let lease = bench.mine(&bench.claim(FIRST).await);
-        let fired: Vec<_> = (1..=4).map(|number| bench.event(number, &format!("rise:{number}"))).collect();
-        let (webhook_id, now) = (fired[0].event.webhook_id, fired[0].event.inserted_at);
-        let after = |secs| now + Duration::from_secs(secs);
-        bench.store.record(&Step { fired, ..Step::default() }, now).await.unwrap();
-        // The later ones are to be tried again before the first.
-        let again = |number, secs| {
-            let standing = Standing::Again { attempt: 1, other_attempts: 0, due_at: after(secs) };
-            settled(lease, EventId(Uuid::from_u128(number)), bench.account_id, webhook_id, standing)
-        };
-        let outcomes = [again(1, 30), again(2, 20), again(3, 10)];
-        bench.store.settle(FIRST, &[lease], &outcomes, now).await.unwrap();
-
-        let rest = |lane, after| {
-            Rest { shard: lease.shard, account_id: bench.account_id, webhook_id, lane, after }
-        };
-        let read = async |lanes, limit, secs| {
-            let due = bench.store.due(&Wanted { lanes, limit }, after(secs)).await.unwrap();
-            due.into_iter().map(|due| (due.lane, due.event_id.0.as_u128())).collect::<Vec<_>>()
-        };
-        let (first, retries) = (rest(Lane::First, Position::START), rest(Lane::Retry, Position::START));
-        assert_eq!(read(vec![retries, first], 8, 9).await, [(Lane::First, 4)]);
-        let both = [(Lane::First, 4), (Lane::Retry, 3), (Lane::Retry, 2)];
-        assert_eq!(read(vec![retries, first], 2, 30).await, both, "so many of each");
-        let read_before = Position { due_at: after(20), event_id: EventId(Uuid::from_u128(2)) };
-        assert_eq!(read(vec![rest(Lane::Retry, read_before)], 8, 30).await, [(Lane::Retry, 1)]);
-        assert_eq!(read(vec![rest(Lane::Resend, Position::START)], 8, 30).await, []);
-        bench.store.close().await;
-    }
-
-    async fn what_became_of_those_that_are_not_owed_is_not_kept(database: Database) {
-        let bench = Bench::new(database).await;
-        let lease = bench.mine(&bench.claim(FIRST).await);
-        let fired: Vec<_> = (1..=4).map(|number| bench.event(number, &format!("rise:{number}"))).collect();
-        let (webhook_id, now) = (fired[0].event.webhook_id, fired[0].event.inserted_at);
-        bench.store.record(&Step { fired, ..Step::default() }, now).await.unwrap();
-        let settle = async |outcomes: Vec<(u128, i32, Standing)>| {
-            let outcomes = outcomes.into_iter().map(|(event, number, standing)| {
-                let event_id = EventId(Uuid::from_u128(event));
-                let mut settled = settled(lease, event_id, bench.account_id, webhook_id, standing);
-                settled.attempt.number = number;
-                settled
-            });
-            let outcomes: Vec<_> = outcomes.collect();
-            bench.store.settle(FIRST, &[lease], &outcomes, now).await.unwrap();
-            let recorded = bench.store.recorded_attempts(&outcomes).await.unwrap();
-            recorded.into_iter().map(|(event_id, number)| (event_id.0.as_u128(), number)).collect::<Vec<_>>()
-        };
-        let over = || Standing::Over { ended: Ended::Success, reason: None };
-        let again = |attempt| Standing::Again { attempt, other_attempts: 0, due_at: now };
-        assert_eq!(settle(vec![(1, 1, over()), (2, 1, again(1))]).await, [(1, 1), (2, 1)]);
-        // The first is over, whoever else answers for it; the others beside it are as ever.
-        let beside = vec![(1, 2, over()), (2, 2, again(2)), (3, 1, over())];
-        assert_eq!(settle(beside).await, [(2, 2), (3, 1)]);
-        assert_eq!(settle(vec![(1, 3, again(3)), (3, 2, over())]).await, []);
-        let lanes = [Lane::First, Lane::Retry].map(|lane| {
-            let (shard, account_id) = (lease.shard, bench.account_id);
-            Rest { shard, account_id, webhook_id, lane, after: Position::START }
-        });
-        let left = bench.store.due(&Wanted { lanes: lanes.to_vec(), limit: 8 }, now).await.unwrap();
-        let left: Vec<_> = left.iter().map(|due| (due.event_id.0.as_u128(), due.attempt)).collect();
-        assert_eq!(left, [(2, 2), (4, 0)]);
-        bench.store.close().await;
-    }
-
-    async fn every_shard_has_one_owner(database: Database) {
-        let bench = Bench::new(database).await;
-        assert_eq!(bench.claim(FIRST).await.len(), usize::try_from(SHARDS).unwrap());
-        if !bench.store.is_sqlite() {
-            assert_eq!(bench.claim(SECOND).await, [], "a lease that runs is respected");
-        }
-        bench.store.release_shards(FIRST).await.unwrap();
-        assert_eq!(bench.claim(SECOND).await.len(), usize::try_from(SHARDS).unwrap());
-        assert_eq!(bench.store.held_shards(FIRST).await.unwrap(), []);
-        assert_eq!(bench.store.renew_shards(SECOND, TTL).await.unwrap().len(), usize::try_from(SHARDS).unwrap());
-        bench.store.close().await;
-    }
-
     async fn migrating_twice_changes_nothing(database: Database) {
         let store = Store::open(&database.url).await.unwrap();
         store.migrate().await.unwrap();
         store.migrate().await.unwrap();
         store.close().await;
-    }
-}
-
-/// What is recorded and what attempts tell of an endpoint are both many a second, so neither waits for the other; whoever
-/// decides that nothing is owed any more waits for those who record.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn recorders_wait_for_edits_and_not_for_outcomes() {
-    crate::support::in_time(Box::pin(async {
-        let endpoint = Endpoint::http([Behaviour::status(500), Behaviour::status(410)]).await;
-        let app = TestApp::start(Database::postgres().await).await;
-        app.site().await;
-        let webhook = app.webhook(&endpoint.url(), json!([{"type": "goal_completion"}])).await;
-        let path = format!("/api/sites/{SITE}/webhooks/{}", text(&webhook["id"]));
-        let id: WebhookId = text(&webhook["id"]).parse().unwrap();
-        let mut somebody = sqlx::PgConnection::connect(&app.database.url).await.unwrap();
-        let mut watch = sqlx::PgConnection::connect(&app.database.url).await.unwrap();
-
-        const OUTCOME: &str = "UPDATE webhooks SET failed_at = failed_at WHERE id = $1";
-        let mut tx = somebody.begin().await.unwrap();
-        sqlx::query(OUTCOME).bind(id).execute(&mut *tx).await.unwrap();
-        app.post(&format!("{path}/test"), json!({})).await.expect(202);
-        tx.commit().await.unwrap();
-
-        const RECORD: &str = "SELECT 1 FROM webhooks WHERE id = $1 FOR KEY SHARE";
-        let mut tx = somebody.begin().await.unwrap();
-        sqlx::query(RECORD).bind(id).execute(&mut *tx).await.unwrap();
-        app.drain().await;
-        assert_eq!(app.get(&path).await.expect(200)["webhook"]["status"], "failing");
-        let pause = app.patch(&path, json!({"active": false}));
-        let release = async {
-            until_somebody_waits(&mut watch).await;
-            tx.commit().await.unwrap();
-        };
-        let (paused, ()) = tokio::join!(pause, release);
-        paused.expect(200);
-
-        app.patch(&path, json!({"active": true})).await.expect(200);
-        app.post(&format!("{path}/test"), json!({})).await.expect(202);
-        let mut tx = somebody.begin().await.unwrap();
-        sqlx::query(RECORD).bind(id).execute(&mut *tx).await.unwrap();
-        let release = async {
-            until_somebody_waits(&mut watch).await;
-            tx.commit().await.unwrap();
-        };
-        tokio::join!(app.drain(), release);
-        assert_eq!(app.get(&path).await.expect(200)["webhook"]["status"], "disabled");
-        app.stop().await;
-    }))
-    .await;
-}
-
-/// A pause is a barrier: what is recorded after it goes by it, though it was decided before.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_step_that_waits_for_a_pause_owes_nothing_of_it() {
-    crate::support::in_time(Box::pin(async {
-        let bench = Bench::new(Database::postgres().await).await;
-        let now = bench.site.inserted_at;
-        bench.store.operator_watermark("here", 0).await.unwrap();
-        let catalog_version = bench.store.catalog_version().await.unwrap();
-        let watermark = Some(Watermark { source: "here".to_owned(), from: 0, to: 9, catalog_version });
-        let step = Step { fired: vec![bench.event(1, "7:4-9")], watermark, ..Step::default() };
-        let mut somebody = sqlx::PgConnection::connect(&bench.database.url).await.unwrap();
-        let mut watch = sqlx::PgConnection::connect(&bench.database.url).await.unwrap();
-
-        const LOCK: &str = "SELECT 1 FROM webhooks WHERE id = $1 FOR UPDATE";
-        const PAUSE: &str = "UPDATE webhooks SET active = FALSE WHERE id = $1";
-        let id = step.fired[0].event.webhook_id;
-        let mut tx = somebody.begin().await.unwrap();
-        sqlx::query(LOCK).bind(id).execute(&mut *tx).await.unwrap();
-        sqlx::query(PAUSE).bind(id).execute(&mut *tx).await.unwrap();
-        let release = async {
-            until_somebody_waits(&mut watch).await;
-            tx.commit().await.unwrap();
-        };
-        let (owed, ()) = tokio::join!(bench.store.record(&step, now), release);
-        assert_eq!(owed.unwrap(), []);
-        assert_eq!(bench.store.operator_watermark("here", 0).await.unwrap(), 9);
-        assert_eq!(bench.store.operator_depth().await.unwrap().deliveries, 0);
-        bench.store.close().await;
-    }))
-    .await;
-}
-
-async fn until_somebody_waits(watch: &mut sqlx::PgConnection) {
-    const WAITING: &str = "
-        SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    while sqlx::query_scalar::<_, i64>(WAITING).fetch_one(&mut *watch).await.unwrap() == 0 {
-        tokio::task::yield_now().await;
     }
 }
 
