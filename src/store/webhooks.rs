@@ -127,7 +127,7 @@ impl Store {
             .bind(webhook.active)
             .bind(webhook.rate_limit.map(i64::from))
             .bind(webhook.version)
-            .bind(change.now)
+            .bind(webhook.inserted_at)
             .bind(&webhook.sealed_url)
             .execute(&mut **tx)
             .await

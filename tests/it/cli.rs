@@ -64,6 +64,10 @@ on_both! {
         let id = text(&created["webhook"]["id"]).to_owned();
         assert!(text(&created["webhook"]["signing_secret"]).starts_with("whsec_"));
         assert_eq!(created["webhook"]["triggers"][1]["threshold"], 80);
+        // What was answered is what is there, but for what is told once.
+        let mut shown = cli.json(&["webhooks", "show", &id, "--site", SITE]).await;
+        shown["webhook"]["signing_secret"] = created["webhook"]["signing_secret"].clone();
+        assert_eq!(shown, created);
         // The first attempt fails; the command says so, and that it goes on.
         let (code, said) = cli.fails(&["webhooks", "test", &id, "--site", SITE, "--wait"]).await;
         assert_eq!(code, 1, "{said}");
