@@ -14,6 +14,8 @@ pub struct Timestamp(i64);
 
 impl Timestamp {
     pub const EPOCH: Self = Self(0);
+    /// Before everything.
+    pub const MIN: Self = Self(i64::MIN);
 
     pub const fn from_micros(micros: i64) -> Self {
         Self(micros)

@@ -26,6 +26,11 @@ const RECENT: Duration = Duration::from_secs(2);
 const TRUSTED_FOR: Duration = Duration::from_secs(15);
 /// Lanes that fall due within this share what is kept with those that are due: there is a look at least that often.
 const SOON: Duration = Duration::from_secs(2);
+/// A look goes back from the soonest that the one before found, and so far from when that one began: what was recorded
+/// meanwhile may be due before. No statement of ours lives longer than ten seconds, and the clocks of nodes differ.
+const BACK: Duration = Duration::from_secs(20);
+/// So often a look leaves nothing out, whatever is known.
+const WHOLE_EVERY: Duration = Duration::from_secs(60);
 /// Lanes read with one statement.
 const LANES_AT_ONCE: usize = 256;
 
@@ -55,6 +60,11 @@ pub struct Backlog {
     recent: [HashSet<EventId>; 2],
     aged_at: Timestamp,
     looking: bool,
+    /// When the last look began, and the last one that left nothing out.
+    looked_at: Timestamp,
+    looked_at_all_at: Timestamp,
+    /// What is due before is known not to be there. Not known: the next look leaves nothing out.
+    since: Option<Timestamp>,
     /// The last look found nothing that is not held, and nothing came since.
     clean: bool,
     stirred: bool,
@@ -95,6 +105,9 @@ impl Backlog {
             recent: Default::default(),
             aged_at: Timestamp::EPOCH,
             looking: false,
+            looked_at: Timestamp::EPOCH,
+            looked_at_all_at: Timestamp::EPOCH,
+            since: None,
             clean: false,
             stirred: false,
             crowd: 1,
@@ -118,6 +131,12 @@ impl Backlog {
     /// Somebody put something into the queue of a shard, or may have.
     pub fn doubt(&mut self, shard: i32) {
         self.doubted.insert(shard);
+        self.doubt_all();
+    }
+
+    /// The next look leaves nothing out.
+    pub fn doubt_all(&mut self) {
+        self.since = None;
         self.stir();
     }
 
@@ -125,9 +144,21 @@ impl Backlog {
         !self.looking
     }
 
-    pub fn looks(&mut self) {
+    /// A look begins. Answers from when on what is due is to be looked for.
+    pub fn looks(&mut self, now: Timestamp) -> Timestamp {
         self.looking = true;
         self.stirred = false;
+        // A clock that was put back may give what is fired a moment that was over.
+        let may_leave_out = now >= self.looked_at && now.since(self.looked_at_all_at) < WHOLE_EVERY;
+        self.looked_at = now;
+        match self.since.filter(|_| may_leave_out) {
+            Some(since) => since,
+            None => {
+                self.looked_at_all_at = now;
+                self.since = Some(Timestamp::MIN);
+                Timestamp::MIN
+            }
+        }
     }
 
     /// Forgets what was written more than a few seconds ago.
@@ -141,6 +172,7 @@ impl Backlog {
 
     pub fn looked_in_vain(&mut self) {
         self.looking = false;
+        self.since = None;
     }
 
     /// What a look found.
@@ -149,6 +181,9 @@ impl Backlog {
         self.parked.retain(|_, until| *until > now);
         self.read.retain(|_, at| now.since(*at) < TRUSTED_FOR);
         let doubted = std::mem::take(&mut self.doubted);
+        let soonest = waiting.iter().map(|lane| lane.next_due_at).min();
+        // Unless somebody doubted it meanwhile.
+        self.since = self.since.map(|_| (self.looked_at - BACK).min(soonest.unwrap_or(self.looked_at)));
         self.coming.clear();
         let mut crowd = 0;
         for lane in waiting {
@@ -193,15 +228,13 @@ impl Backlog {
         let known = self.held.contains(&lane.event_id)
             && self.read.contains_key(&(lane.webhook_id, lane.lane))
             && (lane.lane == Lane::First || waiting > 0);
-        // From the front again: what came in behind our back may be due before what was read last.
+        // From the front again: what came in behind our back may be due before what was read last. Before the front there
+        // was nothing, and what comes there is the front of the next look.
         if !known && waiting <= self.share() / 2 {
-            self.read_from_the_front(lane.shard, lane.account_id, lane.webhook_id, lane.lane);
+            let (shard, account_id) = (lane.shard, lane.account_id);
+            let unread = Unread { shard, account_id, after: Position::before(lane.next_due_at), wanted_at: self.reads };
+            self.lanes.insert((lane.webhook_id, lane.lane), unread);
         }
-    }
-
-    fn read_from_the_front(&mut self, shard: i32, account_id: AccountId, webhook_id: WebhookId, lane: Lane) {
-        let unread = Unread { shard, account_id, after: Position::START, wanted_at: self.reads };
-        self.lanes.insert((webhook_id, lane), unread);
     }
 
     /// The next read: lanes that run low. It is under way until [`Backlog::due`] or [`Backlog::read_in_vain`].
@@ -287,7 +320,9 @@ impl Backlog {
     pub fn leave(&mut self, due: &Due, now: Timestamp) {
         let is_to_be_read = self.reading.is_none() && self.lanes.contains_key(&(due.webhook_id, due.lane));
         if !self.is_parked(due.webhook_id, now) && !is_to_be_read {
-            self.read_from_the_front(due.shard, due.account_id, due.webhook_id, due.lane);
+            let (shard, account_id) = (due.shard, due.account_id);
+            let unread = Unread { shard, account_id, after: Position::START, wanted_at: self.reads };
+            self.lanes.insert((due.webhook_id, due.lane), unread);
         }
         self.stir();
     }
@@ -365,7 +400,7 @@ impl Backlog {
         self.read.clear();
         self.parked.clear();
         self.reading = None;
-        self.stir();
+        self.doubt_all();
     }
 
     /// Nothing is under way and nothing can be started.
@@ -438,7 +473,7 @@ mod tests {
     }
 
     fn look(backlog: &mut Backlog, lanes: Vec<Waiting>) {
-        backlog.looks();
+        backlog.looks(NOW);
         backlog.waiting(lanes, NOW, |_| true);
     }
 
@@ -537,6 +572,46 @@ mod tests {
         let mut backlog = backlog_of(1);
         backlog.leave(&due(0, 1), NOW);
         assert!(backlog.wants().is_some());
+    }
+
+    #[test]
+    fn a_look_leaves_out_what_the_one_before_found_not_to_be_there() {
+        let mut backlog = backlog_of(1);
+        let secs = Duration::from_secs;
+        let mut look = |now, front: Option<Timestamp>, doubted: bool| {
+            let since = backlog.looks(now);
+            if doubted {
+                backlog.doubt(0);
+            }
+            let lanes = front.map(|due_at| Waiting { next_due_at: due_at, ..waiting(0, 1) }).into_iter().collect();
+            backlog.waiting(lanes, now, |_| true);
+            since
+        };
+        assert_eq!(look(NOW, None, false), Timestamp::MIN, "nothing is known");
+        assert_eq!(look(NOW + secs(1), Some(NOW - secs(30)), false), NOW - BACK);
+        assert_eq!(look(NOW + secs(2), Some(NOW), true), NOW - secs(30), "that was there");
+        assert_eq!(look(NOW + secs(3), Some(NOW), false), Timestamp::MIN, "somebody put something there meanwhile");
+        assert_eq!(look(NOW + secs(4), Some(NOW), false), NOW + secs(3) - BACK);
+        assert_eq!(look(NOW + secs(3) + WHOLE_EVERY, Some(NOW), false), Timestamp::MIN, "now and then");
+        assert_eq!(look(NOW, Some(NOW), false), Timestamp::MIN, "the clock was put back");
+        backlog.looks(NOW);
+        backlog.looked_in_vain();
+        assert_eq!(backlog.looks(NOW), Timestamp::MIN);
+    }
+
+    #[test]
+    fn what_comes_before_the_front_is_read_after_the_next_look() {
+        let mut backlog = backlog_of(1);
+        look(&mut backlog, vec![waiting(0, 1)]);
+        let (reading, wanted) = backlog.wants().expect("nobody has read it yet");
+        assert_eq!(wanted.lanes[0].after, Position::before(NOW), "before it there was nothing");
+        for row in backlog.due(reading, &wanted, vec![due(0, 1)], NOW) {
+            backlog.take(row, NOW);
+        }
+        let earlier = NOW - Duration::from_secs(5);
+        look(&mut backlog, vec![Waiting { next_due_at: earlier, ..waiting(0, 2) }]);
+        let (_, wanted) = backlog.wants().expect("its front is not known");
+        assert_eq!(wanted.lanes[0].after, Position::before(earlier));
     }
 
     #[test]

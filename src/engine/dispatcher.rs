@@ -229,7 +229,7 @@ impl Dispatcher {
                 }
             }
             ToDispatcher::Drain(answer) => {
-                self.backlog.stir();
+                self.backlog.doubt_all();
                 under.draining.push(answer);
             }
         }
@@ -242,12 +242,13 @@ impl Dispatcher {
 
     /// Asks the database what waits, without waiting for the answer.
     fn look(&mut self, under: &Under) {
-        self.backlog.looks();
-        self.backlog.ready.forget_idle(self.clock.now() - IDLE_FOR);
+        let now = self.clock.now();
+        let since = self.backlog.looks(now);
+        self.backlog.ready.forget_idle(now - IDLE_FOR);
         let (store, found, clock) = (self.store.clone(), under.found.clone(), self.clock.clone());
         under.tasks.spawn(async move {
             let began = clock.monotonic();
-            let waiting = store.waiting().await;
+            let waiting = store.waiting(since).await;
             let took = clock.monotonic().saturating_sub(began);
             // A dispatcher that has stopped does not need to know.
             let _ = found.send(Found::Waiting { took, waiting });

@@ -83,7 +83,12 @@ impl Wanted {
 }
 
 impl Position {
-    pub const START: Self = Self { due_at: Timestamp::from_micros(i64::MIN), event_id: EventId(uuid::Uuid::nil()) };
+    pub const START: Self = Self { due_at: Timestamp::MIN, event_id: EventId(uuid::Uuid::nil()) };
+
+    /// Before everything that is due at `due_at`, and after everything that was due before.
+    pub fn before(due_at: Timestamp) -> Self {
+        Self { due_at, event_id: EventId(uuid::Uuid::nil()) }
+    }
 }
 
 /// A delivery that is due, with everything its attempt needs but the endpoint.
@@ -153,16 +158,21 @@ const DUE_POSTGRES: &str = "
     JOIN events ON events.id = due.event_id";
 
 impl Store {
-    /// Every lane of every webhook with a queue row, whoever owns its shard. Skips from lane to lane along the index, so
-    /// it costs nothing how many deliveries each has.
-    pub async fn waiting(&self) -> Result<Vec<Waiting>> {
+    /// Every lane of every webhook with a delivery that is due at `since` or later, whoever owns its shard. Skips from lane to
+    /// lane along the index, so it costs nothing how many deliveries each has. Rows that are deleted stay in PostgreSQL's index
+    /// as long as somebody holds an old snapshot; those due before `since` are passed over without a look at the table.
+    pub async fn waiting(&self, since: Timestamp) -> Result<Vec<Waiting>> {
         // No LATERAL here: the first row of each lane is found by its key.
         const SQLITE: &str = "
             WITH RECURSIVE waiting (event_id, shard, account_id, webhook_id, lane, next_due_at) AS (
                 SELECT event_id, shard, account_id, webhook_id, lane, due_at
                 FROM queue
                 WHERE event_id = (
-                    SELECT event_id FROM queue ORDER BY shard, webhook_id, lane, due_at, event_id LIMIT 1
+                    SELECT event_id
+                    FROM queue
+                    WHERE due_at >= $1
+                    ORDER BY shard, webhook_id, lane, due_at, event_id
+                    LIMIT 1
                 )
                 UNION ALL
                 SELECT queue.event_id, queue.shard, queue.account_id, queue.webhook_id, queue.lane, queue.due_at
@@ -172,6 +182,7 @@ impl Store {
                     FROM queue AS later
                     WHERE (later.shard, later.webhook_id, later.lane)
                         > (waiting.shard, waiting.webhook_id, waiting.lane)
+                        AND later.due_at >= $1
                     ORDER BY later.shard, later.webhook_id, later.lane, later.due_at, later.event_id
                     LIMIT 1
                 )
@@ -182,6 +193,7 @@ impl Store {
                 (
                     SELECT shard, account_id, webhook_id, lane, due_at AS next_due_at, event_id
                     FROM queue
+                    WHERE due_at >= $1
                     ORDER BY shard, webhook_id, lane, due_at, event_id
                     LIMIT 1
                 )
@@ -193,14 +205,15 @@ impl Store {
                     FROM queue
                     WHERE (queue.shard, queue.webhook_id, queue.lane)
                         > (waiting.shard, waiting.webhook_id, waiting.lane)
+                        AND due_at >= $1
                     ORDER BY shard, webhook_id, lane, due_at, event_id
                     LIMIT 1
                 ) AS later
             )
             SELECT shard, account_id, webhook_id, lane, next_due_at, event_id FROM waiting";
         Ok(match self.hot() {
-            Backend::Sqlite(pool) => sqlx::query_as(SQLITE).fetch_all(pool).await?,
-            Backend::Postgres(pool) => sqlx::query_as(POSTGRES).fetch_all(pool).await?,
+            Backend::Sqlite(pool) => sqlx::query_as(SQLITE).bind(since).fetch_all(pool).await?,
+            Backend::Postgres(pool) => sqlx::query_as(POSTGRES).bind(since).fetch_all(pool).await?,
         })
     }
 

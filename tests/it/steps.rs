@@ -271,6 +271,15 @@ on_both! {
         let read_before = Position { due_at: after(20), event_id: EventId(Uuid::from_u128(2)) };
         assert_eq!(read(vec![rest(Lane::Retry, read_before)], 8, 30).await, [(Lane::Retry, 1)]);
         assert_eq!(read(vec![rest(Lane::Resend, Position::START)], 8, 30).await, []);
+        // What waits, and what waits of that which is due later.
+        let waiting = async |since| {
+            let waiting = bench.store.waiting(since).await.unwrap();
+            waiting.into_iter().map(|lane| (lane.lane, lane.event_id.0.as_u128())).collect::<Vec<_>>()
+        };
+        assert_eq!(waiting(Timestamp::MIN).await, [(Lane::First, 4), (Lane::Retry, 3)]);
+        assert_eq!(waiting(now).await, [(Lane::First, 4), (Lane::Retry, 3)]);
+        assert_eq!(waiting(after(11)).await, [(Lane::Retry, 2)]);
+        assert_eq!(waiting(after(31)).await, []);
         bench.store.close().await;
     }
 
