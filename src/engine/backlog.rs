@@ -29,8 +29,9 @@ const SOON: Duration = Duration::from_secs(2);
 /// A look goes back from the soonest that the one before found, and so far from when that one began: what was recorded
 /// meanwhile may be due before. No statement of ours lives longer than ten seconds, and the clocks of nodes differ.
 const BACK: Duration = Duration::from_secs(20);
-/// So often a look leaves nothing out, whatever is known.
-const WHOLE_EVERY: Duration = Duration::from_secs(60);
+/// Looks that leave nothing out take one part in so many of the time, and are that often at least.
+const WHOLE_ARE_ONE_IN: u32 = 100;
+const WHOLE_AT_LEAST_EVERY: Duration = Duration::from_secs(60);
 /// Lanes read with one statement.
 const LANES_AT_ONCE: usize = 256;
 
@@ -60,9 +61,11 @@ pub struct Backlog {
     recent: [HashSet<EventId>; 2],
     aged_at: Timestamp,
     looking: bool,
-    /// When the last look began, and the last one that left nothing out.
+    /// When the last look began.
     looked_at: Timestamp,
+    /// When the last one that left nothing out began, and how long the next such may be put off.
     looked_at_all_at: Timestamp,
+    put_off: Duration,
     /// What is due before is known not to be there. Not known: the next look leaves nothing out.
     since: Option<Timestamp>,
     /// The last look found nothing that is not held, and nothing came since.
@@ -107,6 +110,7 @@ impl Backlog {
             looking: false,
             looked_at: Timestamp::EPOCH,
             looked_at_all_at: Timestamp::EPOCH,
+            put_off: Duration::ZERO,
             since: None,
             clean: false,
             stirred: false,
@@ -131,7 +135,7 @@ impl Backlog {
     /// Somebody put something into the queue of a shard, or may have.
     pub fn doubt(&mut self, shard: i32) {
         self.doubted.insert(shard);
-        self.doubt_all();
+        self.stir();
     }
 
     /// The next look leaves nothing out.
@@ -149,7 +153,7 @@ impl Backlog {
         self.looking = true;
         self.stirred = false;
         // A clock that was put back may give what is fired a moment that was over.
-        let may_leave_out = now >= self.looked_at && now.since(self.looked_at_all_at) < WHOLE_EVERY;
+        let may_leave_out = now >= self.looked_at && now.since(self.looked_at_all_at) < self.put_off;
         self.looked_at = now;
         match self.since.filter(|_| may_leave_out) {
             Some(since) => since,
@@ -175,9 +179,12 @@ impl Backlog {
         self.since = None;
     }
 
-    /// What a look found.
-    pub fn waiting(&mut self, waiting: Vec<Waiting>, now: Timestamp, ours: impl Fn(i32) -> bool) {
+    /// What a look found, and how long that took.
+    pub fn waiting(&mut self, waiting: Vec<Waiting>, took: Duration, now: Timestamp, ours: impl Fn(i32) -> bool) {
         self.looking = false;
+        if self.looked_at_all_at == self.looked_at {
+            self.put_off = (took * WHOLE_ARE_ONE_IN).min(WHOLE_AT_LEAST_EVERY);
+        }
         self.parked.retain(|_, until| *until > now);
         self.read.retain(|_, at| now.since(*at) < TRUSTED_FOR);
         let doubted = std::mem::take(&mut self.doubted);
@@ -474,7 +481,7 @@ mod tests {
 
     fn look(backlog: &mut Backlog, lanes: Vec<Waiting>) {
         backlog.looks(NOW);
-        backlog.waiting(lanes, NOW, |_| true);
+        backlog.waiting(lanes, Duration::ZERO, NOW, |_| true);
     }
 
     #[test]
@@ -578,25 +585,38 @@ mod tests {
     fn a_look_leaves_out_what_the_one_before_found_not_to_be_there() {
         let mut backlog = backlog_of(1);
         let secs = Duration::from_secs;
-        let mut look = |now, front: Option<Timestamp>, doubted: bool| {
+        let look = |backlog: &mut Backlog, now, front: Option<Timestamp>| {
             let since = backlog.looks(now);
-            if doubted {
-                backlog.doubt(0);
-            }
             let lanes = front.map(|due_at| Waiting { next_due_at: due_at, ..waiting(0, 1) }).into_iter().collect();
-            backlog.waiting(lanes, now, |_| true);
+            backlog.waiting(lanes, secs(5), now, |_| true);
             since
         };
-        assert_eq!(look(NOW, None, false), Timestamp::MIN, "nothing is known");
-        assert_eq!(look(NOW + secs(1), Some(NOW - secs(30)), false), NOW - BACK);
-        assert_eq!(look(NOW + secs(2), Some(NOW), true), NOW - secs(30), "that was there");
-        assert_eq!(look(NOW + secs(3), Some(NOW), false), Timestamp::MIN, "somebody put something there meanwhile");
-        assert_eq!(look(NOW + secs(4), Some(NOW), false), NOW + secs(3) - BACK);
-        assert_eq!(look(NOW + secs(3) + WHOLE_EVERY, Some(NOW), false), Timestamp::MIN, "now and then");
-        assert_eq!(look(NOW, Some(NOW), false), Timestamp::MIN, "the clock was put back");
-        backlog.looks(NOW);
+        assert_eq!(look(&mut backlog, NOW, None), Timestamp::MIN, "nothing is known");
+        assert_eq!(look(&mut backlog, NOW + secs(1), Some(NOW - secs(30))), NOW - BACK);
+        assert_eq!(look(&mut backlog, NOW + secs(2), Some(NOW)), NOW - secs(30), "that was there");
+        assert_eq!(look(&mut backlog, NOW + secs(3), Some(NOW)), NOW + secs(2) - BACK);
+        backlog.doubt_all();
+        assert_eq!(look(&mut backlog, NOW + secs(4), Some(NOW)), Timestamp::MIN, "somebody wants to be sure");
+        assert_eq!(look(&mut backlog, NOW + secs(63), Some(NOW)), NOW + secs(4) - BACK);
+        assert_eq!(look(&mut backlog, NOW + secs(64), Some(NOW)), Timestamp::MIN, "now and then");
+        assert_eq!(look(&mut backlog, NOW, Some(NOW)), Timestamp::MIN, "the clock was put back");
+        // While a look is under way.
+        backlog.looks(NOW + secs(1));
+        backlog.doubt_all();
+        backlog.waiting(Vec::new(), secs(5), NOW + secs(1), |_| true);
+        assert_eq!(backlog.looks(NOW + secs(2)), Timestamp::MIN);
         backlog.looked_in_vain();
-        assert_eq!(backlog.looks(NOW), Timestamp::MIN);
+        assert_eq!(backlog.looks(NOW + secs(3)), Timestamp::MIN, "that one found nothing out");
+    }
+
+    #[test]
+    fn a_look_that_costs_little_leaves_nothing_out() {
+        let mut backlog = backlog_of(1);
+        for millis in [0, 1_000, 2_000] {
+            let now = NOW + Duration::from_millis(millis);
+            assert_eq!(backlog.looks(now), Timestamp::MIN);
+            backlog.waiting(Vec::new(), Duration::from_millis(10), now, |_| true);
+        }
     }
 
     #[test]

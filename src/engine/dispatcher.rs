@@ -270,7 +270,7 @@ impl Dispatcher {
             Found::Waiting { took, waiting: Ok(waiting) } => {
                 under.sweep_every = (took * SWEEPS_ARE_ONE_IN).clamp(SWEEP_EVERY, SWEEP_AT_LEAST_EVERY);
                 let (leases, now) = (&self.leases, self.clock.now());
-                self.backlog.waiting(waiting, now, |shard| leases.lease(shard).is_some());
+                self.backlog.waiting(waiting, took, now, |shard| leases.lease(shard).is_some());
             }
             Found::Waiting { waiting: Err(error), .. } => {
                 self.backlog.looked_in_vain();
