@@ -451,63 +451,42 @@ async fn recorders_wait_for_edits_and_not_for_outcomes() {
 /// A pause is a barrier: what is recorded after it goes by it, though it was decided before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_step_that_waits_for_a_pause_owes_nothing_of_it() {
-    crate::support::in_time(Box::pin(async {
-        let bench = Bench::new(Database::postgres().await).await;
-        let now = bench.site.inserted_at;
-        bench.store.operator_watermark("here", 0).await.unwrap();
-        let catalog_version = bench.store.catalog_version().await.unwrap();
-        let watermark = Some(Watermark { source: "here".to_owned(), from: 0, to: 9, catalog_version });
-        let step = Step { fired: vec![bench.event(1, "7:4-9")], watermark, ..Step::default() };
-        let mut somebody = sqlx::PgConnection::connect(&bench.database.url).await.unwrap();
-        let mut watch = sqlx::PgConnection::connect(&bench.database.url).await.unwrap();
-
-        const LOCK: &str = "SELECT 1 FROM webhooks WHERE id = $1 FOR UPDATE";
-        const PAUSE: &str = "UPDATE webhooks SET active = FALSE WHERE id = $1";
-        let id = step.fired[0].event.webhook_id;
-        let mut tx = somebody.begin().await.unwrap();
-        sqlx::query(LOCK).bind(id).execute(&mut *tx).await.unwrap();
-        sqlx::query(PAUSE).bind(id).execute(&mut *tx).await.unwrap();
-        let release = async {
-            until_somebody_waits(&mut watch).await;
-            tx.commit().await.unwrap();
-        };
-        let (owed, ()) = tokio::join!(bench.store.record(&step, now), release);
-        assert_eq!(owed.unwrap(), []);
-        assert_eq!(bench.store.operator_watermark("here", 0).await.unwrap(), 9);
-        assert_eq!(bench.store.operator_depth().await.unwrap().deliveries, 0);
-        bench.store.close().await;
-    }))
-    .await;
+    let pause = ["SELECT 1 FROM webhooks FOR UPDATE", "UPDATE webhooks SET active = FALSE"];
+    crate::support::in_time(Box::pin(nothing_is_owed_after(&pause))).await;
 }
 
-/// An account that ends takes what is decided for it along, and nothing of others.
+/// An account that ends takes along what was decided for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_step_that_waits_for_the_end_of_an_account_owes_nothing_of_it() {
-    crate::support::in_time(Box::pin(async {
-        let bench = Bench::new(Database::postgres().await).await;
-        let now = bench.site.inserted_at;
-        bench.store.operator_watermark("here", 0).await.unwrap();
-        let catalog_version = bench.store.catalog_version().await.unwrap();
-        let watermark = Some(Watermark { source: "here".to_owned(), from: 0, to: 9, catalog_version });
-        let step = Step { fired: vec![bench.event(1, "7:4-9")], watermark, ..Step::default() };
-        let mut somebody = sqlx::PgConnection::connect(&bench.database.url).await.unwrap();
-        let mut watch = sqlx::PgConnection::connect(&bench.database.url).await.unwrap();
+    crate::support::in_time(Box::pin(nothing_is_owed_after(&["DELETE FROM accounts"]))).await;
+}
 
-        let mut tx = somebody.begin().await.unwrap();
-        sqlx::query("DELETE FROM accounts WHERE id = $1").bind(bench.account_id).execute(&mut *tx).await.unwrap();
-        let release = async {
-            until_somebody_waits(&mut watch).await;
-            tx.commit().await.unwrap();
-        };
-        let (owed, ()) = tokio::join!(bench.store.record(&step, now), release);
-        assert_eq!(owed.unwrap(), []);
-        assert_eq!(bench.store.operator_watermark("here", 0).await.unwrap(), 9);
-        assert_eq!(bench.store.operator_depth().await.unwrap().deliveries, 0);
-        let recorded: i64 = sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(&mut watch).await.unwrap();
-        assert_eq!(recorded, 0);
-        bench.store.close().await;
-    }))
-    .await;
+/// Somebody does this and has not committed when a step comes, which waits for it.
+async fn nothing_is_owed_after(statements: &[&'static str]) {
+    let bench = Bench::new(Database::postgres().await).await;
+    let now = bench.site.inserted_at;
+    bench.store.operator_watermark("here", 0).await.unwrap();
+    let catalog_version = bench.store.catalog_version().await.unwrap();
+    let watermark = Some(Watermark { source: "here".to_owned(), from: 0, to: 9, catalog_version });
+    let step = Step { fired: vec![bench.event(1, "7:4-9")], watermark, ..Step::default() };
+    let mut somebody = sqlx::PgConnection::connect(&bench.database.url).await.unwrap();
+    let mut watch = sqlx::PgConnection::connect(&bench.database.url).await.unwrap();
+
+    let mut tx = somebody.begin().await.unwrap();
+    for statement in statements {
+        sqlx::query(*statement).execute(&mut *tx).await.unwrap();
+    }
+    let release = async {
+        until_somebody_waits(&mut watch).await;
+        tx.commit().await.unwrap();
+    };
+    let (owed, ()) = tokio::join!(bench.store.record(&step, now), release);
+    assert_eq!(owed.unwrap(), []);
+    assert_eq!(bench.store.operator_watermark("here", 0).await.unwrap(), 9);
+    assert_eq!(bench.store.operator_depth().await.unwrap().deliveries, 0);
+    let recorded: i64 = sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(&mut watch).await.unwrap();
+    assert_eq!(recorded, 0);
+    bench.store.close().await;
 }
 
 /// A day that is dropped locks what steps, reads and outcomes need; they wait for each other and nobody is refused.
