@@ -238,10 +238,14 @@ impl Backlog {
         // From the front again: what came in behind our back may be due before what was read last. Before the front there
         // was nothing, and what comes there is the front of the next look.
         if !known && waiting <= self.share() / 2 {
-            let (shard, account_id) = (lane.shard, lane.account_id);
-            let unread = Unread { shard, account_id, after: Position::before(lane.next_due_at), wanted_at: self.reads };
-            self.lanes.insert((lane.webhook_id, lane.lane), unread);
+            let Waiting { shard, account_id, webhook_id, lane, next_due_at, .. } = *lane;
+            self.read_from(Rest { shard, account_id, webhook_id, lane, after: Position::before(next_due_at) });
         }
+    }
+
+    fn read_from(&mut self, rest: Rest) {
+        let Rest { shard, account_id, webhook_id, lane, after } = rest;
+        self.lanes.insert((webhook_id, lane), Unread { shard, account_id, after, wanted_at: self.reads });
     }
 
     /// The next read: lanes that run low. It is under way until [`Backlog::due`] or [`Backlog::read_in_vain`].
@@ -327,9 +331,8 @@ impl Backlog {
     pub fn leave(&mut self, due: &Due, now: Timestamp) {
         let is_to_be_read = self.reading.is_none() && self.lanes.contains_key(&(due.webhook_id, due.lane));
         if !self.is_parked(due.webhook_id, now) && !is_to_be_read {
-            let (shard, account_id) = (due.shard, due.account_id);
-            let unread = Unread { shard, account_id, after: Position::START, wanted_at: self.reads };
-            self.lanes.insert((due.webhook_id, due.lane), unread);
+            let Due { shard, account_id, webhook_id, lane, .. } = *due;
+            self.read_from(Rest { shard, account_id, webhook_id, lane, after: Position::START });
         }
         self.stir();
     }

@@ -90,6 +90,14 @@ impl Bench {
         event(&self.site, &self.webhook, number, moment)
     }
 
+    /// Records events 1, 2 … `count`, and answers whose they are and when they are due.
+    async fn owe(&self, count: u128) -> (WebhookId, Timestamp) {
+        let fired: Vec<_> = (1..=count).map(|number| self.event(number, &format!("rise:{number}"))).collect();
+        let (webhook_id, now) = (fired[0].event.webhook_id, fired[0].event.inserted_at);
+        assert_eq!(self.store.record(&Step { fired, ..Step::default() }, now).await.unwrap().len() as u128, count);
+        (webhook_id, now)
+    }
+
     async fn claim(&self, node: NodeId) -> Vec<Lease> {
         self.store.claim_shards(node, TTL, 256).await.unwrap();
         self.store.held_shards(node).await.unwrap()
@@ -245,10 +253,8 @@ on_both! {
     async fn of_each_lane_the_oldest_due_are_read(database: Database) {
         let bench = Bench::new(database).await;
         let lease = bench.mine(&bench.claim(FIRST).await);
-        let fired: Vec<_> = (1..=4).map(|number| bench.event(number, &format!("rise:{number}"))).collect();
-        let (webhook_id, now) = (fired[0].event.webhook_id, fired[0].event.inserted_at);
+        let (webhook_id, now) = bench.owe(4).await;
         let after = |secs| now + Duration::from_secs(secs);
-        bench.store.record(&Step { fired, ..Step::default() }, now).await.unwrap();
         // The later ones are to be tried again before the first.
         let again = |number, secs| {
             let standing = Standing::Again { attempt: 1, other_attempts: 0, due_at: after(secs) };
@@ -286,9 +292,7 @@ on_both! {
     async fn what_became_of_those_that_are_not_owed_is_not_kept(database: Database) {
         let bench = Bench::new(database).await;
         let lease = bench.mine(&bench.claim(FIRST).await);
-        let fired: Vec<_> = (1..=4).map(|number| bench.event(number, &format!("rise:{number}"))).collect();
-        let (webhook_id, now) = (fired[0].event.webhook_id, fired[0].event.inserted_at);
-        bench.store.record(&Step { fired, ..Step::default() }, now).await.unwrap();
+        let (webhook_id, now) = bench.owe(4).await;
         let settle = async |outcomes: Vec<(u128, i32, Standing)>| {
             let outcomes = outcomes.into_iter().map(|(event, number, standing)| {
                 let event_id = EventId(Uuid::from_u128(event));
