@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use foldhash::{HashMap, HashSet};
 
+use super::looks::Looks;
 use super::ready::{Ready, Room};
 use super::settler::Written;
 use crate::domain::ids::{AccountId, EventId, WebhookId};
 use crate::domain::time::Timestamp;
 use crate::store::StoreError;
-use crate::store::queue::{Due, Lane, Position, Rest, Waiting, Wanted};
+use crate::store::queue::{Due, Lane, Position, Rest, Wanted};
+use crate::store::waiting::{Known, Place, Waiting};
 
 /// Deliveries kept in memory, over all lanes; the rest waits in the database. Beyond it only lanes with next to none are read:
 /// nobody waits for room that others take up.
@@ -26,12 +28,6 @@ const RECENT: Duration = Duration::from_secs(2);
 const TRUSTED_FOR: Duration = Duration::from_secs(15);
 /// Lanes that fall due within this share what is kept with those that are due: there is a look at least that often.
 const SOON: Duration = Duration::from_secs(2);
-/// A look goes back from the soonest that the one before found, and so far from when that one began: what was recorded
-/// meanwhile may be due before. No statement of ours lives longer than ten seconds, and the clocks of nodes differ.
-const BACK: Duration = Duration::from_secs(20);
-/// Looks that leave nothing out take one part in so many of the time, and are that often at least.
-const WHOLE_ARE_ONE_IN: u32 = 100;
-const WHOLE_AT_LEAST_EVERY: Duration = Duration::from_secs(60);
 /// Lanes read with one statement.
 const LANES_AT_ONCE: usize = 256;
 
@@ -60,14 +56,7 @@ pub struct Backlog {
     /// Deliveries that were written in the last seconds: the news that they were fired may come after that they were sent.
     recent: [HashSet<EventId>; 2],
     aged_at: Timestamp,
-    looking: bool,
-    /// When the last look began.
-    looked_at: Timestamp,
-    /// When the last one that left nothing out began, and how long the next such may be put off.
-    looked_at_all_at: Timestamp,
-    put_off: Duration,
-    /// What is due before is known not to be there. Not known: the next look leaves nothing out.
-    since: Option<Timestamp>,
+    looks: Looks,
     /// The last look found nothing that is not held, and nothing came since.
     clean: bool,
     stirred: bool,
@@ -107,11 +96,7 @@ impl Backlog {
             overtaken: HashSet::default(),
             recent: Default::default(),
             aged_at: Timestamp::EPOCH,
-            looking: false,
-            looked_at: Timestamp::EPOCH,
-            looked_at_all_at: Timestamp::EPOCH,
-            put_off: Duration::ZERO,
-            since: None,
+            looks: Looks::default(),
             clean: false,
             stirred: false,
             crowd: 1,
@@ -140,29 +125,18 @@ impl Backlog {
 
     /// The next look leaves nothing out.
     pub fn doubt_all(&mut self) {
-        self.since = None;
+        self.looks.doubt();
         self.stir();
     }
 
     pub fn may_look(&self) -> bool {
-        !self.looking
+        !self.looks.is_under_way()
     }
 
-    /// A look begins. Answers from when on what is due is to be looked for.
-    pub fn looks(&mut self, now: Timestamp) -> Timestamp {
-        self.looking = true;
+    /// A look begins. Answers what it may leave out.
+    pub fn looks(&mut self, now: Timestamp) -> Known {
         self.stirred = false;
-        // A clock that was put back may give what is fired a moment that was over.
-        let may_leave_out = now >= self.looked_at && now.since(self.looked_at_all_at) < self.put_off;
-        self.looked_at = now;
-        match self.since.filter(|_| may_leave_out) {
-            Some(since) => since,
-            None => {
-                self.looked_at_all_at = now;
-                self.since = Some(Timestamp::MIN);
-                Timestamp::MIN
-            }
-        }
+        self.looks.begin(now)
     }
 
     /// Forgets what was written more than a few seconds ago.
@@ -175,22 +149,15 @@ impl Backlog {
     }
 
     pub fn looked_in_vain(&mut self) {
-        self.looking = false;
-        self.since = None;
+        self.looks.end_in_vain();
     }
 
     /// What a look found, and how long that took.
     pub fn waiting(&mut self, waiting: Vec<Waiting>, took: Duration, now: Timestamp, ours: impl Fn(i32) -> bool) {
-        self.looking = false;
-        if self.looked_at_all_at == self.looked_at {
-            self.put_off = (took * WHOLE_ARE_ONE_IN).min(WHOLE_AT_LEAST_EVERY);
-        }
+        self.looks.end(&waiting, took, now);
         self.parked.retain(|_, until| *until > now);
         self.read.retain(|_, at| now.since(*at) < TRUSTED_FOR);
         let doubted = std::mem::take(&mut self.doubted);
-        let soonest = waiting.iter().map(|lane| lane.next_due_at).min();
-        // Unless somebody doubted it meanwhile.
-        self.since = self.since.map(|_| (self.looked_at - BACK).min(soonest.unwrap_or(self.looked_at)));
         self.coming.clear();
         let mut crowd = 0;
         for lane in waiting {
@@ -331,8 +298,9 @@ impl Backlog {
     pub fn leave(&mut self, due: &Due, now: Timestamp) {
         let is_to_be_read = self.reading.is_none() && self.lanes.contains_key(&(due.webhook_id, due.lane));
         if !self.is_parked(due.webhook_id, now) && !is_to_be_read {
-            let Due { shard, account_id, webhook_id, lane, .. } = *due;
-            self.read_from(Rest { shard, account_id, webhook_id, lane, after: Position::START });
+            let Due { shard, account_id, webhook_id, lane, due_at, .. } = *due;
+            let after = self.looks.front(Place { shard, webhook_id, lane }, due_at);
+            self.read_from(Rest { shard, account_id, webhook_id, lane, after });
         }
         self.stir();
     }
@@ -424,7 +392,7 @@ impl Backlog {
 
     /// The last look found nothing that is not held, and nothing came since.
     pub fn is_clean(&self) -> bool {
-        self.clean && !self.looking
+        self.clean && self.may_look()
     }
 }
 
@@ -582,44 +550,6 @@ mod tests {
         let mut backlog = backlog_of(1);
         backlog.leave(&due(0, 1), NOW);
         assert!(backlog.wants().is_some());
-    }
-
-    #[test]
-    fn a_look_leaves_out_what_the_one_before_found_not_to_be_there() {
-        let mut backlog = backlog_of(1);
-        let secs = Duration::from_secs;
-        let look = |backlog: &mut Backlog, now, front: Option<Timestamp>| {
-            let since = backlog.looks(now);
-            let lanes = front.map(|due_at| Waiting { next_due_at: due_at, ..waiting(0, 1) }).into_iter().collect();
-            backlog.waiting(lanes, secs(5), now, |_| true);
-            since
-        };
-        assert_eq!(look(&mut backlog, NOW, None), Timestamp::MIN, "nothing is known");
-        assert_eq!(look(&mut backlog, NOW + secs(1), Some(NOW - secs(30))), NOW - BACK);
-        assert_eq!(look(&mut backlog, NOW + secs(2), Some(NOW)), NOW - secs(30), "that was there");
-        assert_eq!(look(&mut backlog, NOW + secs(3), Some(NOW)), NOW + secs(2) - BACK);
-        backlog.doubt_all();
-        assert_eq!(look(&mut backlog, NOW + secs(4), Some(NOW)), Timestamp::MIN, "somebody wants to be sure");
-        assert_eq!(look(&mut backlog, NOW + secs(63), Some(NOW)), NOW + secs(4) - BACK);
-        assert_eq!(look(&mut backlog, NOW + secs(64), Some(NOW)), Timestamp::MIN, "now and then");
-        assert_eq!(look(&mut backlog, NOW, Some(NOW)), Timestamp::MIN, "the clock was put back");
-        // While a look is under way.
-        backlog.looks(NOW + secs(1));
-        backlog.doubt_all();
-        backlog.waiting(Vec::new(), secs(5), NOW + secs(1), |_| true);
-        assert_eq!(backlog.looks(NOW + secs(2)), Timestamp::MIN);
-        backlog.looked_in_vain();
-        assert_eq!(backlog.looks(NOW + secs(3)), Timestamp::MIN, "that one found nothing out");
-    }
-
-    #[test]
-    fn a_look_that_costs_little_leaves_nothing_out() {
-        let mut backlog = backlog_of(1);
-        for millis in [0, 1_000, 2_000] {
-            let now = NOW + Duration::from_millis(millis);
-            assert_eq!(backlog.looks(now), Timestamp::MIN);
-            backlog.waiting(Vec::new(), Duration::from_millis(10), now, |_| true);
-        }
     }
 
     #[test]

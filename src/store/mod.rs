@@ -48,6 +48,7 @@ pub mod shards;
 pub mod sites;
 mod step_at_once;
 pub mod triggers;
+pub mod waiting;
 pub mod webhooks;
 
 /// Oldest SQLite without the WAL-reset race that corrupted databases (3.7.0 to 3.51.2).

@@ -1,5 +1,5 @@
 //! The queue: deliveries still owed. The owner of a shard reads it without writing, and writes once per outcome
-//! ([`super::outcomes`]).
+//! ([`super::outcomes`]). Which lanes there is something in is looked for in [`super::waiting`].
 
 use bytes::Bytes;
 use sqlx::FromRow;
@@ -22,18 +22,6 @@ pub enum Lane {
 
 impl Lane {
     pub const ALL: [Self; 3] = [Self::First, Self::Retry, Self::Resend];
-}
-
-/// A lane of a webhook that deliveries wait in, and when the first of them falls due.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromRow)]
-pub struct Waiting {
-    pub shard: i32,
-    pub account_id: AccountId,
-    pub webhook_id: WebhookId,
-    pub lane: Lane,
-    pub next_due_at: Timestamp,
-    /// The one that is due first.
-    pub event_id: EventId,
 }
 
 /// Deliveries somebody wants to read: the oldest of each of these lanes, so many of each at most.
@@ -158,65 +146,6 @@ const DUE_POSTGRES: &str = "
     JOIN events ON events.id = due.event_id";
 
 impl Store {
-    /// Every lane of every webhook with a delivery that is due at `since` or later, whoever owns its shard. Skips from lane to
-    /// lane along the index, so it costs nothing how many deliveries each has. Rows that are deleted stay in PostgreSQL's index
-    /// as long as somebody holds an old snapshot; those due before `since` are passed over without a look at the table.
-    pub async fn waiting(&self, since: Timestamp) -> Result<Vec<Waiting>> {
-        // No LATERAL here: the first row of each lane is found by its key.
-        const SQLITE: &str = "
-            WITH RECURSIVE waiting (event_id, shard, account_id, webhook_id, lane, next_due_at) AS (
-                SELECT event_id, shard, account_id, webhook_id, lane, due_at
-                FROM queue
-                WHERE event_id = (
-                    SELECT event_id
-                    FROM queue
-                    WHERE due_at >= $1
-                    ORDER BY shard, webhook_id, lane, due_at, event_id
-                    LIMIT 1
-                )
-                UNION ALL
-                SELECT queue.event_id, queue.shard, queue.account_id, queue.webhook_id, queue.lane, queue.due_at
-                FROM waiting
-                JOIN queue ON queue.event_id = (
-                    SELECT later.event_id
-                    FROM queue AS later
-                    WHERE (later.shard, later.webhook_id, later.lane)
-                        > (waiting.shard, waiting.webhook_id, waiting.lane)
-                        AND later.due_at >= $1
-                    ORDER BY later.shard, later.webhook_id, later.lane, later.due_at, later.event_id
-                    LIMIT 1
-                )
-            )
-            SELECT shard, account_id, webhook_id, lane, next_due_at, event_id FROM waiting";
-        const POSTGRES: &str = "
-            WITH RECURSIVE waiting AS (
-                (
-                    SELECT shard, account_id, webhook_id, lane, due_at AS next_due_at, event_id
-                    FROM queue
-                    WHERE due_at >= $1
-                    ORDER BY shard, webhook_id, lane, due_at, event_id
-                    LIMIT 1
-                )
-                UNION ALL
-                SELECT later.shard, later.account_id, later.webhook_id, later.lane, later.due_at, later.event_id
-                FROM waiting
-                CROSS JOIN LATERAL (
-                    SELECT shard, account_id, webhook_id, lane, due_at, event_id
-                    FROM queue
-                    WHERE (queue.shard, queue.webhook_id, queue.lane)
-                        > (waiting.shard, waiting.webhook_id, waiting.lane)
-                        AND due_at >= $1
-                    ORDER BY shard, webhook_id, lane, due_at, event_id
-                    LIMIT 1
-                ) AS later
-            )
-            SELECT shard, account_id, webhook_id, lane, next_due_at, event_id FROM waiting";
-        Ok(match self.hot() {
-            Backend::Sqlite(pool) => sqlx::query_as(SQLITE).bind(since).fetch_all(pool).await?,
-            Backend::Postgres(pool) => sqlx::query_as(POSTGRES).bind(since).fetch_all(pool).await?,
-        })
-    }
-
     /// Deliveries that are due by `now`, oldest first.
     pub async fn due(&self, wanted: &Wanted, now: Timestamp) -> Result<Vec<Due>> {
         let mut rows: Vec<DueRow> = Vec::new();

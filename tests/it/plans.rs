@@ -66,8 +66,8 @@ const MEANT: &[&str] = &[
     "DELETE FROM gathered WHERE NOT EXISTS",
     // The queue's depth: the longer it takes, the less often it is asked for.
     "SELECT count(*) AS deliveries, min(due_at) AS oldest_due_at FROM queue",
-    // Its first row; the rest goes by keys.
-    "WITH RECURSIVE waiting",
+    // Its first row; the rest goes by keys. On SQLite.
+    "WITH RECURSIVE waiting (event_id",
     // Events of no day, which only a clock that is far off makes.
     "SELECT id FROM events_rest AS events",
     // SQLite says how it would look for children that came before their parent, which is never.

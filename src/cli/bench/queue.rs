@@ -8,16 +8,23 @@ use crate::domain::event::{Addressee, Data, Event};
 use crate::domain::ids::EventId;
 use crate::domain::webhook::Format;
 use crate::store::outbox::{Fired, Step};
+use crate::store::queue::Lane;
 use crate::store::shards::shard_of;
+use crate::store::waiting::{Known, Place};
 
 /// Events recorded by one commit.
 const BATCH: usize = 1_000;
 /// Size of every body: what a completion with its top pages and sources comes to.
 pub const BODY_BYTES: usize = 600;
 
-/// Records `count` events that are due now, the webhooks taking turns, while no server runs.
-pub async fn fill(world: &World, database: &Database, hooks: &[Hook], count: usize) -> anyhow::Result<()> {
+/// Records `count` events that are due now, the webhooks taking turns, while no server runs. Answers what need not be
+/// looked at to see whether they are still there.
+pub async fn fill(world: &World, database: &Database, hooks: &[Hook], count: usize) -> anyhow::Result<Known> {
     let store = database.store().await?;
+    let began = world.clock.now();
+    let place = |hook: &Hook| Place { shard: shard_of(hook.site_id), webhook_id: hook.webhook_id, lane: Lane::First };
+    let mut fronts: Vec<_> = hooks.iter().map(|hook| (place(hook), began)).collect();
+    fronts.sort_unstable();
     for first in (0..count).step_by(BATCH) {
         let numbers = first..count.min(first + BATCH);
         let wanted = numbers.len();
@@ -30,7 +37,8 @@ pub async fn fill(world: &World, database: &Database, hooks: &[Hook], count: usi
         }
     }
     store.close().await;
-    database.calm_down().await
+    database.calm_down().await?;
+    Ok(Known { fronts, elsewhere: began })
 }
 
 fn owed(world: &World, hook: &Hook) -> Fired {
