@@ -12,7 +12,7 @@ use crate::domain::ids::{AccountId, EventId, WebhookId};
 use crate::domain::time::Timestamp;
 use crate::store::StoreError;
 use crate::store::queue::{Due, Lane, Position, Rest, Wanted};
-use crate::store::waiting::{Known, Place, Waiting};
+use crate::store::waiting::{Known, Waiting};
 
 /// Deliveries kept in memory, over all lanes; the rest waits in the database. Beyond it only lanes with next to none are read:
 /// nobody waits for room that others take up.
@@ -133,8 +133,8 @@ impl Backlog {
         !self.looks.is_under_way()
     }
 
-    /// A look begins. Answers what it may leave out.
-    pub fn looks(&mut self, now: Timestamp) -> Known {
+    /// A look begins. Answers what it may leave out, if that is anything.
+    pub fn looks(&mut self, now: Timestamp) -> Option<Known> {
         self.stirred = false;
         self.looks.begin(now)
     }
@@ -299,7 +299,7 @@ impl Backlog {
         let is_to_be_read = self.reading.is_none() && self.lanes.contains_key(&(due.webhook_id, due.lane));
         if !self.is_parked(due.webhook_id, now) && !is_to_be_read {
             let Due { shard, account_id, webhook_id, lane, due_at, .. } = *due;
-            let after = self.looks.front(Place { shard, webhook_id, lane }, due_at);
+            let after = self.looks.front(shard, webhook_id, lane, due_at);
             self.read_from(Rest { shard, account_id, webhook_id, lane, after });
         }
         self.stir();

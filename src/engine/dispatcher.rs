@@ -248,7 +248,7 @@ impl Dispatcher {
         let (store, found, clock) = (self.store.clone(), under.found.clone(), self.clock.clone());
         under.tasks.spawn(async move {
             let began = clock.monotonic();
-            let waiting = store.waiting(&known).await;
+            let waiting = store.waiting(known.as_ref()).await;
             let took = clock.monotonic().saturating_sub(began);
             // A dispatcher that has stopped does not need to know.
             let _ = found.send(Found::Waiting { took, waiting });

@@ -1,9 +1,10 @@
 //! Which lanes of the queue there is something in, and from when on.
 
-use sqlx::FromRow;
+use sqlx::{FromRow, PgPool};
 use uuid::Uuid;
 
 use super::queue::Lane;
+use super::shards::SHARDS;
 use super::{Backend, Result, Store};
 use crate::domain::ids::{AccountId, EventId, WebhookId};
 use crate::domain::time::Timestamp;
@@ -20,67 +21,53 @@ pub struct Waiting {
     pub event_id: EventId,
 }
 
-/// Where a lane is in the index.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    pub shard: i32,
-    pub webhook_id: WebhookId,
-    pub lane: Lane,
-}
-
 /// What need not be looked at again. Rows that are deleted stay in PostgreSQL's index for as long as somebody holds an old
 /// snapshot, millions of them, and who looks for the first that is left goes past all of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
-    /// Lanes in the order of the index, and what is due in each before that moment is not there.
-    pub fronts: Vec<(Place, Timestamp)>,
-    /// The same of every other lane.
+    /// In the order of the index.
+    pub webhooks: Vec<Fronts>,
+    /// What is due before for another webhook is not there.
     pub elsewhere: Timestamp,
 }
 
-/// Part of the index in which no lane is known, its ends not included.
+/// What is due before these moments in each lane of a webhook is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fronts {
+    pub shard: i32,
+    pub webhook_id: WebhookId,
+    /// By lane.
+    pub lanes: [Timestamp; Lane::ALL.len()],
+}
+
+/// Between two webhooks that are known, or an end of a shard and one, or both of its ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Gap {
-    after: (i32, Uuid, i32),
-    before: (i32, Uuid, i32),
+    shard: i32,
+    after: Uuid,
+    before: Uuid,
 }
 
 impl Known {
-    pub const NOTHING: Self = Self { fronts: Vec::new(), elsewhere: Timestamp::MIN };
-
-    /// Between the lanes that are known. Lanes of a webhook that follow each other leave none.
     fn gaps(&self) -> Vec<Gap> {
-        let mut after = (i32::MIN, Uuid::nil(), i32::MIN);
-        let mut gaps = Vec::with_capacity(self.fronts.len() + 1);
-        for (place, _) in &self.fronts {
-            let before = place.key();
-            if (after.0, after.1, after.2.saturating_add(1)) != before {
-                gaps.push(Gap { after, before });
+        let mut gaps = Vec::with_capacity(self.webhooks.len() + SHARDS as usize);
+        let mut webhooks = self.webhooks.iter().peekable();
+        for shard in 0..SHARDS {
+            let mut after = Uuid::nil();
+            while let Some(known) = webhooks.next_if(|known| known.shard <= shard) {
+                gaps.push(Gap { shard, after, before: known.webhook_id.0 });
+                after = known.webhook_id.0;
             }
-            after = before;
+            gaps.push(Gap { shard, after, before: Uuid::max() });
         }
-        gaps.push(Gap { after, before: (i32::MAX, Uuid::max(), i32::MAX) });
         gaps
-    }
-}
-
-impl Place {
-    fn key(&self) -> (i32, Uuid, i32) {
-        (self.shard, self.webhook_id.0, self.lane as i32)
-    }
-}
-
-impl From<&Waiting> for Place {
-    fn from(waiting: &Waiting) -> Self {
-        Self { shard: waiting.shard, webhook_id: waiting.webhook_id, lane: waiting.lane }
     }
 }
 
 impl Store {
     /// Every lane of every webhook with a delivery in it, whoever owns its shard. Skips from lane to lane along the index, so it
-    /// costs nothing how many deliveries each has. `known` is believed on PostgreSQL and not asked for on SQLite, whose
-    /// deleted rows are gone.
-    pub async fn waiting(&self, known: &Known) -> Result<Vec<Waiting>> {
+    /// costs nothing how many deliveries each has. On PostgreSQL what is known is left out; SQLite's deleted rows are gone.
+    pub async fn waiting(&self, known: Option<&Known>) -> Result<Vec<Waiting>> {
         // No LATERAL here: the first row of each lane is found by its key.
         const SQLITE: &str = "
             WITH RECURSIVE waiting (event_id, shard, account_id, webhook_id, lane, next_due_at) AS (
@@ -102,74 +89,96 @@ impl Store {
                 )
             )
             SELECT shard, account_id, webhook_id, lane, next_due_at, event_id FROM waiting";
-        // First what is in the gaps, then what is in the lanes that are known, of which no part is read that is known.
         const POSTGRES: &str = "
             WITH RECURSIVE waiting AS (
-                SELECT first.*, before_shard, before_webhook_id, before_lane
-                FROM unnest($1::integer[], $2::uuid[], $3::integer[], $4::integer[], $5::uuid[], $6::integer[])
-                    AS gap (after_shard, after_webhook_id, after_lane, before_shard, before_webhook_id, before_lane)
-                CROSS JOIN LATERAL (
+                (
                     SELECT shard, account_id, webhook_id, lane, due_at AS next_due_at, event_id
                     FROM queue
-                    WHERE (queue.shard, queue.webhook_id, queue.lane) > (after_shard, after_webhook_id, after_lane)
-                        AND (queue.shard, queue.webhook_id, queue.lane)
-                            < (before_shard, before_webhook_id, before_lane)
-                        AND due_at >= $7
                     ORDER BY shard, webhook_id, lane, due_at, event_id
                     LIMIT 1
-                ) AS first
+                )
                 UNION ALL
-                SELECT later.*, before_shard, before_webhook_id, before_lane
+                SELECT later.shard, later.account_id, later.webhook_id, later.lane, later.due_at, later.event_id
                 FROM waiting
                 CROSS JOIN LATERAL (
                     SELECT shard, account_id, webhook_id, lane, due_at, event_id
                     FROM queue
                     WHERE (queue.shard, queue.webhook_id, queue.lane)
-                            > (waiting.shard, waiting.webhook_id, waiting.lane)
-                        AND (queue.shard, queue.webhook_id, queue.lane)
-                            < (before_shard, before_webhook_id, before_lane)
-                        AND due_at >= $7
+                        > (waiting.shard, waiting.webhook_id, waiting.lane)
                     ORDER BY shard, webhook_id, lane, due_at, event_id
                     LIMIT 1
                 ) AS later
             )
-            SELECT shard, account_id, webhook_id, lane, next_due_at, event_id
-            FROM waiting
+            SELECT shard, account_id, webhook_id, lane, next_due_at, event_id FROM waiting";
+        Ok(match (self.hot(), known) {
+            (Backend::Sqlite(pool), _) => sqlx::query_as(SQLITE).fetch_all(pool).await?,
+            (Backend::Postgres(pool), None) => sqlx::query_as(POSTGRES).fetch_all(pool).await?,
+            (Backend::Postgres(pool), Some(known)) => waiting_beside(pool, known).await?,
+        })
+    }
+}
+
+/// First what is in the gaps, from lane to lane, then the first of each lane that is known. A gap is within a shard: a row
+/// comparison tells the index where to begin, but where to end only a comparison of the column after those that are equal.
+async fn waiting_beside(pool: &PgPool, known: &Known) -> Result<Vec<Waiting>> {
+    const BESIDE_POSTGRES: &str = "
+        WITH RECURSIVE waiting AS (
+            SELECT first.*, gap.before
+            FROM unnest($1::integer[], $2::uuid[], $3::uuid[]) AS gap (shard, after, before)
+            CROSS JOIN LATERAL (
+                SELECT shard, account_id, webhook_id, lane, due_at AS next_due_at, event_id
+                FROM queue
+                WHERE queue.shard = gap.shard
+                    AND queue.webhook_id > gap.after
+                    AND queue.webhook_id < gap.before
+                    AND queue.due_at >= $4
+                ORDER BY shard, webhook_id, lane, due_at, event_id
+                LIMIT 1
+            ) AS first
             UNION ALL
-            SELECT first.*
-            FROM unnest($8::integer[], $9::uuid[], $10::integer[], $11::bigint[])
-                AS known (shard, webhook_id, lane, front)
+            SELECT later.*, waiting.before
+            FROM waiting
             CROSS JOIN LATERAL (
                 SELECT shard, account_id, webhook_id, lane, due_at, event_id
                 FROM queue
-                WHERE queue.shard = known.shard
-                    AND queue.webhook_id = known.webhook_id
-                    AND queue.lane = known.lane
-                    AND queue.due_at >= known.front
+                WHERE queue.shard = waiting.shard
+                    AND (queue.webhook_id, queue.lane) > (waiting.webhook_id, waiting.lane)
+                    AND queue.webhook_id < waiting.before
+                    AND queue.due_at >= $4
                 ORDER BY shard, webhook_id, lane, due_at, event_id
                 LIMIT 1
-            ) AS first";
-        Ok(match self.hot() {
-            Backend::Sqlite(pool) => sqlx::query_as(SQLITE).fetch_all(pool).await?,
-            Backend::Postgres(pool) => {
-                let (gaps, fronts) = (known.gaps(), &known.fronts);
-                sqlx::query_as(POSTGRES)
-                    .bind(gaps.iter().map(|gap| gap.after.0).collect::<Vec<_>>())
-                    .bind(gaps.iter().map(|gap| gap.after.1).collect::<Vec<_>>())
-                    .bind(gaps.iter().map(|gap| gap.after.2).collect::<Vec<_>>())
-                    .bind(gaps.iter().map(|gap| gap.before.0).collect::<Vec<_>>())
-                    .bind(gaps.iter().map(|gap| gap.before.1).collect::<Vec<_>>())
-                    .bind(gaps.iter().map(|gap| gap.before.2).collect::<Vec<_>>())
-                    .bind(known.elsewhere)
-                    .bind(fronts.iter().map(|(place, _)| place.shard).collect::<Vec<_>>())
-                    .bind(fronts.iter().map(|(place, _)| place.webhook_id.0).collect::<Vec<_>>())
-                    .bind(fronts.iter().map(|(place, _)| place.lane as i32).collect::<Vec<_>>())
-                    .bind(fronts.iter().map(|(_, front)| front.micros()).collect::<Vec<_>>())
-                    .fetch_all(pool)
-                    .await?
-            }
-        })
-    }
+            ) AS later
+        )
+        SELECT shard, account_id, webhook_id, lane, next_due_at, event_id
+        FROM waiting
+        UNION ALL
+        SELECT first.*
+        FROM unnest($5::integer[], $6::uuid[], $7::integer[], $8::bigint[])
+            AS known (shard, webhook_id, lane, front)
+        CROSS JOIN LATERAL (
+            SELECT shard, account_id, webhook_id, lane, due_at, event_id
+            FROM queue
+            WHERE queue.shard = known.shard
+                AND queue.webhook_id = known.webhook_id
+                AND queue.lane = known.lane
+                AND queue.due_at >= known.front
+            ORDER BY shard, webhook_id, lane, due_at, event_id
+            LIMIT 1
+        ) AS first";
+    let gaps = known.gaps();
+    let webhooks = known.webhooks.iter();
+    let lanes: Vec<_> = webhooks.flat_map(|known| Lane::ALL.map(|lane| (known, lane))).collect();
+    Ok(sqlx::query_as(BESIDE_POSTGRES)
+        .bind(gaps.iter().map(|gap| gap.shard).collect::<Vec<_>>())
+        .bind(gaps.iter().map(|gap| gap.after).collect::<Vec<_>>())
+        .bind(gaps.iter().map(|gap| gap.before).collect::<Vec<_>>())
+        .bind(known.elsewhere)
+        .bind(lanes.iter().map(|(known, _)| known.shard).collect::<Vec<_>>())
+        .bind(lanes.iter().map(|(known, _)| known.webhook_id.0).collect::<Vec<_>>())
+        .bind(lanes.iter().map(|(_, lane)| *lane as i32).collect::<Vec<_>>())
+        .bind(lanes.iter().map(|(known, lane)| known.lanes[*lane as usize].micros()).collect::<Vec<_>>())
+        .fetch_all(pool)
+        .await?)
 }
 
 #[cfg(test)]
@@ -177,22 +186,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gaps_are_between_what_is_known() {
-        let place = |shard, webhook, lane| Place { shard, webhook_id: WebhookId(Uuid::from_u128(webhook)), lane };
-        let gaps = |places: &[Place]| {
-            let fronts = places.iter().map(|place| (*place, Timestamp::EPOCH)).collect();
-            let gaps = Known { fronts, elsewhere: Timestamp::EPOCH }.gaps();
-            let bare = |(shard, webhook, lane): (i32, Uuid, i32)| (shard, webhook.as_u128(), lane);
-            gaps.into_iter().map(|gap| (bare(gap.after), bare(gap.before))).collect::<Vec<_>>()
+    fn gaps_are_between_what_is_known_in_every_shard() {
+        let gaps = |webhooks: &[(i32, u128)]| {
+            let fronts = |(shard, webhook): &(i32, u128)| Fronts {
+                shard: *shard,
+                webhook_id: WebhookId(Uuid::from_u128(*webhook)),
+                lanes: [Timestamp::EPOCH; 3],
+            };
+            let webhooks = webhooks.iter().map(fronts).collect();
+            let gaps = Known { webhooks, elsewhere: Timestamp::EPOCH }.gaps();
+            gaps.into_iter().map(|gap| (gap.shard, gap.after.as_u128(), gap.before.as_u128())).collect::<Vec<_>>()
         };
-        let (start, end) = ((i32::MIN, 0, i32::MIN), (i32::MAX, u128::MAX, i32::MAX));
-        assert_eq!(gaps(&[]), [(start, end)]);
-        assert_eq!(gaps(&[place(0, 0, Lane::First)]), [(start, (0, 0, 0)), ((0, 0, 0), end)]);
-        let all_lanes = [place(3, 7, Lane::First), place(3, 7, Lane::Retry), place(3, 7, Lane::Resend)];
-        assert_eq!(gaps(&all_lanes), [(start, (3, 7, 0)), ((3, 7, 2), end)]);
-        let others =
-            [place(3, 7, Lane::First), place(3, 7, Lane::Resend), place(3, 8, Lane::First), place(4, 7, Lane::First)];
-        let between = [((3, 7, 0), (3, 7, 2)), ((3, 7, 2), (3, 8, 0)), ((3, 8, 0), (4, 7, 0))];
-        assert_eq!(gaps(&others), [&[(start, (3, 7, 0))][..], &between, &[((4, 7, 0), end)]].concat());
+        let whole: Vec<_> = (0..SHARDS).map(|shard| (shard, 0, u128::MAX)).collect();
+        assert_eq!(gaps(&[]), whole);
+        let among_known = gaps(&[(0, 7), (2, 3), (2, 5), (SHARDS - 1, 9)]);
+        assert_eq!(among_known[..3], [(0, 0, 7), (0, 7, u128::MAX), (1, 0, u128::MAX)]);
+        assert_eq!(among_known[3..6], [(2, 0, 3), (2, 3, 5), (2, 5, u128::MAX)]);
+        assert_eq!(among_known[6..SHARDS as usize + 2], whole[3..SHARDS as usize - 1]);
+        assert_eq!(among_known[SHARDS as usize + 2..], [(SHARDS - 1, 0, 9), (SHARDS - 1, 9, u128::MAX)]);
     }
 }

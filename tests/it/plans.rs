@@ -66,8 +66,9 @@ const MEANT: &[&str] = &[
     "DELETE FROM gathered WHERE NOT EXISTS",
     // The queue's depth: the longer it takes, the less often it is asked for.
     "SELECT count(*) AS deliveries, min(due_at) AS oldest_due_at FROM queue",
-    // Its first row; the rest goes by keys. On SQLite.
+    // Its first row; the rest goes by keys.
     "WITH RECURSIVE waiting (event_id",
+    "WITH RECURSIVE waiting AS ( ( SELECT",
     // Events of no day, which only a clock that is far off makes.
     "SELECT id FROM events_rest AS events",
     // SQLite says how it would look for children that came before their parent, which is never.
@@ -181,6 +182,11 @@ fn full_scans(node: &Value, found: &mut Vec<String>) {
     let whole = kind == "Seq Scan" || (kind.contains("Index") && node["Index Cond"].is_null());
     if whole && !table.is_empty() && !SMALL.contains(&table) && !PARTIAL.contains(&index) {
         found.push(format!("{kind} of {table}"));
+    }
+    // PostgreSQL goes by its first column where to stop: in an index whose first column is the same for many it goes on.
+    let condition = node["Index Cond"].as_str().unwrap_or_default();
+    if condition.contains(") < ROW(") || condition.contains(") <= ROW(") {
+        found.push(format!("all of {table} that have the first column in common"));
     }
     for child in node["Plans"].as_array().into_iter().flatten() {
         full_scans(child, found);

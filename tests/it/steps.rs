@@ -13,7 +13,7 @@ use pulsehook::store::queue::{Lane, Position, Rest, Wanted};
 use pulsehook::store::retention::first_id_of;
 use pulsehook::store::shards::{Lease, SHARDS, shard_of};
 use pulsehook::store::sites::Site;
-use pulsehook::store::waiting::{Known, Place};
+use pulsehook::store::waiting::{Fronts, Known};
 use pulsehook::store::{Store, StoreError};
 use serde_json::{Value, json};
 use sqlx::Connection as _;
@@ -279,28 +279,29 @@ on_both! {
         assert_eq!(read(vec![rest(Lane::Retry, read_before)], 8, 30).await, [(Lane::Retry, 1)]);
         assert_eq!(read(vec![rest(Lane::Resend, Position::START)], 8, 30).await, []);
         // What waits. SQLite does not ask what is known: its rows go when they are deleted.
-        let place = |lane| Place { shard: lease.shard, webhook_id, lane };
-        let elsewhere = Place { webhook_id: WebhookId(Uuid::max()), ..place(Lane::First) };
-        let (first, retries, resends) = (place(Lane::First), place(Lane::Retry), place(Lane::Resend));
-        let waiting = async |fronts: &[(Place, Timestamp)], elsewhere| {
-            let known = Known { fronts: fronts.to_vec(), elsewhere };
-            let waiting = bench.store.waiting(&known).await.unwrap();
-            let mut waiting: Vec<_> = waiting.iter().map(|lane| (lane.lane, lane.event_id.0.as_u128())).collect();
-            waiting.sort_unstable();
-            waiting
+        let ours = |lanes| Fronts { shard: lease.shard, webhook_id, lanes };
+        let (before, behind) = (WebhookId(Uuid::from_u128(1)), WebhookId(Uuid::from_u128(u128::MAX - 1)));
+        let another = |webhook_id| Fronts { webhook_id, ..ours([now; 3]) };
+        let waiting = async |known: Option<(&[Fronts], Timestamp)>| {
+            let known = known.map(|(webhooks, elsewhere)| Known { webhooks: webhooks.to_vec(), elsewhere });
+            let waiting = bench.store.waiting(known.as_ref()).await.unwrap();
+            let waiting = waiting.iter().map(|lane| (lane.lane, lane.event_id.0.as_u128()));
+            waiting.collect::<Vec<_>>()
         };
-        let all = vec![(Lane::First, 4), (Lane::Retry, 3)];
-        let or_all = |found: Vec<(Lane, u128)>| if bench.store.is_sqlite() { all.clone() } else { found };
-        assert_eq!(waiting(&[], Timestamp::MIN).await, all);
-        assert_eq!(waiting(&[], now).await, all);
-        assert_eq!(waiting(&[], after(11)).await, or_all(vec![(Lane::Retry, 2)]));
-        assert_eq!(waiting(&[], after(31)).await, or_all(vec![]));
-        assert_eq!(waiting(&[(first, now)], now).await, all);
-        assert_eq!(waiting(&[(retries, after(10))], now).await, all);
-        assert_eq!(waiting(&[(first, now), (retries, now)], after(99)).await, all);
-        assert_eq!(waiting(&[(resends, now), (elsewhere, now)], now).await, all, "nothing is there");
-        assert_eq!(waiting(&[(first, now), (elsewhere, now)], after(11)).await, or_all(vec![(Lane::First, 4), (Lane::Retry, 2)]));
-        assert_eq!(waiting(&[(first, after(1)), (retries, after(30))], now).await, or_all(vec![(Lane::Retry, 1)]));
+        let all = [(Lane::First, 4), (Lane::Retry, 3)];
+        let or_all = |found: &[(Lane, u128)]| if bench.store.is_sqlite() { all.to_vec() } else { found.to_vec() };
+        assert_eq!(waiting(None).await, all);
+        assert_eq!(waiting(Some((&[], now))).await, all);
+        assert_eq!(waiting(Some((&[], after(11)))).await, or_all(&[(Lane::Retry, 2)]));
+        assert_eq!(waiting(Some((&[], after(31)))).await, or_all(&[]));
+        assert_eq!(waiting(Some((&[ours([now; 3])], after(31)))).await, all);
+        let later = ours([now, after(11), now]);
+        assert_eq!(waiting(Some((&[later], after(31)))).await, or_all(&[(Lane::First, 4), (Lane::Retry, 2)]));
+        assert_eq!(waiting(Some((&[ours([after(1), after(31), now])], now))).await, or_all(&[]));
+        assert_eq!(waiting(Some((&[another(before), another(behind)], now))).await, all, "it is between them");
+        assert_eq!(waiting(Some((&[another(before)], now))).await, all);
+        assert_eq!(waiting(Some((&[another(behind)], now))).await, all);
+        assert_eq!(waiting(Some((&[another(before), later, another(behind)], now))).await, or_all(&[(Lane::First, 4), (Lane::Retry, 2)]));
         bench.store.close().await;
     }
 

@@ -24,6 +24,7 @@ use pulsehook::store::people::Changed;
 use pulsehook::store::sealed::{SealedAnswer, SealedWebhook};
 use pulsehook::store::sessions::NewSession;
 use pulsehook::store::shards::Lease;
+use pulsehook::store::waiting::Known;
 use pulsehook::store::{Store, StoreError};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Row as _};
@@ -524,6 +525,7 @@ async fn bookkeeping(app: &TestApp) {
     let store = &app.store;
     store.ping().await.unwrap();
     assert!(store.operator_depth().await.unwrap().deliveries >= 0);
+    assert_eq!(store.waiting(Some(&Known { webhooks: vec![], elsewhere: app.now() })).await.unwrap(), []);
     store.operator_give_up_old(app.now() - Duration::from_secs(40 * 86_400), 10).await.unwrap();
     store.operator_prune_events(app.now(), 10).await.unwrap();
     store.operator_remove_deleted(10).await.unwrap();

@@ -10,7 +10,7 @@ use crate::domain::webhook::Format;
 use crate::store::outbox::{Fired, Step};
 use crate::store::queue::Lane;
 use crate::store::shards::shard_of;
-use crate::store::waiting::{Known, Place};
+use crate::store::waiting::{Fronts, Known};
 
 /// Events recorded by one commit.
 const BATCH: usize = 1_000;
@@ -22,9 +22,13 @@ pub const BODY_BYTES: usize = 600;
 pub async fn fill(world: &World, database: &Database, hooks: &[Hook], count: usize) -> anyhow::Result<Known> {
     let store = database.store().await?;
     let began = world.clock.now();
-    let place = |hook: &Hook| Place { shard: shard_of(hook.site_id), webhook_id: hook.webhook_id, lane: Lane::First };
-    let mut fronts: Vec<_> = hooks.iter().map(|hook| (place(hook), began)).collect();
-    fronts.sort_unstable();
+    let fronts = |hook: &Hook| Fronts {
+        shard: shard_of(hook.site_id),
+        webhook_id: hook.webhook_id,
+        lanes: [began; Lane::ALL.len()],
+    };
+    let mut webhooks: Vec<_> = hooks.iter().map(fronts).collect();
+    webhooks.sort_unstable_by_key(|known| (known.shard, known.webhook_id));
     for first in (0..count).step_by(BATCH) {
         let numbers = first..count.min(first + BATCH);
         let wanted = numbers.len();
@@ -38,7 +42,7 @@ pub async fn fill(world: &World, database: &Database, hooks: &[Hook], count: usi
     }
     store.close().await;
     database.calm_down().await?;
-    Ok(Known { fronts, elsewhere: began })
+    Ok(Known { webhooks, elsewhere: began })
 }
 
 fn owed(world: &World, hook: &Hook) -> Fired {
