@@ -12,7 +12,7 @@ use crate::domain::ids::{AccountId, EventId, WebhookId};
 use crate::domain::time::Timestamp;
 use crate::store::StoreError;
 use crate::store::queue::{Due, Lane, Position, Rest, Wanted};
-use crate::store::waiting::{Known, Waiting};
+use crate::store::waiting::{Look, Waiting};
 
 /// Deliveries kept in memory, over all lanes; the rest waits in the database. Beyond it only lanes with next to none are read:
 /// nobody waits for room that others take up.
@@ -133,8 +133,8 @@ impl Backlog {
         !self.looks.is_under_way()
     }
 
-    /// A look begins. Answers what it may leave out, if that is anything.
-    pub fn looks(&mut self, now: Timestamp) -> Option<Known> {
+    /// A look begins. Answers which.
+    pub fn looks(&mut self, now: Timestamp) -> Look {
         self.stirred = false;
         self.looks.begin(now)
     }

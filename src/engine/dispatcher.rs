@@ -243,14 +243,17 @@ impl Dispatcher {
     /// Asks the database what waits, without waiting for the answer.
     fn look(&mut self, under: &Under) {
         let now = self.clock.now();
-        let known = self.backlog.looks(now);
+        let look = self.backlog.looks(now);
         self.backlog.ready.forget_idle(now - IDLE_FOR);
         let (store, found, clock) = (self.store.clone(), under.found.clone(), self.clock.clone());
         under.tasks.spawn(async move {
             let began = clock.monotonic();
-            let waiting = store.waiting(known.as_ref()).await;
+            // A dispatcher that has stopped does not need to know, and nobody is to wait for the connection.
+            let waiting = tokio::select! {
+                waiting = store.waiting(&look) => waiting,
+                () = found.closed() => return,
+            };
             let took = clock.monotonic().saturating_sub(began);
-            // A dispatcher that has stopped does not need to know.
             let _ = found.send(Found::Waiting { took, waiting });
         });
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::domain::ids::WebhookId;
 use crate::domain::time::Timestamp;
 use crate::store::queue::{Lane, Position};
-use crate::store::waiting::{Fronts, Known, Waiting};
+use crate::store::waiting::{Fronts, Known, Look, Waiting};
 
 /// What was recorded while a look ran may be due so much before that began: no statement of ours lives longer than ten
 /// seconds, and the clocks of nodes differ.
@@ -14,6 +14,10 @@ const BACK: Duration = Duration::from_secs(20);
 /// Looks that leave nothing out take one part in so many of the time, and are that often at least.
 const WHOLE_ARE_ONE_IN: u32 = 100;
 const WHOLE_AT_LEAST_EVERY: Duration = Duration::from_secs(60);
+/// But they never take more of it than this part.
+const WHOLE_ARE_AT_MOST_ONE_IN: u32 = 10;
+/// What takes longer may take too long soon.
+const PATIENT_AFTER: Duration = Duration::from_secs(3);
 /// Where they may be put off for less, every look leaves nothing out, and there is no need to know anything.
 const WORTH_KNOWING: Duration = Duration::from_secs(1);
 /// A webhook that no look has found anything for in so long is looked for like one nobody has heard of.
@@ -22,7 +26,7 @@ const KNOWN_FOR: Duration = Duration::from_secs(600);
 #[derive(Default)]
 pub struct Looks {
     /// The one that is under way.
-    under_way: Option<Look>,
+    under_way: Option<UnderWay>,
     /// When the last one began.
     looked_at: Timestamp,
     /// The last one that left nothing out.
@@ -34,7 +38,7 @@ pub struct Looks {
 }
 
 #[derive(Clone, Copy)]
-struct Look {
+struct UnderWay {
     began_at: Timestamp,
     is_whole: bool,
     /// Somebody wants the next one to leave nothing out.
@@ -45,8 +49,10 @@ struct Look {
 struct Whole {
     began_at: Timestamp,
     took: Duration,
-    /// How long the next such may be put off.
-    put_off: Duration,
+    /// One that left something out took longer.
+    is_cheaper: bool,
+    /// One came to nothing since.
+    failed: bool,
 }
 
 struct Proven {
@@ -58,6 +64,13 @@ struct Found {
     at: Timestamp,
     /// By lane.
     fronts: [Timestamp; Lane::ALL.len()],
+}
+
+impl Whole {
+    /// How long the next such may be put off.
+    fn put_off(&self) -> Duration {
+        (self.took * WHOLE_ARE_ONE_IN).min(WHOLE_AT_LEAST_EVERY.max(self.took * WHOLE_ARE_AT_MOST_ONE_IN))
+    }
 }
 
 impl Looks {
@@ -73,10 +86,11 @@ impl Looks {
         }
     }
 
-    /// A look begins. Answers what it may leave out, if that is anything.
-    pub fn begin(&mut self, now: Timestamp) -> Option<Known> {
+    /// A look begins. Answers which.
+    pub fn begin(&mut self, now: Timestamp) -> Look {
         // A clock that was put back may give what is fired a moment that was over.
-        let may_leave_out = now >= self.looked_at && now.since(self.whole.began_at) < self.whole.put_off;
+        let may_leave_out =
+            now >= self.looked_at && now.since(self.whole.began_at) < self.whole.put_off() && !self.whole.is_cheaper;
         let proven = self.proven.as_ref().filter(|_| may_leave_out);
         let fronts = |((shard, webhook_id), found): (&(i32, WebhookId), &Found)| Fronts {
             shard: *shard,
@@ -86,21 +100,21 @@ impl Looks {
         let known = proven
             .map(|proven| Known { webhooks: self.webhooks.iter().map(fronts).collect(), elsewhere: proven.until });
         self.looked_at = now;
-        self.under_way = Some(Look { began_at: now, is_whole: known.is_none(), is_doubted: false });
-        known
+        self.under_way = Some(UnderWay { began_at: now, is_whole: known.is_none(), is_doubted: false });
+        let patiently = known.is_none() && (self.whole.failed || self.whole.took >= PATIENT_AFTER);
+        Look { known, patiently }
     }
 
     /// What a look found, and how long that took.
     pub fn end(&mut self, waiting: &[Waiting], took: Duration, now: Timestamp) {
         let Some(look) = self.under_way.take() else { return };
         if look.is_whole {
-            let put_off = (took * WHOLE_ARE_ONE_IN).min(WHOLE_AT_LEAST_EVERY);
-            self.whole = Whole { began_at: look.began_at, took, put_off };
+            self.whole = Whole { began_at: look.began_at, took, is_cheaper: false, failed: false };
         } else if took > self.whole.took {
             // Many webhooks are known, and little is left of what was deleted: to leave nothing out costs less.
-            self.whole.put_off = Duration::ZERO;
+            self.whole.is_cheaper = true;
         }
-        if self.whole.put_off < WORTH_KNOWING {
+        if self.whole.put_off() < WORTH_KNOWING {
             self.proven = None;
             self.webhooks.clear();
             return;
@@ -118,7 +132,7 @@ impl Looks {
     }
 
     pub fn end_in_vain(&mut self) {
-        self.under_way = None;
+        self.whole.failed |= self.under_way.take().is_some_and(|look| look.is_whole);
         self.proven = None;
     }
 
@@ -158,9 +172,9 @@ mod tests {
 
     /// What a look left out that found these and took so long.
     fn look(looks: &mut Looks, now: Timestamp, waiting: &[Waiting], took: Duration) -> Option<Known> {
-        let known = looks.begin(now);
+        let look = looks.begin(now);
         looks.end(waiting, took, now);
-        known
+        look.known
     }
 
     #[test]
@@ -189,9 +203,29 @@ mod tests {
         looks.begin(NOW + secs(1));
         looks.doubt();
         looks.end(&[], LONG, NOW + secs(1));
-        assert_eq!(looks.begin(NOW + secs(2)), None);
+        assert_eq!(looks.begin(NOW + secs(2)).known, None);
         looks.end_in_vain();
-        assert_eq!(looks.begin(NOW + secs(3)), None, "that one found nothing out");
+        assert_eq!(looks.begin(NOW + secs(3)).known, None, "that one found nothing out");
+    }
+
+    #[test]
+    fn what_takes_long_is_given_time_and_done_less_often() {
+        let looks = &mut Looks::default();
+        assert!(!looks.begin(NOW).patiently);
+        looks.end_in_vain();
+        assert!(looks.begin(NOW + secs(10)).patiently, "it may have taken too long");
+        looks.end(&[], secs(30), NOW + secs(40));
+        let look = looks.begin(NOW + secs(41));
+        assert!(look.known.is_some() && !look.patiently);
+        // One that leaves something out should not take long; if it does, the next is another anyway.
+        looks.end_in_vain();
+        looks.begin(NOW + secs(42));
+        looks.end(&[], secs(30), NOW + secs(72));
+        assert!(looks.begin(NOW + secs(42 + 299)).known.is_some());
+        looks.end(&[], secs(1), NOW + secs(42 + 299));
+        assert_eq!(looks.begin(NOW + secs(42 + 300)), Look { known: None, patiently: true });
+        looks.end(&[], secs(1), NOW + secs(42 + 300));
+        assert!(!looks.begin(NOW + secs(2_000)).patiently, "it does not take long any more");
     }
 
     #[test]

@@ -21,6 +21,15 @@ pub struct Waiting {
     pub event_id: EventId,
 }
 
+/// How to look for what waits.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Look {
+    /// Left out on PostgreSQL. Nothing is known on SQLite: its deleted rows are gone.
+    pub known: Option<Known>,
+    /// It may take minutes, unlike any other statement.
+    pub patiently: bool,
+}
+
 /// What need not be looked at again. Rows that are deleted stay in PostgreSQL's index for as long as somebody holds an old
 /// snapshot, millions of them, and who looks for the first that is left goes past all of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,8 +75,8 @@ impl Known {
 
 impl Store {
     /// Every lane of every webhook with a delivery in it, whoever owns its shard. Skips from lane to lane along the index, so it
-    /// costs nothing how many deliveries each has. On PostgreSQL what is known is left out; SQLite's deleted rows are gone.
-    pub async fn waiting(&self, known: Option<&Known>) -> Result<Vec<Waiting>> {
+    /// costs nothing how many deliveries each has.
+    pub async fn waiting(&self, look: &Look) -> Result<Vec<Waiting>> {
         // No LATERAL here: the first row of each lane is found by its key.
         const SQLITE: &str = "
             WITH RECURSIVE waiting (event_id, shard, account_id, webhook_id, lane, next_due_at) AS (
@@ -110,10 +119,18 @@ impl Store {
                 ) AS later
             )
             SELECT shard, account_id, webhook_id, lane, next_due_at, event_id FROM waiting";
-        Ok(match (self.hot(), known) {
+        const PATIENCE_POSTGRES: &str = "SELECT set_config('statement_timeout', '600000', true)";
+        Ok(match (self.hot(), &look.known) {
             (Backend::Sqlite(pool), _) => sqlx::query_as(SQLITE).fetch_all(pool).await?,
-            (Backend::Postgres(pool), None) => sqlx::query_as(POSTGRES).fetch_all(pool).await?,
             (Backend::Postgres(pool), Some(known)) => waiting_beside(pool, known).await?,
+            (Backend::Postgres(pool), None) if look.patiently => {
+                let mut tx = pool.begin().await?;
+                sqlx::query(PATIENCE_POSTGRES).execute(&mut *tx).await?;
+                let waiting = sqlx::query_as(POSTGRES).fetch_all(&mut *tx).await?;
+                tx.commit().await?;
+                waiting
+            }
+            (Backend::Postgres(pool), None) => sqlx::query_as(POSTGRES).fetch_all(pool).await?,
         })
     }
 }

@@ -11,7 +11,7 @@ use super::World;
 use super::postgres::{self, Cluster};
 use super::report::Kind;
 use crate::store::Store;
-use crate::store::waiting::Known;
+use crate::store::waiting::{Known, Look};
 
 const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 
@@ -113,7 +113,8 @@ pub async fn depth(store: &Store) -> anyhow::Result<f64> {
 /// Returns once nothing is owed any more beside what is known not to be: then every outcome is on disk. Does not count, for
 /// that goes past every row that somebody's snapshot keeps.
 pub async fn emptied(world: &World, store: &Store, known: &Known) -> anyhow::Result<()> {
-    while !store.waiting(Some(known)).await?.is_empty() {
+    let look = Look { known: Some(known.clone()), patiently: false };
+    while !store.waiting(&look).await?.is_empty() {
         world.clock.sleep(BETWEEN_LOOKS).await;
     }
     Ok(())
