@@ -44,7 +44,7 @@ pub mod keeper;
 mod late;
 pub mod leases;
 pub mod lookout;
-mod looks;
+pub mod looks;
 mod meters;
 pub mod mirror;
 mod news;
