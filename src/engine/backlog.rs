@@ -80,7 +80,7 @@ pub enum Found {
 }
 
 impl Backlog {
-    pub fn new(room: Room) -> Self {
+    pub fn new(room: Room, looks: Looks) -> Self {
         Self {
             ready: Ready::new(room),
             held: HashSet::default(),
@@ -96,7 +96,7 @@ impl Backlog {
             overtaken: HashSet::default(),
             recent: Default::default(),
             aged_at: Timestamp::EPOCH,
-            looks: Looks::default(),
+            looks,
             clean: false,
             stirred: false,
             crowd: 1,
@@ -442,7 +442,7 @@ mod tests {
     }
 
     fn backlog_of(webhooks: u128) -> Backlog {
-        let mut backlog = Backlog::new(Room { total: 10, per_host: 10 });
+        let mut backlog = Backlog::new(Room { total: 10, per_host: 10 }, Looks::default());
         for number in 0..webhooks {
             let pace = Pace::new(Limits { in_flight: 1, rate: None }, None, Repute::Fresh, NOW);
             backlog.ready.meet(webhook(number), AccountId(1), Arc::from("host"), pace, NOW);

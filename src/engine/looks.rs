@@ -25,12 +25,16 @@ const KNOWN_FOR: Duration = Duration::from_secs(600);
 
 #[derive(Default)]
 pub struct Looks {
+    /// None leaves anything out, nor is anything remembered.
+    all_are_whole: bool,
     /// The one that is under way.
     under_way: Option<UnderWay>,
     /// When the last one began.
     looked_at: Timestamp,
     /// The last one that left nothing out.
     whole: Whole,
+    /// None leaves anything out until then: one that did took longer.
+    whole_until: Timestamp,
     /// What the last one found out; nothing if it is not needed or in doubt, and then the next leaves nothing out.
     proven: Option<Proven>,
     /// Those that something was found for, by shard.
@@ -49,8 +53,6 @@ struct UnderWay {
 struct Whole {
     began_at: Timestamp,
     took: Duration,
-    /// One that left something out took longer.
-    is_cheaper: bool,
     /// One came to nothing since.
     failed: bool,
 }
@@ -74,6 +76,11 @@ impl Whole {
 }
 
 impl Looks {
+    /// For a queue whose deleted rows are gone.
+    pub fn at_everything() -> Self {
+        Self { all_are_whole: true, ..Self::default() }
+    }
+
     pub fn is_under_way(&self) -> bool {
         self.under_way.is_some()
     }
@@ -90,7 +97,7 @@ impl Looks {
     pub fn begin(&mut self, now: Timestamp) -> Look {
         // A clock that was put back may give what is fired a moment that was over.
         let may_leave_out =
-            now >= self.looked_at && now.since(self.whole.began_at) < self.whole.put_off() && !self.whole.is_cheaper;
+            now >= self.looked_at.max(self.whole_until) && now.since(self.whole.began_at) < self.whole.put_off();
         let proven = self.proven.as_ref().filter(|_| may_leave_out);
         let fronts = |((shard, webhook_id), found): (&(i32, WebhookId), &Found)| Fronts {
             shard: *shard,
@@ -109,12 +116,12 @@ impl Looks {
     pub fn end(&mut self, waiting: &[Waiting], took: Duration, now: Timestamp) {
         let Some(look) = self.under_way.take() else { return };
         if look.is_whole {
-            self.whole = Whole { began_at: look.began_at, took, is_cheaper: false, failed: false };
+            self.whole = Whole { began_at: look.began_at, took, failed: false };
         } else if took > self.whole.took {
             // Many webhooks are known, and little is left of what was deleted: to leave nothing out costs less.
-            self.whole.is_cheaper = true;
+            self.whole_until = now + WHOLE_AT_LEAST_EVERY;
         }
-        if self.whole.put_off() < WORTH_KNOWING {
+        if self.all_are_whole || self.whole.put_off() < WORTH_KNOWING {
             self.proven = None;
             self.webhooks.clear();
             return;
@@ -239,12 +246,24 @@ mod tests {
     }
 
     #[test]
+    fn where_deleted_rows_are_gone_nothing_is_left_out() {
+        let looks = &mut Looks::at_everything();
+        for after in 0..3 {
+            assert_eq!(look(looks, NOW + secs(after), &[found(1, Lane::First, NOW)], LONG), None);
+        }
+        assert!(looks.webhooks.is_empty());
+        assert_eq!(looks.front(0, webhook(1), Lane::First, NOW), Position::START);
+    }
+
+    #[test]
     fn what_is_known_is_not_used_where_that_costs_more() {
         let looks = &mut Looks::default();
         look(looks, NOW, &[], LONG);
         assert!(look(looks, NOW + secs(1), &[], LONG + secs(1)).is_some());
         assert_eq!(look(looks, NOW + secs(2), &[], LONG), None);
-        assert!(look(looks, NOW + secs(3), &[], LONG).is_some());
+        assert_eq!(look(looks, NOW + secs(3), &[], LONG), None, "nor every other time");
+        assert_eq!(look(looks, NOW + secs(60), &[], LONG), None);
+        assert!(look(looks, NOW + secs(61), &[], LONG).is_some(), "much may have been deleted since");
     }
 
     #[test]

@@ -210,6 +210,7 @@ impl Engine {
         let (settle, outcomes) = mpsc::channel(4_096);
         let (written_tx, written) = mpsc::unbounded_channel();
         let hurry = Arc::new(Notify::new());
+        let looks = if self.store.is_sqlite() { looks::Looks::at_everything() } else { looks::Looks::default() };
         let targets = target::Targets::new(
             self.store.clone(),
             self.keyring.clone(),
@@ -230,7 +231,7 @@ impl Engine {
             notify: running.wake.notify.clone(),
             clock: self.clock.clone(),
             chance: self.chance.clone(),
-            backlog: backlog::Backlog::new(self.room),
+            backlog: backlog::Backlog::new(self.room, looks),
             fresh,
             settle,
             written,

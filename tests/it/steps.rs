@@ -298,12 +298,13 @@ on_both! {
         assert_eq!(waiting(Some((&[], after(31)))).await, or_all(&[]));
         assert_eq!(waiting(Some((&[ours([now; 3])], after(31)))).await, all);
         let later = ours([now, after(11), now]);
-        assert_eq!(waiting(Some((&[later], after(31)))).await, or_all(&[(Lane::First, 4), (Lane::Retry, 2)]));
+        let first_and_later = or_all(&[(Lane::First, 4), (Lane::Retry, 2)]);
+        assert_eq!(waiting(Some((&[later], after(31)))).await, first_and_later);
         assert_eq!(waiting(Some((&[ours([after(1), after(31), now])], now))).await, or_all(&[]));
         assert_eq!(waiting(Some((&[another(before), another(behind)], now))).await, all, "it is between them");
         assert_eq!(waiting(Some((&[another(before)], now))).await, all);
         assert_eq!(waiting(Some((&[another(behind)], now))).await, all);
-        assert_eq!(waiting(Some((&[another(before), later, another(behind)], now))).await, or_all(&[(Lane::First, 4), (Lane::Retry, 2)]));
+        assert_eq!(waiting(Some((&[another(before), later, another(behind)], now))).await, first_and_later);
         bench.store.close().await;
     }
 
