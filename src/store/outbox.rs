@@ -83,7 +83,8 @@ const WATERMARK: &str = "SELECT seq FROM watermarks WHERE source = $1";
 
 /// What records events and owes those to be sent, as parts of a statement: the rows of [`event_columns`]. Takes what is said
 /// of a moment that is recorded already. Where nothing is, the statement is refused; to pass the moment over costs every
-/// other row a second search of two indexes.
+/// other row a second search of two indexes. Arrays are gone through where rows are made of them: as tables to select from
+/// each would be written to a store of its own and read back.
 macro_rules! events_and_owed {
     ($on_conflict:literal) => {
         concat!(
@@ -91,16 +92,15 @@ macro_rules! events_and_owed {
         owed AS (
             INSERT INTO queue (event_id, account_id, webhook_id, shard, lane, attempt, other_attempts, due_at,
                 expires_at)
-            SELECT event_id, account_id, webhook_id, shard, 0, 0, 0, due_at, expires_at
-            FROM unnest($11::uuid[], $12::bigint[], $13::uuid[], $14::integer[], $15::bigint[], $16::bigint[])
-                AS owed (event_id, account_id, webhook_id, shard, due_at, expires_at)
+            SELECT unnest($11::uuid[]), unnest($12::bigint[]), unnest($13::uuid[]), unnest($14::integer[]), 0, 0, 0,
+                unnest($15::bigint[]), unnest($16::bigint[])
         ),
         recorded AS (
             INSERT INTO events (id, account_id, site_id, webhook_id, trigger_id, type, moment, format, payload,
                 inserted_at)
-            SELECT *
-            FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::uuid[], $5::uuid[], $6::text[], $7::text[],
-                $8::text[], $9::bytea[], $10::bigint[])
+            SELECT unnest($1::uuid[]), unnest($2::bigint[]), unnest($3::bigint[]), unnest($4::uuid[]),
+                unnest($5::uuid[]), unnest($6::text[]), unnest($7::text[]), unnest($8::text[]), unnest($9::bytea[]),
+                unnest($10::bigint[])
             ",
             $on_conflict,
             "

@@ -170,9 +170,13 @@ async fn settle_at_once(
             INSERT INTO attempts (event_id, number, account_id, webhook_id, started_at, duration_ms, outcome, advice,
                 response_code, response_headers, response_body, ended, reason, late_at, phases)
             SELECT *
-            FROM unnest($4::uuid[], $5::integer[], $6::bigint[], $7::uuid[], $8::bigint[], $9::bigint[], $10::text[],
-                $11::text[], $12::integer[], $13::text[], $14::bytea[], $15::text[], $16::text[], $17::bigint[],
-                $18::bigint[]) AS made (event_id)
+            /* Not a table each, which would be stored before it is read. */
+            FROM (
+                SELECT unnest($4::uuid[]) AS event_id, unnest($5::integer[]), unnest($6::bigint[]), unnest($7::uuid[]),
+                    unnest($8::bigint[]), unnest($9::bigint[]), unnest($10::text[]), unnest($11::text[]),
+                    unnest($12::integer[]), unnest($13::text[]), unnest($14::bytea[]), unnest($15::text[]),
+                    unnest($16::text[]), unnest($17::bigint[]), unnest($18::bigint[])
+            ) AS made
             /* Usually all were owed. Asked like this it is looked up and never joined, whatever is thought of how many. */
             WHERE (SELECT count(*) FROM moved) = cardinality($4) OR event_id IN (SELECT event_id FROM moved)
         )

@@ -173,7 +173,8 @@ async fn make_day(pool: &PgPool, day: Timestamp) -> Result<()> {
         (
             "events",
             format!(
-                "CREATE UNIQUE INDEX IF NOT EXISTS events_d{day}_moment_key ON events_d{day} (moment, trigger_id);"
+                "CREATE UNIQUE INDEX IF NOT EXISTS events_d{day}_moment_key
+                ON events_d{day} (moment COLLATE \"C\", trigger_id);"
             ),
         ),
         ("attempts", String::new()),

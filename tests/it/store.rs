@@ -10,6 +10,7 @@ use pulsehook::domain::goal::{Goal, GoalKind};
 use pulsehook::domain::ids::{EventId, GoalId, InvitationId, NodeId, SiteId, WebhookId};
 use pulsehook::domain::mirror::{Changes, Owner, SiteThere, Truth};
 use pulsehook::domain::settle::Ended;
+use pulsehook::domain::time::Timestamp;
 use pulsehook::engine::leases::TTL;
 use pulsehook::store::accounts::Founding;
 use pulsehook::store::backup::{align, copy_file};
@@ -563,6 +564,23 @@ on_both! {
         store.migrate().await.unwrap();
         store.migrate().await.unwrap();
         store.close().await;
+    }
+}
+
+/// In the order of a language two texts of different bytes may be equal, and what is may change under the index.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn moments_are_told_apart_by_their_bytes() {
+    let database = Database::postgres().await;
+    let store = Store::open(&database.url).await.unwrap();
+    store.migrate().await.unwrap();
+    store.operator_make_days(Timestamp::from_secs(1_800_000_000)).await.unwrap();
+    store.close().await;
+    let mut connection = sqlx::PgConnection::connect(&database.url).await.unwrap();
+    let sql = "SELECT indexdef FROM pg_indexes WHERE indexname LIKE '%_moment_key'";
+    let indexes: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut connection).await.unwrap();
+    assert!(indexes.len() > 1, "the rest's and that of a day");
+    for index in indexes {
+        assert!(index.contains("UNIQUE") && index.contains(r#"(moment COLLATE "C", trigger_id)"#), "{index}");
     }
 }
 

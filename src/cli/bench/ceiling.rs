@@ -43,14 +43,22 @@ impl Ceiling {
 
 /// What `measured` answers, and C as the mean of what it was before and after it: the machine's speed changes within
 /// seconds.
-pub async fn around<T>(
+pub fn around<T>(
     world: &World,
     count: usize,
     measured: impl Future<Output = anyhow::Result<T>>,
+) -> impl Future<Output = anyhow::Result<(T, f64)>> {
+    between(move || Box::pin(measure(world, count)), measured)
+}
+
+/// What `measured` answers, and the mean of `reference` before and after it.
+pub async fn between<T>(
+    reference: impl AsyncFn() -> anyhow::Result<f64>,
+    measured: impl Future<Output = anyhow::Result<T>>,
 ) -> anyhow::Result<(T, f64)> {
-    let before = measure(world, count).await?;
-    let answer = measured.await?;
-    let after = measure(world, count).await?;
+    let before = reference().await?;
+    let answer = Box::pin(measured).await?;
+    let after = reference().await?;
     Ok((answer, f64::midpoint(before, after)))
 }
 

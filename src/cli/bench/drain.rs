@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use super::ceiling::between;
 use super::database::emptied;
 use super::home::Home;
 use super::postgres::{Meter, Reading};
@@ -99,17 +100,18 @@ impl Drain {
 
     async fn beside_a_snapshot(&self, world: &World, kind: Kind) -> anyhow::Result<Figure> {
         let about = format!(
-            "{} deliveries while a transaction holds its snapshot, for {} s before; ratio: ÷ without",
+            "{} deliveries while a transaction holds its snapshot, for {} s before; ratio: ÷ without, before and after it",
             self.count, self.held_for
         );
         let beside = Beside::ASnapshot(Duration::from_secs(self.held_for));
         let mut figure = Figure::new("drain --snapshot", Some(kind), about);
         for _ in world.runs("drain --snapshot", Some(kind)) {
-            let clean = full_queue(world, kind, self.count, Beside::Nobody).await?;
-            let held = full_queue(world, kind, self.count, beside).await?;
+            let drained = |beside| Box::pin(full_queue(world, kind, self.count, beside));
+            let clean = async || Ok(drained(Beside::Nobody).await?.per_second);
+            let (held, clean) = between(clean, drained(beside)).await?;
             figure.add("deliveries_per_second", held.per_second);
-            figure.add("clean_per_second", clean.per_second);
-            figure.add("ratio", held.per_second / clean.per_second);
+            figure.add("clean_per_second", clean);
+            figure.add("ratio", held.per_second / clean);
             held.add_to(&mut figure);
         }
         figure.target("ratio", Target::AtLeast(0.9));
