@@ -43,7 +43,7 @@ for _ in 1 2 3 4 5; do
     (cd "$folder" && exec setsid "${as_owner[@]}" "$bin/postgres" -D data -p "$port" \
         -c listen_addresses=127.0.0.1 -c unix_socket_directories="$folder" \
         -c fsync=on -c synchronous_commit=on -c full_page_writes=on \
-        -c shared_buffers=2GB -c max_wal_size=4GB -c max_connections=200) </dev/null >"$folder/log" 2>&1 &
+        -c shared_buffers=2GB -c min_wal_size=1GB -c max_wal_size=4GB -c max_connections=200) </dev/null >"$folder/log" 2>&1 &
     server=$!
     for _ in $(seq 600); do
         kill -0 "$server" 2>/dev/null || break
@@ -54,6 +54,20 @@ for _ in 1 2 3 4 5; do
     stop_server
 done
 [ -n "${ready:-}" ] || { cat "$folder/log" >&2; echo "PostgreSQL does not start." >&2; exit 1; }
+
+# A server makes the files of its log once and then uses them again and again; everybody who commits waits while one is
+# made. So they are made before anything is measured, as on a server that has been running for a while: 1 GB of them.
+"$bin/psql" -q -h 127.0.0.1 -p "$port" -U postgres -d postgres >/dev/null <<'SQL'
+DO $$
+BEGIN
+    FOR file IN 1..64 LOOP
+        PERFORM pg_logical_emit_message(false, 'pulsehook', 'so that there is something in it');
+        PERFORM pg_switch_wal();
+    END LOOP;
+END
+$$;
+CHECKPOINT;
+SQL
 
 export PULSEHOOK_BENCH_POSTGRES="postgres://postgres@127.0.0.1:$port"
 # shellcheck source=scripts/in-front.sh
