@@ -43,7 +43,8 @@ for _ in 1 2 3 4 5; do
     (cd "$folder" && exec setsid "${as_owner[@]}" "$bin/postgres" -D data -p "$port" \
         -c listen_addresses=127.0.0.1 -c unix_socket_directories="$folder" \
         -c fsync=on -c synchronous_commit=on -c full_page_writes=on \
-        -c shared_buffers=2GB -c min_wal_size=1GB -c max_wal_size=4GB -c max_connections=200) </dev/null >"$folder/log" 2>&1 &
+        -c min_wal_size=1GB -c max_wal_size=4GB \
+        -c shared_buffers=2GB -c max_connections=200) </dev/null >"$folder/log" 2>&1 &
     server=$!
     for _ in $(seq 600); do
         kill -0 "$server" 2>/dev/null || break
@@ -57,7 +58,7 @@ done
 
 # A server makes the files of its log once and then uses them again and again; everybody who commits waits while one is
 # made. So they are made before anything is measured, as on a server that has been running for a while: 1 GB of them.
-"$bin/psql" -q -h 127.0.0.1 -p "$port" -U postgres -d postgres >/dev/null <<'SQL'
+"$bin/psql" -X -q -v ON_ERROR_STOP=1 -h 127.0.0.1 -p "$port" -U postgres -d postgres <<'SQL'
 DO $$
 BEGIN
     FOR file IN 1..64 LOOP

@@ -567,7 +567,7 @@ on_both! {
     }
 }
 
-/// In the order of a language two texts of different bytes may be equal, and what is may change under the index.
+/// An index in the order of a language is one that the system's next library may no longer find its texts in.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn moments_are_told_apart_by_their_bytes() {
     let database = Database::postgres().await;
@@ -582,6 +582,16 @@ async fn moments_are_told_apart_by_their_bytes() {
     for index in indexes {
         assert!(index.contains("UNIQUE") && index.contains(r#"(moment COLLATE "C", trigger_id)"#), "{index}");
     }
+}
+
+/// What `.cargo/config.toml` asks for is easily lost on the way into a library that is built elsewhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_is_built_without_locks_that_nobody_needs() {
+    let mut connection = sqlx::SqliteConnection::connect("sqlite::memory:").await.unwrap();
+    let options: Vec<String> = sqlx::query_scalar("PRAGMA compile_options").fetch_all(&mut connection).await.unwrap();
+    let has = |option: &str| options.iter().any(|there| there == option);
+    assert!(has("DEFAULT_MEMSTATUS=0") && has("DISABLE_PAGECACHE_OVERFLOW_STATS"), "{options:?}");
+    assert!(has("THREADSAFE=1") && !has("ENABLE_MEMORY_MANAGEMENT"), "{options:?}");
 }
 
 /// Tables with their columns, whatever the database calls the types.

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use super::queue::BODY_BYTES;
 use super::report::Figure;
 use super::sink::Sink;
-use super::{World, trackers};
+use super::{World, between, trackers};
 use crate::domain::address::AddressPolicy;
 use crate::domain::endpoint_url::EndpointUrl;
 use crate::domain::ids::EventId;
@@ -41,25 +41,13 @@ impl Ceiling {
     }
 }
 
-/// What `measured` answers, and C as the mean of what it was before and after it: the machine's speed changes within
-/// seconds.
-pub fn around<T>(
+/// What `measured` answers, and C as it was [around it](between).
+pub async fn around<T>(
     world: &World,
     count: usize,
     measured: impl Future<Output = anyhow::Result<T>>,
-) -> impl Future<Output = anyhow::Result<(T, f64)>> {
-    between(move || Box::pin(measure(world, count)), measured)
-}
-
-/// What `measured` answers, and the mean of `reference` before and after it.
-pub async fn between<T>(
-    reference: impl AsyncFn() -> anyhow::Result<f64>,
-    measured: impl Future<Output = anyhow::Result<T>>,
 ) -> anyhow::Result<(T, f64)> {
-    let before = reference().await?;
-    let answer = Box::pin(measured).await?;
-    let after = reference().await?;
-    Ok((answer, f64::midpoint(before, after)))
+    between(async || Box::pin(measure(world, count)).await, Box::pin(measured)).await
 }
 
 /// Requests a second. Connections are opened before time begins.

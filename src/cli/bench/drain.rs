@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::ceiling::between;
 use super::database::emptied;
 use super::home::Home;
 use super::postgres::{Meter, Reading};
@@ -12,7 +11,7 @@ use super::report::{Figure, Kind, Target};
 use super::served::{Launch, Served};
 use super::sink::Sink;
 use super::stage::{Hook, Plan, set_up};
-use super::{World, ceiling, queue, usage};
+use super::{World, between, ceiling, queue, usage};
 use crate::store::waiting::Known;
 
 /// Endpoints the deliveries go to: enough that none of them is what everything waits for.

@@ -264,6 +264,18 @@ impl World {
     }
 }
 
+/// What `measured` answers, and the mean of what `reference` is before and after it: the machine's speed changes within
+/// seconds.
+async fn between<T>(
+    reference: impl AsyncFn() -> anyhow::Result<f64>,
+    measured: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<(T, f64)> {
+    let before = reference().await?;
+    let answer = measured.await?;
+    let after = reference().await?;
+    Ok((answer, f64::midpoint(before, after)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
