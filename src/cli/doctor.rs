@@ -90,7 +90,7 @@ impl Doctor {
                 look_at_plausible(&config, &clock, &mut findings).await;
                 look_at_analytics(&config, &clock, &mut findings).await;
             }
-            Err(error) => findings.fault("settings", format!("{error:#}")),
+            Err(error) => findings.fault("settings", output::in_words(&error)),
         }
         let faults = findings.0.iter().filter(|check| check.state == State::Fault).count();
         if self.json {

@@ -122,7 +122,7 @@ impl Listening<'_> {
             match self.client.open_stream(&format!("{}/stream", self.path), self.last_id.as_deref()).await {
                 Opening::Refused(error) => return Err(error),
                 Opening::Later(error) => {
-                    output::hint(&format!("{error:#}; trying again in {} s", pause.as_secs()));
+                    output::hint(&format!("{}; trying again in {} s", output::in_words(&error), pause.as_secs()));
                     self.clock.sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }

@@ -6,7 +6,20 @@ use serde_json::Value;
 
 /// One sentence about what went wrong, and where it came from.
 pub fn complain(error: &anyhow::Error) {
-    let _ = writeln!(std::io::stderr(), "error: {}", printable(&format!("{error:#}")));
+    let _ = writeln!(std::io::stderr(), "error: {}", printable(&in_words(error)));
+}
+
+/// An error and its causes. What an error says of its cause already is not said again.
+pub fn in_words(error: &anyhow::Error) -> String {
+    let mut words = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if words.is_empty() {
+            words = cause;
+        } else if !words.ends_with(&cause) {
+            words = format!("{words}: {cause}");
+        }
+    }
+    words
 }
 
 /// A hint for people; programs read standard output.
@@ -99,5 +112,19 @@ mod tests {
         let text = "a\u{1b}[31mred\u{9b}2J\u{7}\r\u{202e}gpj.exe\tb\nc";
         let said = printable(text);
         assert_eq!(said, "a\u{fffd}[31mred\u{fffd}2J\u{fffd}\u{fffd}\u{fffd}gpj.exe\tb\nc");
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("no connection: {0}")]
+        struct Talkative(#[source] std::io::Error);
+
+        let refused = std::io::Error::other("refused");
+        let error = anyhow::Error::from(Talkative(refused)).context("the cluster does not answer");
+        let said = "the cluster does not answer: no connection: refused";
+        assert_eq!(in_words(&error), said);
+        let error = anyhow::anyhow!("the file is empty").context("it cannot be read").context("no settings");
+        assert_eq!(in_words(&error), "no settings: it cannot be read: the file is empty");
     }
 }
