@@ -20,8 +20,8 @@ use tracing::debug;
 /// What waits is carried when it is more than so many times what the log may still grow: at the latest at 7/8 of its length,
 /// and at 63/64 again.
 const WAITING_TO_ROOM: i64 = 7;
-/// The log is looked at after so many commits, whatever they wrote.
-const MOST_COMMITS: u64 = 64;
+/// The log is looked at after so many commits, whatever they wrote: they may be larger than those before.
+const MOST_COMMITS: u64 = 16;
 
 /// Dropped, it stops.
 pub struct Checkpoints {
@@ -167,18 +167,21 @@ impl Log {
         near_the_end.min(self.carried + self.bite)
     }
 
-    /// The next look comes as late as commits like those since the last one allow, of which there were `commits`.
+    /// The next look comes when half of what is missing is there, if commits go on like those since the last one, of which
+    /// there were `commits`. Should they be larger than it seems, half of it is room for that.
     fn commits_until_it_is_worth_it(&self, before: Self, commits: u64) -> u64 {
-        let missing = u64::try_from(self.worth_it_at() - self.written).unwrap_or(0);
-        // A log that began anew has grown by what it has.
+        // A log that is as long as it is meant to be begins anew with the next commit, and has grown by what it has then.
+        let log = if self.written < self.length { *self } else { Self { written: 0, carried: 0, ..*self } };
+        let missing = log.worth_it_at() - log.written;
         let grown = if self.written < before.written { self.written } else { self.written - before.written };
-        let by_commit = (u64::try_from(grown).unwrap_or(0) / commits.max(1)).max(1);
-        if self.written >= self.length { MOST_COMMITS } else { (missing / by_commit).clamp(1, MOST_COMMITS) }
+        let by_commit = grown / i64::try_from(commits).unwrap_or(i64::MAX).max(1);
+        u64::try_from(missing / (2 * by_commit.max(1))).unwrap_or(0).clamp(1, MOST_COMMITS)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
     use proptest::prelude::*;
     use sqlx::sqlite::SqliteJournalMode;
 
@@ -227,15 +230,36 @@ mod tests {
             prop_assert!(waits == bite || (waits < bite && waits > WAITING_TO_ROOM * (length - worth_it_at)));
         }
 
-        /// Commits that go on as they did make it worth it when it is looked at next, or not much earlier.
+        /// However large commits are, as long as they are small beside the log and at least half as large as the largest:
+        /// once the log has begun anew, little waits for the writer.
         #[test]
-        fn it_is_looked_at_when_it_is_worth_it(by_commit in 1i64..400, commits in 1u64..64) {
-            let before = Log { length: 8_000, bite: 8_000, written: 100, carried: 0 };
-            let log = Log { written: 100 + by_commit * commits.cast_signed(), ..before };
-            let next = log.commits_until_it_is_worth_it(before, commits);
-            prop_assert!((1..=MOST_COMMITS).contains(&next));
-            let then = log.written + by_commit * next.cast_signed();
-            prop_assert!(then + by_commit > log.worth_it_at() || next == MOST_COMMITS);
+        fn most_is_carried_beforehand(largest in 2i64..500, parts in vec(50i64..=100, 1..100), bite in 500i64..=8_000) {
+            let length = 8_000;
+            let mut log = Log { length, bite, ..Log::default() };
+            let (mut before, mut made, mut look_in, mut looks, mut logs) = (log, 0, MOST_COMMITS, 0, 0);
+            for (commit, part) in (1..=6 * length / largest).zip(parts.iter().cycle()) {
+                // The writer carries what waits when the log is long enough, and begins anew.
+                if log.written >= length {
+                    let waits = log.written - log.carried;
+                    prop_assert!(logs == 0 || waits <= length / (WAITING_TO_ROOM + 1) + largest, "{} pages", waits);
+                    (log.written, log.carried, logs) = (0, 0, logs + 1);
+                }
+                log.written += largest * part / 100;
+                made += 1;
+                if made < look_in {
+                    continue;
+                }
+                looks += 1;
+                if log.written >= log.worth_it_at() {
+                    log.carried = log.written;
+                }
+                look_in = log.commits_until_it_is_worth_it(before, made);
+                (before, made) = (log, 0);
+                // Halves of what is missing, for each time that something is carried.
+                let often = (logs + 1) * 12 * (length / bite + 3);
+                let often_enough = commit / MOST_COMMITS.cast_signed() + 1;
+                prop_assert!(looks <= often + often_enough, "{} looks after {} commits", looks, commit);
+            }
         }
     }
 }
