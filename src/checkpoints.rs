@@ -22,6 +22,9 @@ use tracing::debug;
 const WAITING_TO_ROOM: i64 = 7;
 /// The log is looked at after so many commits, whatever they wrote: they may be larger than those before.
 const MOST_COMMITS: u64 = 16;
+/// What was written meanwhile is carried as well, so often at most: only where nothing is left does SQLite wait until the disk
+/// has it all, and otherwise the writer does.
+const MOST_PASSES: usize = 3;
 
 /// Dropped, it stops.
 pub struct Checkpoints {
@@ -145,8 +148,15 @@ async fn look(
         None => connection.insert(SqliteConnection::connect_with(options).await?),
     };
     log.learn(connection, "PRAGMA wal_checkpoint(NOOP)").await?;
-    if log.written >= log.worth_it_at() {
+    if log.written < log.worth_it_at() {
+        return Ok(());
+    }
+    for _ in 0..MOST_PASSES {
+        let carried = log.carried;
         log.learn(connection, "PRAGMA wal_checkpoint(PASSIVE)").await?;
+        if log.carried == carried {
+            break;
+        }
     }
     Ok(())
 }
