@@ -180,7 +180,8 @@ impl Log {
     /// The next look comes when half of what is missing is there, if commits go on like those since the last one, of which
     /// there were `commits`. Should they be larger than it seems, half of it is room for that.
     fn commits_until_it_is_worth_it(&self, before: Self, commits: u64) -> u64 {
-        // A log that is as long as it is meant to be begins anew with the next commit, and has grown by what it has then.
+        // A log that is as long as it is meant to be begins anew with the next commit, unless somebody still reads what is in
+        // it; it has grown by what it has then.
         let log = if self.written < self.length { *self } else { Self { written: 0, carried: 0, ..*self } };
         let missing = log.worth_it_at() - log.written;
         let grown = if self.written < before.written { self.written } else { self.written - before.written };
@@ -194,6 +195,7 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
     use sqlx::sqlite::SqliteJournalMode;
+    use tempfile::TempDir;
 
     use super::*;
 
@@ -203,9 +205,8 @@ mod tests {
         log
     }
 
-    #[tokio::test]
-    async fn the_log_begins_anew_though_its_writer_carries_nothing() {
-        let folder = tempfile::tempdir().unwrap();
+    /// A database whose writer carries nothing.
+    async fn a_writer(folder: &TempDir) -> (SqliteConnectOptions, SqliteConnection) {
         let options = SqliteConnectOptions::new()
             .filename(folder.path().join("some.db"))
             .create_if_missing(true)
@@ -213,21 +214,57 @@ mod tests {
             .pragma("wal_autocheckpoint", "0");
         let mut writer = SqliteConnection::connect_with(&options).await.unwrap();
         sqlx::query("CREATE TABLE numbers (number INTEGER)").execute(&mut writer).await.unwrap();
-        let checkpoints = Checkpoints::start(options, 50, 20);
-        checkpoints.follow(&mut writer).await.unwrap();
+        (options, writer)
+    }
+
+    /// Commits until the log begins anew. Answers how many it took.
+    async fn commit_until_it_begins_anew(writer: &mut SqliteConnection) -> i64 {
         let (mut written, mut count) = (0, 0);
-        while log_of(&mut writer).await.written >= written {
-            written = log_of(&mut writer).await.written;
+        while log_of(writer).await.written >= written {
+            written = log_of(writer).await.written;
             assert!(written < 10_000, "it only grows");
-            sqlx::query("INSERT INTO numbers (number) VALUES ($1)").bind(count).execute(&mut writer).await.unwrap();
+            sqlx::query("INSERT INTO numbers (number) VALUES ($1)").bind(count).execute(&mut *writer).await.unwrap();
             count += 1;
         }
+        count
+    }
+
+    async fn count(connection: &mut SqliteConnection) -> i64 {
+        sqlx::query_scalar("SELECT count(*) FROM numbers").fetch_one(connection).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_log_begins_anew_though_its_writer_carries_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (options, mut writer) = a_writer(&folder).await;
+        let checkpoints = Checkpoints::start(options, 50, 20);
+        checkpoints.follow(&mut writer).await.unwrap();
+        let committed = commit_until_it_begins_anew(&mut writer).await;
         checkpoints.close().await;
-        let found: i64 = sqlx::query_scalar("SELECT count(*) FROM numbers").fetch_one(&mut writer).await.unwrap();
-        assert_eq!(found, count);
+        assert_eq!(count(&mut writer).await, committed);
         writer.close().await.unwrap();
         let left: Vec<_> = folder.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["some.db"], "the last to close it carries what is left and removes the log");
+    }
+
+    #[tokio::test]
+    async fn somebody_who_reads_for_long_sees_what_was_and_the_log_begins_anew_afterwards() {
+        let folder = tempfile::tempdir().unwrap();
+        let (options, mut writer) = a_writer(&folder).await;
+        let mut reader = SqliteConnection::connect_with(&options).await.unwrap();
+        let mut long = reader.begin().await.unwrap();
+        assert_eq!(count(&mut long).await, 0);
+        let checkpoints = Checkpoints::start(options, 50, 20);
+        checkpoints.follow(&mut writer).await.unwrap();
+        for number in 0..500 {
+            sqlx::query("INSERT INTO numbers (number) VALUES ($1)").bind(number).execute(&mut writer).await.unwrap();
+        }
+        assert!(log_of(&mut writer).await.written >= 500, "it cannot begin anew while somebody needs it");
+        assert_eq!(count(&mut long).await, 0);
+        long.commit().await.unwrap();
+        let committed = commit_until_it_begins_anew(&mut writer).await;
+        checkpoints.close().await;
+        assert_eq!(count(&mut writer).await, 500 + committed);
     }
 
     proptest! {
