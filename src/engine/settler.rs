@@ -111,8 +111,8 @@ impl Settler {
     /// Does not return before the outcomes are written or have become somebody else's.
     async fn write(&self, batch: &mut Vec<Settled>) {
         let mut pause = FIRST_PAUSE;
-        // The store writes them in this order, which is the one in which they lie.
-        batch.sort_unstable_by_key(|settled| settled.event_id);
+        // The store writes them in this order, which is the one in which they lie. Each is large, so it is moved once.
+        batch.sort_by_cached_key(|settled| settled.event_id);
         while !batch.is_empty() {
             let failure = match self.store.settle(self.leases.node(), &leases_of(batch), batch, self.clock.now()).await
             {

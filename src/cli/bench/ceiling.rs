@@ -1,15 +1,24 @@
 //! C: what the product's own HTTPS client reaches on this machine without a database.
+//!
+//! The client is a process of its own, as the product is beside whoever receives: in one process both are served by the
+//! same threads, which no delivery ever is.
 
+use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use anyhow::Context as _;
 use bytes::Bytes;
+use tokio::process::Command;
 use tokio::task::JoinSet;
 
+use super::home::Folder;
 use super::queue::BODY_BYTES;
 use super::report::Figure;
 use super::sink::Sink;
 use super::{World, between, trackers};
+use crate::cli::output;
 use crate::domain::address::AddressPolicy;
 use crate::domain::endpoint_url::EndpointUrl;
 use crate::domain::ids::EventId;
@@ -28,6 +37,20 @@ pub struct Ceiling {
     count: usize,
 }
 
+/// The client of C, as a process of its own: prints how many requests a second it made
+#[derive(Debug, clap::Args)]
+pub struct Client {
+    /// Where to
+    #[arg(long)]
+    url: String,
+    /// Authorities that vouch for it (PEM)
+    #[arg(long, value_name = "FILE")]
+    authorities: PathBuf,
+    /// Requests
+    #[arg(long)]
+    count: usize,
+}
+
 impl Ceiling {
     pub async fn run(&self, world: &World) -> anyhow::Result<()> {
         let about =
@@ -35,8 +58,20 @@ impl Ceiling {
         let mut figure = Figure::new("ceiling", None, about);
         for _ in world.runs("ceiling", None) {
             figure.add("requests_per_second", measure(world, self.count).await?);
+            let sink = Sink::start(&world.clock).await?;
+            let authorities = sink.authority_pem.as_bytes();
+            figure.add("in_one_process_per_second", requests(world, &sink.url(0, 0), authorities, self.count).await?);
         }
         world.show(&figure);
+        Ok(())
+    }
+}
+
+impl Client {
+    pub async fn run(&self, world: &World) -> anyhow::Result<()> {
+        let authorities = std::fs::read(&self.authorities)
+            .with_context(|| format!("{} cannot be read", self.authorities.display()))?;
+        output::say(&requests(world, &self.url, &authorities, self.count).await?.to_string());
         Ok(())
     }
 }
@@ -50,12 +85,31 @@ pub async fn around<T>(
     between(async || Box::pin(measure(world, count)).await, Box::pin(measured)).await
 }
 
-/// Requests a second. Connections are opened before time begins.
+/// Requests a second of a client beside this process.
 async fn measure(world: &World, count: usize) -> anyhow::Result<f64> {
     let sink = Sink::start(&world.clock).await?;
-    let sender = Arc::new(sender(world, &sink)?);
-    send(world, &sender, &sink, IN_FLIGHT * 4).await?;
-    let seconds = world.timed(send(world, &sender, &sink, count)).await?;
+    let folder = Folder::new(world)?;
+    let authorities = folder.path().join("authorities.pem");
+    std::fs::write(&authorities, &sink.authority_pem)?;
+    let client = Command::new(&world.executable)
+        .args(["bench", "client", "--url", &sink.url(0, 0), "--count", &count.to_string(), "--authorities"])
+        .arg(authorities)
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .context("the client cannot be started")?;
+    anyhow::ensure!(client.status.success(), "the client ended with {}", client.status);
+    let answer = String::from_utf8_lossy(&client.stdout);
+    answer.trim().parse().with_context(|| format!("the client answered {answer:?}"))
+}
+
+/// Requests a second from here. Connections are opened before time begins.
+async fn requests(world: &World, url: &str, authorities_pem: &[u8], count: usize) -> anyhow::Result<f64> {
+    let sender = Arc::new(sender(world, authorities_pem)?);
+    send(world, &sender, url, IN_FLIGHT * 4).await?;
+    let seconds = world.timed(send(world, &sender, url, count)).await?;
     Ok(count as f64 / seconds)
 }
 
@@ -63,14 +117,14 @@ fn policy() -> anyhow::Result<AddressPolicy> {
     Ok(AddressPolicy { allow: vec!["127.0.0.0/8".parse()?], ..AddressPolicy::default() })
 }
 
-fn sender(world: &World, sink: &Sink) -> anyhow::Result<Sender> {
-    let roots = trusted_roots(Some(sink.authority_pem.as_bytes()))?;
+fn sender(world: &World, authorities_pem: &[u8]) -> anyhow::Result<Sender> {
+    let roots = trusted_roots(Some(authorities_pem))?;
     let connector = EgressConnector::new(policy()?, Resolver::system()?, roots, world.clock.clone());
     Ok(Sender::new(connector, world.clock.clone(), IN_FLIGHT))
 }
 
-async fn send(world: &World, sender: &Arc<Sender>, sink: &Sink, count: usize) -> anyhow::Result<()> {
-    let url = EndpointUrl::parse(&sink.url(0, 0), &policy()?).map_err(|problem| anyhow::anyhow!("{problem}"))?;
+async fn send(world: &World, sender: &Arc<Sender>, url: &str, count: usize) -> anyhow::Result<()> {
+    let url = EndpointUrl::parse(url, &policy()?).map_err(|problem| anyhow::anyhow!("{problem}"))?;
     let address = Arc::new(Address::new(Ok(url), &[]));
     let next = Arc::new(AtomicUsize::new(0));
     let mut tasks = JoinSet::new();

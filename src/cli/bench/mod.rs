@@ -104,6 +104,8 @@ enum Which {
     Start(start::Start),
     Ingest(ingest::Ingest),
     Ceiling(ceiling::Ceiling),
+    #[command(hide = true)]
+    Client(ceiling::Client),
     Drain(drain::Drain),
     Flow(flow::Flow),
     Latency(latency::Latency),
@@ -183,6 +185,7 @@ impl Which {
             Self::Start(figure) => Box::pin(figure.run(world)).await,
             Self::Ingest(figure) => Box::pin(figure.run(world)).await,
             Self::Ceiling(figure) => Box::pin(figure.run(world)).await,
+            Self::Client(client) => Box::pin(client.run(world)).await,
             Self::Drain(figure) => Box::pin(figure.run(world)).await,
             Self::Flow(figure) => Box::pin(figure.run(world)).await,
             Self::Latency(figure) => Box::pin(figure.run(world)).await,
