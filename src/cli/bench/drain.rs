@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
-
+use super::cost::{Cpu, Moment};
 use super::database::emptied;
 use super::home::Home;
-use super::postgres::{Meter, Reading};
+use super::postgres::Meter;
 use super::report::{Figure, Kind, Target};
 use super::served::{Launch, Served};
 use super::sink::Sink;
 use super::stage::{Hook, Plan, set_up};
-use super::{World, between, ceiling, queue, usage};
+use super::{World, between, ceiling, queue};
 use crate::store::waiting::Known;
 
 /// Endpoints the deliveries go to: enough that none of them is what everything waits for.
@@ -51,15 +50,6 @@ pub struct Drained {
     peak_mib: f64,
     wal_bytes: Option<f64>,
     commits: Option<f64>,
-}
-
-/// Microseconds of CPU a delivery.
-struct Cpu {
-    app: f64,
-    /// Of this process, which plays the endpoint and does little else meanwhile.
-    sink: f64,
-    /// Of the PostgreSQL server and all its processes.
-    postgres: Option<f64>,
 }
 
 impl Drain {
@@ -121,11 +111,7 @@ impl Drain {
 
 impl Drained {
     fn add_to(&self, figure: &mut Figure) {
-        figure.add("app_cpu_us", self.cpu.app);
-        if let Some(cpu) = self.cpu.postgres {
-            figure.add("postgres_cpu_us", cpu);
-        }
-        figure.add("sink_cpu_us", self.cpu.sink);
+        self.cpu.add_to(figure);
         if let (Some(wal_bytes), Some(commits)) = (self.wal_bytes, self.commits) {
             figure.add("wal_bytes_per_delivery", wal_bytes);
             figure.add("commits_per_delivery", commits);
@@ -183,10 +169,7 @@ fn launch(sink: &Sink) -> Launch {
 pub async fn drain(world: &World, home: &Home, sink: &Sink, count: usize, known: &Known) -> anyhow::Result<Drained> {
     let store = home.database.store().await?;
     let commits = Commits::begin(home).await?;
-    let mut meter = match &home.database.place {
-        Some((cluster, _)) => Some(cluster.meter().await?),
-        None => None,
-    };
+    let mut meter = home.meter().await?;
     let before = sink.arrived();
     let served = Served::spawn(world, &home.database.url, home.folder.path(), &launch(sink))?;
     sink.wait_for(before + 1).await?;
@@ -206,42 +189,6 @@ pub async fn drain(world: &World, home: &Home, sink: &Sink, count: usize, known:
         wal_bytes: began.wal_until(&ended, each),
         commits: commits.end(each).await?,
     })
-}
-
-/// Everything that is read when a drain begins and when it ends.
-struct Moment {
-    seconds: f64,
-    app_cpu: f64,
-    own_cpu: f64,
-    postgres: Option<Reading>,
-}
-
-impl Moment {
-    async fn now(world: &World, served: &Served, meter: Option<&mut Meter>) -> anyhow::Result<Self> {
-        let seconds = world.clock.monotonic().as_secs_f64();
-        let app_cpu = served.cpu_seconds()?;
-        let own_cpu = usage::cpu_seconds(std::process::id()).context("this process's CPU time cannot be read")?;
-        let postgres = match meter {
-            Some(meter) => Some(meter.read().await?),
-            None => None,
-        };
-        Ok(Self { seconds, app_cpu, own_cpu, postgres })
-    }
-
-    fn cpu_until(&self, end: &Self, each: f64) -> Cpu {
-        let micros = |from: f64, to: f64| (to - from) * 1e6 * each;
-        let of_postgres = |moment: &Self| moment.postgres.and_then(|reading| reading.cpu_seconds);
-        Cpu {
-            app: micros(self.app_cpu, end.app_cpu),
-            sink: micros(self.own_cpu, end.own_cpu),
-            postgres: of_postgres(self).zip(of_postgres(end)).map(|(from, to)| micros(from, to)),
-        }
-    }
-
-    fn wal_until(&self, end: &Self, each: f64) -> Option<f64> {
-        let (from, to) = self.postgres.zip(end.postgres)?;
-        Some((to.wal_bytes - from.wal_bytes) * each)
-    }
 }
 
 /// Transactions of the whole life of the server: its start and its end are in it, and the looks at the queue's depth.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::task::JoinSet;
 
+use super::cost::Moment;
 use super::database::depth;
 use super::home::{Account, Home};
 use super::report::{Figure, Kind, Target};
@@ -104,14 +105,18 @@ impl Flow {
         let served = home.serve(world, &launch).await?;
         set_up(&served, &self.crowd.plans(&home.account, |site, index| sink.url(site, index))).await?;
         let store = home.database.store().await?;
+        let mut meter = home.meter().await?;
         let mut traffic = self.traffic(&sink, served.address);
         let measured = async {
             world.clock.sleep(Duration::from_secs(self.warm_up)).await;
-            let (owed, arrived, began) = (depth(&store).await?, sink.arrived(), world.clock.monotonic());
+            let (owed, arrived) = (depth(&store).await?, sink.arrived());
+            let began = Moment::now(world, &served, meter.as_mut()).await?;
             world.clock.sleep(Duration::from_secs(self.seconds)).await;
-            let seconds = (world.clock.monotonic() - began).as_secs_f64();
-            let rate = (sink.arrived() - arrived) as f64 / seconds;
+            let ended = Moment::now(world, &served, meter.as_mut()).await?;
+            let arrived = (sink.arrived() - arrived) as f64;
+            let rate = arrived / (ended.seconds - began.seconds);
             figure.add("deliveries_per_second", rate);
+            began.cpu_until(&ended, 1.0 / arrived).add_to(figure);
             figure.add("owed_at_first", owed);
             figure.add("owed_at_last", depth(&store).await?);
             figure.add("resident_mib", served.resident_mib()?);

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 
 use super::World;
 use super::database::Database;
+use super::postgres::Meter;
 use super::report::Kind;
 use super::served::{Launch, Served};
 use crate::directory::{Grant, issue_key};
@@ -41,6 +42,14 @@ impl Home {
     /// Starts the server on it and waits until it can work.
     pub async fn serve(&self, world: &World, launch: &Launch) -> anyhow::Result<Served> {
         Served::start(world, &self.database.url, self.folder.path(), launch).await
+    }
+
+    /// What reads PostgreSQL's use; nothing where the database is another.
+    pub async fn meter(&self) -> anyhow::Result<Option<Meter>> {
+        match &self.database.place {
+            Some((cluster, _)) => Ok(Some(cluster.meter().await?)),
+            None => Ok(None),
+        }
     }
 
     pub async fn discard(self) -> anyhow::Result<()> {

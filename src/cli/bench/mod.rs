@@ -42,6 +42,7 @@ mod arrivals;
 mod backlog;
 mod ceiling;
 mod clickhouse;
+mod cost;
 mod customers;
 mod database;
 mod door;
