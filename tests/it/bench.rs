@@ -49,8 +49,11 @@ on_both! {
     async fn the_whole_way_is_measured(database: Database) {
         let sizes = ["--sites", "2", "--webhooks", "2", "--goals", "3", "--seconds", "1", "--warm-up", "1"];
         let figures = bench(&database, &[&["flow"], &sizes[..]].concat()).await;
-        positive(&figures[0], "deliveries_per_second");
-        positive(&figures[0], "ratio");
+        let [flow] = &figures[..] else { panic!("{figures:#?}") };
+        for key in ["deliveries_per_second", "ratio", "app_cpu_us"] {
+            positive(flow, key);
+        }
+        assert_eq!(flow["postgres_cpu_us"].is_f64(), flow["database"] == "postgres", "{flow:#}");
     }
 
     async fn the_past_is_written_into_todays_tables(database: Database) {
@@ -94,6 +97,18 @@ async fn what_arrives_in_clickhouse_is_measured() {
         positive(embedded, "ratio");
         for key in ["arrived_per_second", "writer_per_second", "driver_alone_per_second", "ratio"] {
             positive(clickhouse, key);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ceiling_is_reached_by_a_process_of_its_own_and_by_the_one_that_receives() {
+    in_time(async {
+        let figures = bench(&Database::sqlite(), &["ceiling", "--count", "200"]).await;
+        let [ceiling] = &figures[..] else { panic!("{figures:#?}") };
+        for key in ["requests_per_second", "in_one_process_per_second"] {
+            positive(ceiling, key);
         }
     })
     .await;
