@@ -9,8 +9,7 @@
 //!
 //! * **Each value is the median of `--runs` runs.** A ratio is taken within a run, whose ceiling is measured before and
 //!   after, so that a machine that is slower for a while is slower for both.
-//! * **C** ([`ceiling`]) is what the product's own sender, in a process of its own, reaches over HTTPS on loopback when nothing
-//!   is recorded.
+//! * **C** ([`ceiling`]) is what the product's own sender reaches over HTTPS on loopback when nothing is recorded.
 //! * **Units are in the names**: `_per_second`, `_ms`, `_us` (microseconds of CPU, user and system, for one delivery),
 //!   `_mib` (resident), `_bytes`.
 //! * **A target stands beside its value**; `MISSED` marks one that was not met. To miss one is a finding, not a failure:
