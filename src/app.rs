@@ -428,11 +428,12 @@ fn connector(
     clock: &Clock,
     substitutes: Substitutes,
 ) -> anyhow::Result<EgressConnector> {
-    let extra = match &config.egress_ca {
+    let roots = match &config.egress_ca {
         Some(path) => {
-            Some(std::fs::read(path).with_context(|| format!("egress_ca {} cannot be read", path.display()))?)
+            let pem = std::fs::read(path).with_context(|| format!("egress_ca {} cannot be read", path.display()))?;
+            trusted_roots(Some(&pem)).with_context(|| format!("egress_ca {} cannot be used", path.display()))?
         }
-        None => None,
+        None => trusted_roots(None)?,
     };
     let resolver = match substitutes.resolver {
         Some(resolver) => resolver,
@@ -441,7 +442,6 @@ fn connector(
     if !policy.allow.is_empty() {
         warn!(networks = ?policy.allow, "Webhooks may reach networks that are otherwise forbidden (egress_allow)");
     }
-    let roots = trusted_roots(extra.as_deref())?;
     let connector = EgressConnector::new(policy.clone(), resolver, roots, clock.clone());
     Ok(match substitutes.dialled {
         Some(dialled) => connector.recording(dialled),

@@ -163,10 +163,10 @@ pub fn trusted_roots(extra_pem: Option<&[u8]>) -> anyhow::Result<RootCertStore> 
     if let Some(pem) = extra_pem {
         let certificates: Vec<_> = rustls::pki_types::CertificateDer::pem_slice_iter(pem)
             .collect::<Result<_, _>>()
-            .context("egress_ca is not a PEM file of certificates")?;
-        anyhow::ensure!(!certificates.is_empty(), "egress_ca holds no certificate");
+            .context("this is no PEM file of certificates")?;
+        anyhow::ensure!(!certificates.is_empty(), "no certificate is in it");
         for certificate in certificates {
-            roots.add(certificate).context("egress_ca holds a certificate that cannot be used")?;
+            roots.add(certificate).context("a certificate in it cannot be used")?;
         }
     }
     Ok(roots)

@@ -122,3 +122,14 @@ async fn what_is_missing_is_said() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("--postgres postgres://"), "{said}");
 }
+
+#[tokio::test]
+async fn a_client_without_authorities_names_the_file() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pulsehook"));
+    command.args(["bench", "client", "--url", "https://127.0.0.1:1/", "--count", "1", "--authorities", "/dev/null"]);
+    let output = command.output().await.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("/dev/null cannot be used: no certificate is in it"), "{said}");
+    assert!(!said.contains("egress_ca"), "{said}");
+}

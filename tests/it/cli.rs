@@ -215,6 +215,7 @@ async fn settings_that_contradict_are_refused_at_start() {
         ("PULSEHOOK_MASTER_KEY", "secret-but-wrong", "master_key must be 32 bytes in base64"),
         ("PULSEHOOK_RETENTION_FILE", "/nowhere", "PULSEHOOK_RETENTION_FILE names /nowhere"),
         ("PULSEHOOK_EGRESS_CA", "/nowhere.pem", "egress_ca /nowhere.pem cannot be read"),
+        ("PULSEHOOK_EGRESS_CA", "/dev/null", "egress_ca /dev/null cannot be used: no certificate is in it"),
         (
             "PULSEHOOK_DATABASE_URL",
             "postgres://me:secret-but-wrong@127.0.0.1:1/x",

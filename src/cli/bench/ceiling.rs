@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use rustls::RootCertStore;
 use tokio::process::Command;
 use tokio::task::JoinSet;
 
@@ -69,7 +70,9 @@ impl Client {
     pub async fn run(&self, world: &World) -> anyhow::Result<()> {
         let authorities = std::fs::read(&self.authorities)
             .with_context(|| format!("{} cannot be read", self.authorities.display()))?;
-        output::say(&requests(world, &self.url, &authorities, self.count).await?.to_string());
+        let roots = trusted_roots(Some(&authorities))
+            .with_context(|| format!("{} cannot be used", self.authorities.display()))?;
+        output::say(&requests(world, &self.url, roots, self.count).await?.to_string());
         Ok(())
     }
 }
@@ -86,7 +89,7 @@ pub async fn around<T>(
 /// C: requests a second, made and received by this process.
 async fn measure(world: &World, count: usize) -> anyhow::Result<f64> {
     let sink = Sink::start(&world.clock).await?;
-    requests(world, &sink.url(0, 0), sink.authority_pem.as_bytes(), count).await
+    requests(world, &sink.url(0, 0), trusted_roots(Some(sink.authority_pem.as_bytes()))?, count).await
 }
 
 /// Requests a second of a client beside this process.
@@ -110,8 +113,8 @@ async fn from_another_process(world: &World, count: usize) -> anyhow::Result<f64
 }
 
 /// Requests a second from here. Connections are opened before time begins.
-async fn requests(world: &World, url: &str, authorities_pem: &[u8], count: usize) -> anyhow::Result<f64> {
-    let sender = Arc::new(sender(world, authorities_pem)?);
+async fn requests(world: &World, url: &str, roots: RootCertStore, count: usize) -> anyhow::Result<f64> {
+    let sender = Arc::new(sender(world, roots)?);
     send(world, &sender, url, IN_FLIGHT * 4).await?;
     let seconds = world.timed(send(world, &sender, url, count)).await?;
     Ok(count as f64 / seconds)
@@ -121,8 +124,7 @@ fn policy() -> anyhow::Result<AddressPolicy> {
     Ok(AddressPolicy { allow: vec!["127.0.0.0/8".parse()?], ..AddressPolicy::default() })
 }
 
-fn sender(world: &World, authorities_pem: &[u8]) -> anyhow::Result<Sender> {
-    let roots = trusted_roots(Some(authorities_pem))?;
+fn sender(world: &World, roots: RootCertStore) -> anyhow::Result<Sender> {
     let connector = EgressConnector::new(policy()?, Resolver::system()?, roots, world.clock.clone());
     Ok(Sender::new(connector, world.clock.clone(), IN_FLIGHT))
 }
