@@ -204,7 +204,7 @@ async fn live_does_what_the_back_test_says_in_clickhouse() {
     .await;
 }
 
-on_both! {
+on_both!({
     async fn a_back_test_of_what_is_counted_has_filters_and_says_what_it_cannot(database: Database) {
         let app = TestApp::start(database).await;
         let site = app.site().await;
@@ -218,7 +218,10 @@ on_both! {
             hit
         };
         let hits = vec![
-            hit(300, 1, "/a", "pro"), hit(300, 2, "/a", "pro"), hit(200, 3, "/b", "pro"), hit(100, 4, "/a", "free"),
+            hit(300, 1, "/a", "pro"),
+            hit(300, 2, "/a", "pro"),
+            hit(200, 3, "/b", "pro"),
+            hit(100, 4, "/a", "free"),
         ];
         app.analytics.import(hits).await.unwrap();
         let observed = async |body: Value| -> Vec<u64> {
@@ -247,4 +250,4 @@ on_both! {
         }
         app.stop().await;
     }
-}
+});

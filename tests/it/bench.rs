@@ -25,7 +25,7 @@ fn positive(figure: &Value, key: &str) {
     assert!(figure[key].as_f64().is_some_and(|value| value > 0.0), "{key}: {figure:#}");
 }
 
-on_both! {
+on_both!({
     async fn a_drain_is_measured(database: Database) {
         let figures = bench(&database, &["drain", "--count", "200"]).await;
         let [drain] = &figures[..] else { panic!("{figures:#?}") };
@@ -61,7 +61,7 @@ on_both! {
         positive(&figures[0], "with_50_per_second");
         positive(&figures[0], "with_500_per_second");
     }
-}
+});
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_noticing_costs_is_measured() {

@@ -184,26 +184,41 @@ async fn write(database_url: &str, statement: &'static str, ids: [&str; 2]) {
     assert_eq!(rows, 1);
 }
 
-on_both! {
+on_both!({
     async fn a_secret_opens_only_in_its_own_row_and_column(database: Database) {
-        let (mine, theirs) = (Endpoint::http([Behaviour::status(200)]).await, Endpoint::http([Behaviour::status(200)]).await);
+        let (mine, theirs) =
+            (Endpoint::http([Behaviour::status(200)]).await, Endpoint::http([Behaviour::status(200)]).await);
         let app = TestApp::start(database).await;
         app.site().await;
         let (_, stranger) = app.account("Strangers", pulsehook::domain::access::Role::Owner).await;
         app.post_as(&stranger, "/api/sites", json!({"domain": "strange.example"})).await.expect(201);
-        let body = |url: &str, secret: &str| json!({"name": "x", "url": url, "secret": secret, "headers": {"X-A": HEADER},
-            "triggers": [{"type": "goal_completion"}]});
+        let body = |url: &str, secret: &str| {
+            json!({"name": "x", "url": url, "secret": secret, "headers": {"X-A": HEADER},
+            "triggers": [{"type": "goal_completion"}]})
+        };
         let create = async |key: &str, site: &str, body: Value| {
             let webhook = app.post_as(key, &format!("/api/sites/{site}/webhooks"), body).await.expect(201);
             text(&webhook["webhook"]["id"]).to_owned()
         };
         let their_id = create(&stranger, "strange.example", body(&theirs.url(), SECRET)).await;
         for (what, statement) in [
-            ("another's secret", "UPDATE webhooks SET secret = (SELECT secret FROM webhooks WHERE id = $2) WHERE id = $1"),
-            ("another's headers", "UPDATE webhooks SET headers = (SELECT headers FROM webhooks WHERE id = $2) WHERE id = $1"),
-            ("another's address", "UPDATE webhooks SET sealed_url = (SELECT sealed_url FROM webhooks WHERE id = $2) WHERE id = $1"),
+            (
+                "another's secret",
+                "UPDATE webhooks SET secret = (SELECT secret FROM webhooks WHERE id = $2) WHERE id = $1",
+            ),
+            (
+                "another's headers",
+                "UPDATE webhooks SET headers = (SELECT headers FROM webhooks WHERE id = $2) WHERE id = $1",
+            ),
+            (
+                "another's address",
+                "UPDATE webhooks SET sealed_url = (SELECT sealed_url FROM webhooks WHERE id = $2) WHERE id = $1",
+            ),
             ("another column", "UPDATE webhooks SET secret = headers WHERE id = $1 AND id <> $2"),
-            ("the column before", "UPDATE webhooks SET previous_secret = secret, previous_valid_until = 9000000000000000 WHERE id = $1 AND id <> $2"),
+            (
+                "the column before",
+                "UPDATE webhooks SET previous_secret = secret, previous_valid_until = 9000000000000000 WHERE id = $1 AND id <> $2",
+            ),
         ] {
             let id = create(&app.key, SITE, body(&mine.url(), NEXT_SECRET)).await;
             write(&app.database.url, statement, [&id, &their_id]).await;
@@ -222,4 +237,4 @@ on_both! {
         assert_eq!(mine.arrived().len(), 1);
         app.stop().await;
     }
-}
+});

@@ -41,7 +41,7 @@ impl Cli<'_> {
     }
 }
 
-on_both! {
+on_both!({
     async fn from_the_first_key_to_a_delivery(database: Database) {
         let endpoint = Endpoint::http([500, 200].map(Behaviour::status)).await;
         let migrated = pulsehook(&database).arg("migrate").output().await.unwrap();
@@ -57,8 +57,21 @@ on_both! {
         let trigger = format!("goal_completion,goal_id={goal_id}");
         let created = cli
             .json(&[
-                "webhooks", "create", "--site", SITE, "--url", &endpoint.url(), "--name", "Mine", "--trigger", &trigger,
-                "--trigger", "visitor_spike,threshold=80", "--generate-secret", "--header", "X-Token: t",
+                "webhooks",
+                "create",
+                "--site",
+                SITE,
+                "--url",
+                &endpoint.url(),
+                "--name",
+                "Mine",
+                "--trigger",
+                &trigger,
+                "--trigger",
+                "visitor_spike,threshold=80",
+                "--generate-secret",
+                "--header",
+                "X-Token: t",
             ])
             .await;
         let id = text(&created["webhook"]["id"]).to_owned();
@@ -88,7 +101,9 @@ on_both! {
         cli.run(&["webhooks", "resume", &id, "--site", SITE]).await;
         let rotated = cli.json(&["webhooks", "rotate-secret", &id, "--site", SITE, "--overlap", "1h"]).await;
         assert!(text(&rotated["signing_secret"]).starts_with("whsec_"));
-        let added = cli.json(&["triggers", "create", "visitor_spike,baseline=previous", "--webhook", &id, "--site", SITE]).await;
+        let added = cli
+            .json(&["triggers", "create", "visitor_spike,baseline=previous", "--webhook", &id, "--site", SITE])
+            .await;
         let trigger_id = text(&added["trigger"]["id"]).to_owned();
         let changed =
             cli.json(&["triggers", "update", &trigger_id, "threshold=90", "--webhook", &id, "--site", SITE]).await;
@@ -108,7 +123,8 @@ on_both! {
         cli.run(&["sites", "create", SITE]).await;
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/data/nab/Twitter_volume_KO.csv");
         let tried = cli.json(&["backtest", "--counts", file, "--type", "visitor_spike"]).await;
-        let surge = tried["firings"].as_array().unwrap().iter().find(|firing| firing["timestamp"] == "2015-04-14T14:52:53Z");
+        let surge =
+            tried["firings"].as_array().unwrap().iter().find(|firing| firing["timestamp"] == "2015-04-14T14:52:53Z");
         assert_eq!(surge.expect("its greatest surge is found")["observed"], 2241);
         let said = cli.run(&["backtest", "--counts", file, "--sensitivity", "low"]).await;
         assert!(said.contains("visitors in five minutes"), "{said}");
@@ -117,10 +133,15 @@ on_both! {
         let said = cli.run(&["backtest", "--site", SITE]).await;
         assert!(said.contains("would not have fired"), "{said}");
         let silent = cli.json(&["backtest", "--counts", file, "--type", "no_data", "--after", "30m"]).await;
-        assert_eq!((&silent["window_seconds"], &silent["firings_total"]), (&serde_json::json!(900), &serde_json::json!(silent["firings"].as_array().unwrap().len())));
+        assert_eq!(
+            (&silent["window_seconds"], &silent["firings_total"]),
+            (&serde_json::json!(900), &serde_json::json!(silent["firings"].as_array().unwrap().len()))
+        );
         let stalls = cli.run(&["backtest", "--counts", file, "--type", "goal_stalled"]).await;
         assert!(stalls.contains("windows of a quarter of an hour"), "{stalls}");
-        let tried = cli.json(&["backtest", "--site", SITE, "--type", "milestone", "--metric", "visitors", "--step", "100"]).await;
+        let tried = cli
+            .json(&["backtest", "--site", SITE, "--type", "milestone", "--metric", "visitors", "--step", "100"])
+            .await;
         assert_eq!((&tried["firings"], &tried["window_seconds"]), (&serde_json::json!([]), &serde_json::json!(300)));
         for (arguments, sentence) in [
             (vec!["backtest", "--counts", "/nowhere.csv"], "/nowhere.csv"),
@@ -145,8 +166,38 @@ on_both! {
         for (arguments, code, sentence) in [
             (vec!["sites", "show", "nowhere.example"], 1, "There is nothing here, or it is not yours"),
             (vec!["sites", "create", "not a domain"], 1, "domain"),
-            (vec!["webhooks", "create", "--site", SITE, "--url", "http://10.0.0.1/", "--name", "x", "--trigger", "visitor_spike"], 1, "url is inside a private network"),
-            (vec!["webhooks", "create", "--site", SITE, "--url", "https://a.example/", "--name", "x", "--trigger", "visitor_spike,threshold=0"], 1, "threshold must be a whole number from 1 to 10000"),
+            (
+                vec![
+                    "webhooks",
+                    "create",
+                    "--site",
+                    SITE,
+                    "--url",
+                    "http://10.0.0.1/",
+                    "--name",
+                    "x",
+                    "--trigger",
+                    "visitor_spike",
+                ],
+                1,
+                "url is inside a private network",
+            ),
+            (
+                vec![
+                    "webhooks",
+                    "create",
+                    "--site",
+                    SITE,
+                    "--url",
+                    "https://a.example/",
+                    "--name",
+                    "x",
+                    "--trigger",
+                    "visitor_spike,threshold=0",
+                ],
+                1,
+                "threshold must be a whole number from 1 to 10000",
+            ),
             (vec!["webhooks", "create", "--site", SITE], 2, "--url"),
             (vec!["sites", "frobnicate"], 2, "unrecognized subcommand"),
             (vec!["frobnicate"], 2, "unrecognized subcommand"),
@@ -161,7 +212,11 @@ on_both! {
         let (code, said) = wrong_key.fails(&["sites", "list"]).await;
         assert!(code == 1 && said.contains("API key"), "{said}");
         assert!(served.stop().await.success());
-        let nobody = pulsehook(&database).args(["sites", "list", "--server", "http://127.0.0.1:1", "--key", "x"]).output().await.unwrap();
+        let nobody = pulsehook(&database)
+            .args(["sites", "list", "--server", "http://127.0.0.1:1", "--key", "x"])
+            .output()
+            .await
+            .unwrap();
         let said = String::from_utf8(nobody.stderr).unwrap();
         assert!(nobody.status.code() == Some(1) && said.contains("is `pulsehook serve` running there?"), "{said}");
     }
@@ -173,11 +228,25 @@ on_both! {
         let cli = Cli { database: &database, served: &served, key: &key };
         cli.run(&["sites", "create", SITE]).await;
         cli.run(&["goals", "create", "--site", SITE, "--page-path", "/thanks"]).await;
-        cli.run(&["webhooks", "create", "--site", SITE, "--url", &endpoint.url(), "--name", "x", "--trigger", "goal_completion"]).await;
+        cli.run(&[
+            "webhooks",
+            "create",
+            "--site",
+            SITE,
+            "--url",
+            &endpoint.url(),
+            "--name",
+            "x",
+            "--trigger",
+            "goal_completion",
+        ])
+        .await;
         let log = database.folder.path().join("access.log");
         let agent = crate::support::app::BROWSER;
         let line = |second: u32, path: &str, status: u16, agent: &str| {
-            format!("203.0.113.{second} - - [25/Feb/2026:10:00:{second:02} +0000] \"GET {path} HTTP/1.1\" {status} 512 \"-\" \"{agent}\"\n")
+            format!(
+                "203.0.113.{second} - - [25/Feb/2026:10:00:{second:02} +0000] \"GET {path} HTTP/1.1\" {status} 512 \"-\" \"{agent}\"\n"
+            )
         };
         let text = [
             line(1, "/", 200, agent),
@@ -203,7 +272,7 @@ on_both! {
         assert_eq!(endpoint.arrived()[0].json()["data"]["goal_name"], "Visit /thanks");
         assert!(served.stop().await.success());
     }
-}
+});
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn settings_that_contradict_are_refused_at_start() {
@@ -254,7 +323,7 @@ async fn help_and_version_are_there() {
     }
 }
 
-on_both! {
+on_both!({
     async fn people_are_invited_and_the_operator_has_the_last_word(database: Database) {
         use tokio::io::AsyncWriteExt as _;
         let served = Served::start(&database, None).await;
@@ -264,8 +333,10 @@ on_both! {
         let (server, token) = link.trim().split_once("/invitation?token=").unwrap();
         assert!(cli.run(&["members", "invitations"]).await.contains("new@example.com"));
         let http = crate::support::app::http_client();
-        let sign_in = async |path: &str, body: Value| http.post(format!("{server}{path}")).json(&body).send().await.unwrap();
-        let accepted = sign_in("/api/invitations/accept", json!({"token": token, "password": "correct horse battery"})).await;
+        let sign_in =
+            async |path: &str, body: Value| http.post(format!("{server}{path}")).json(&body).send().await.unwrap();
+        let accepted =
+            sign_in("/api/invitations/accept", json!({"token": token, "password": "correct horse battery"})).await;
         assert_eq!(accepted.status(), 201);
         let members = cli.json(&["members", "list"]).await;
         let id = text(&members["members"][0]["id"]).to_owned();
@@ -274,7 +345,9 @@ on_both! {
         assert_eq!(cli.json(&["users", "list"]).await["users"][0]["email"], "new@example.com");
 
         let mut set = cli.command(&["users", "set-password", "new@example.com"]);
-        set.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        set.stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
         let mut set = set.spawn().unwrap();
         set.stdin.take().unwrap().write_all(b"eleven geese asleep\n").await.unwrap();
         succeeded(&set.wait_with_output().await.unwrap());
@@ -293,7 +366,7 @@ on_both! {
         assert!(code == 1 && said.contains("there is no account"), "{said}");
         served.stop().await;
     }
-}
+});
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_demo_delivers_verified_webhooks_and_ends() {

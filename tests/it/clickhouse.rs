@@ -250,7 +250,7 @@ async fn whatever_goes_wrong_is_an_error_and_not_a_zero() {
     .await;
 }
 
-on_both! {
+on_both!({
     async fn what_is_there_is_reported_once(database: Database) {
         let clickhouse = ClickHouse::empty().await;
         let endpoint = always().await;
@@ -271,21 +271,24 @@ on_both! {
             let props: &[(&str, &str)] = if plan { &[("plan", "pro"), ("plan", "x")] } else { &[("plan", "free")] };
             Row { props, ..row("Buy", "/", ago) }
         };
-        clickhouse.insert(&[
-            row("Signup", "/", 0),
-            row("Signup", "/", 0),
-            row("signup", "/", 0),
-            row("pageview", "/thanks", 0),
-            row("pageview", "/thanks/", 0),
-            scroll(60, 0),
-            scroll(59, 1),
-            scroll(255, 2),
-            buy(true, 0),
-            buy(false, 0),
-        ]).await;
+        clickhouse
+            .insert(&[
+                row("Signup", "/", 0),
+                row("Signup", "/", 0),
+                row("signup", "/", 0),
+                row("pageview", "/thanks", 0),
+                row("pageview", "/thanks/", 0),
+                scroll(60, 0),
+                scroll(59, 1),
+                scroll(255, 2),
+                buy(true, 0),
+                buy(false, 0),
+            ])
+            .await;
         look_after(&app, 5 * SECOND).await;
         let all = |signups, others| {
-            let goals = [("Signup", signups), ("Visit /thanks", others), ("Scroll 60% on /blog/**", others), ("Buy", others)];
+            let goals =
+                [("Signup", signups), ("Visit /thanks", others), ("Scroll 60% on /blog/**", others), ("Buy", others)];
             goals.map(|(name, count)| (name.to_owned(), count)).into()
         };
         assert_eq!(told(&endpoint), all(2, 1), "twins are two");
@@ -464,7 +467,14 @@ on_both! {
         app.webhook(&endpoint.url(), json!([spike])).await;
         let visits = |count: u64| {
             let at = app.now();
-            (0..count).map(move |visitor| Row { site, visitor, at, source: "Hacker News", path: "/new", ..Row::default() })
+            (0..count).map(move |visitor| Row {
+                site,
+                visitor,
+                at,
+                source: "Hacker News",
+                path: "/new",
+                ..Row::default()
+            })
         };
         clickhouse.insert(&visits(19).collect::<Vec<_>>()).await;
         look_after(&app, 5 * SECOND).await;
@@ -666,7 +676,8 @@ on_both! {
         app.drain().await;
         let asked = clickhouse.queries().await.iter().filter(|query| purpose(query) == "history").count();
         assert_eq!(asked, 1);
-        let rush = |count: u64| (100..100 + count).map(|visitor| Row { site, visitor, at: app.now(), ..Row::default() });
+        let rush =
+            |count: u64| (100..100 + count).map(|visitor| Row { site, visitor, at: app.now(), ..Row::default() });
         clickhouse.insert(&rush(80).collect::<Vec<_>>()).await;
         look_after(&app, 15 * SECOND).await;
         let arrived = endpoint.arrived();
@@ -675,7 +686,7 @@ on_both! {
         assert_eq!((&data["baseline"], &data["previous_visitors"]), (&json!("typical"), &json!(21)));
         app.stop().await;
     }
-}
+});
 
 /// The same a while later: a process that starts again.
 async fn app_at_later(clickhouse: &ClickHouse, database: crate::support::Database, later: Duration) -> TestApp {

@@ -70,7 +70,7 @@ async fn look_after(app: &TestApp, span: Duration) {
     app.drain().await;
 }
 
-on_both! {
+on_both!({
     async fn a_site_that_falls_silent_is_told_once_and_its_return_once(database: Database) {
         let (endpoint, cold) = (always().await, always().await);
         let app = TestApp::start(database).await;
@@ -278,7 +278,10 @@ on_both! {
         let goal = app.goal(json!({"event_name": "Signup"})).await;
         let row = |site: SiteId, at, visitor, name| Row { site: site.0, at, visitor, name, ..Row::default() };
         let now = app.now();
-        let every = |span: Duration| (1..DAYS * 86_400 / u32::try_from(span.as_secs()).unwrap()).map(move |ago| (now - span * ago, u64::from(ago)));
+        let every = |span: Duration| {
+            (1..DAYS * 86_400 / u32::try_from(span.as_secs()).unwrap())
+                .map(move |ago| (now - span * ago, u64::from(ago)))
+        };
         let mut rows: Vec<_> = every(5 * MINUTE).map(|(at, visitor)| row(one, at, visitor, "pageview")).collect();
         rows.extend(every(5 * MINUTE).map(|(at, visitor)| row(other, at, visitor, "pageview")));
         rows.extend(every(30 * MINUTE).map(|(at, visitor)| row(one, at, visitor, "Signup")));
@@ -327,4 +330,4 @@ on_both! {
         assert_eq!(all, [2, 1, 1, 2], "nothing is told again after a restart");
         app.stop().await;
     }
-}
+});

@@ -40,7 +40,7 @@ fn write(database: &Database, name: &str, text: &str) -> String {
     path.display().to_string()
 }
 
-on_both! {
+on_both!({
     /// The commands end at the same door as everybody.
     async fn neither_a_command_nor_a_file_leads_inside(database: Database) {
         let mut command = pulsehook(&database);
@@ -52,7 +52,14 @@ on_both! {
         let made = owner.json(&[&create[..], &["https://a.example/hook"]].concat()).await;
         let exported = owner.run(&["export"]).await;
         owner.run(&["webhooks", "delete", text(&made["webhook"]["id"]), "--site", SITE, "--yes"]).await;
-        for url in ["https://169.254.169.254/hook", "https://127.1/hook", "https://[::ffff:10.0.0.5]/hook", "https://localhost/hook", "http://a.example/hook", "https://a.example:6379/hook"] {
+        for url in [
+            "https://169.254.169.254/hook",
+            "https://127.1/hook",
+            "https://[::ffff:10.0.0.5]/hook",
+            "https://localhost/hook",
+            "http://a.example/hook",
+            "https://a.example:6379/hook",
+        ] {
             let (code, _, complained) = owner.says(&[&create[..], &[url]].concat()).await;
             assert!(code == 1 && complained.contains("url"), "{url}: {code} {complained}");
             let file = write(&database, "inside.toml", &exported.replace("https://a.example/hook", url));
@@ -74,11 +81,31 @@ on_both! {
         let stalled = format!("goal_stalled,goal_id={}", text(&goal["goal"]["id"]));
         let made = from
             .json(&[
-                "webhooks", "create", "--site", SITE, "--url", "https://a.example/hook", "--name", "Chat", "--trigger", &trigger,
-                "--trigger", "visitor_spike,threshold=80", "--trigger", &stalled,
-                "--trigger", r#"{"type":"milestone","metric":"conversions","list":[10,100]}"#,
-                "--trigger", "goal_completion,batch=15m", "--generate-secret", "--header", "X-Token: hidden-value",
-                "--format", "slack", "--retry-schedule", "1m,5m",
+                "webhooks",
+                "create",
+                "--site",
+                SITE,
+                "--url",
+                "https://a.example/hook",
+                "--name",
+                "Chat",
+                "--trigger",
+                &trigger,
+                "--trigger",
+                "visitor_spike,threshold=80",
+                "--trigger",
+                &stalled,
+                "--trigger",
+                r#"{"type":"milestone","metric":"conversions","list":[10,100]}"#,
+                "--trigger",
+                "goal_completion,batch=15m",
+                "--generate-secret",
+                "--header",
+                "X-Token: hidden-value",
+                "--format",
+                "slack",
+                "--retry-schedule",
+                "1m,5m",
             ])
             .await;
         let secret = text(&made["webhook"]["signing_secret"]).to_owned();
@@ -180,7 +207,9 @@ on_both! {
         assert_eq!(webhooks.as_array().unwrap().len(), 1);
         assert_eq!((&webhooks[0]["format"], &webhooks[0]["active"]), (&json!("teams"), &json!(false)));
         assert_eq!(webhooks[0]["triggers"].as_array().unwrap().len(), 2);
-        assert!(somebody.run(&["import", "config", &file, "--prune"]).await.contains("Everything is as the file says."));
+        assert!(
+            somebody.run(&["import", "config", &file, "--prune"]).await.contains("Everything is as the file says.")
+        );
         assert!(served.stop().await.success());
     }
 
@@ -239,16 +268,22 @@ on_both! {
             {"name": "Lost", "url": "https://a.example/", "triggers": [{"type": "goal_completion", "goal": "None"}]}]}]}"#;
         let file = write(&database, "refused.json", refused);
         let (code, _, said) = somebody.says(&["import", "config", &file]).await;
-        assert!(code == 1 && said.contains("sites[0].webhooks[1].triggers[0].goal \"None\" is no goal of example.com"), "{said}");
+        assert!(
+            code == 1 && said.contains("sites[0].webhooks[1].triggers[0].goal \"None\" is no goal of example.com"),
+            "{said}"
+        );
         let file = write(&database, "refused.json", &refused.replace(", \"goal\": \"None\"", ""));
         let (code, said, complained) = somebody.says(&["import", "config", &file]).await;
-        assert!(code == 1 && complained.contains("sites[0].webhooks[0]: url is inside a private network"), "{complained}");
+        assert!(
+            code == 1 && complained.contains("sites[0].webhooks[0]: url is inside a private network"),
+            "{complained}"
+        );
         assert_eq!(said, "+ site example.com\n");
         let (code, _, said) = somebody.says(&["import", "config", "/nowhere.toml"]).await;
         assert!(code == 1 && said.contains("/nowhere.toml"), "{said}");
         assert!(served.stop().await.success());
     }
-}
+});
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shells_complete_commands() {

@@ -176,7 +176,7 @@ survives! {
     after_a_later_outcome_is_committed: "settle.after_commit:2",
 }
 
-crate::support::on_both! {
+crate::support::on_both!({
     async fn killed_from_outside_at_any_moment(database: Database) {
         let stage = Stage::new(database).await;
         let mut served = Served::start(&stage.database, None).await;
@@ -212,4 +212,4 @@ crate::support::on_both! {
         }
         assert!(served.stop().await.success());
     }
-}
+});

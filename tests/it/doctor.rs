@@ -31,7 +31,7 @@ fn assert_said(checks: &[(String, String, String)], what: &str, state: &str, sen
     assert!(checks.iter().any(|check| fits(&check)), "no {state} of {what} with {sentence:?}: {checks:#?}");
 }
 
-on_both! {
+on_both!({
     async fn a_set_up_that_works_is_fine(database: Database) {
         let clickhouse = ClickHouse::empty().await;
         let (fine, checks) = doctor(&database, &[("PULSEHOOK_ANALYTICS_URL", clickhouse.url())]).await;
@@ -50,7 +50,7 @@ on_both! {
         assert_said(&checks, "clock", "ok", "of ClickHouse");
         assert_said(&checks, "freshness", "ok", "1 in the last hour");
     }
-}
+});
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn before_the_first_start_nothing_is_made() {

@@ -26,7 +26,7 @@ async fn always(status: u16) -> Endpoint {
     Endpoint::http([Behaviour::status(status)]).await
 }
 
-on_both! {
+on_both!({
     async fn a_signup_reaches_the_endpoint(database: Database) {
         let endpoint = always(200).await;
         let app = TestApp::start(database).await;
@@ -90,7 +90,11 @@ on_both! {
             .iter()
             .map(|one| {
                 let data = &one.json()["data"];
-                (text(&data["goal_name"]).to_owned(), text(&data["goal_type"]).to_owned(), data["count"].as_u64().unwrap())
+                (
+                    text(&data["goal_name"]).to_owned(),
+                    text(&data["goal_type"]).to_owned(),
+                    data["count"].as_u64().unwrap(),
+                )
             })
             .collect();
         seen.sort();
@@ -109,7 +113,8 @@ on_both! {
         }
         let mut webhooks = Vec::new();
         for _ in 0..WEBHOOKS {
-            webhooks.push(app.webhook("https://example.com/", json!([{"type": "goal_completion", "shadow": true}])).await);
+            webhooks
+                .push(app.webhook("https://example.com/", json!([{"type": "goal_completion", "shadow": true}])).await);
         }
         app.visit(1, "/docs/start").await;
         app.drain().await;
@@ -635,7 +640,7 @@ on_both! {
         assert_eq!(owed["delivery"]["status"], "retrying", "it is still owed");
         app.stop().await;
     }
-}
+});
 
 /// Twenty visitors in every five minutes, for ten days that end now.
 fn ten_days_of_twenty_visitors(site_id: SiteId, clock: &ManualClock) -> Vec<Hit> {

@@ -36,7 +36,7 @@ fn headers(count: usize, value_bytes: usize) -> String {
     format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n{lines}\r\n")
 }
 
-on_both! {
+on_both!({
     async fn floods_end_by_themselves(database: Database) {
         let app = TestApp::start(database).await;
         let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
@@ -55,9 +55,17 @@ on_both! {
             ("15 KiB of headers", answer(&headers(15, 1_024)), "success"),
             ("17 KiB of headers", answer(&headers(17, 1_024)), "headers_too_large"),
             ("a body without end", endless("HTTP/1.1 200 OK\r\n\r\n", "x"), "success"),
-            ("a body as long as can be said", endless("HTTP/1.1 500 X\r\ncontent-length: 18446744073709551613\r\n\r\n", "x"), "server_error"),
+            (
+                "a body as long as can be said",
+                endless("HTTP/1.1 500 X\r\ncontent-length: 18446744073709551613\r\n\r\n", "x"),
+                "server_error",
+            ),
             ("tiny chunks", endless(chunked, "1\r\nx\r\n"), "success"),
-            ("extensions of chunks", endless(chunked, "1;a=bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\r\nx\r\n"), "success"),
+            (
+                "extensions of chunks",
+                endless(chunked, "1;a=bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\r\nx\r\n"),
+                "success",
+            ),
             ("an extension without end", endless(&format!("{chunked}1;"), "a=b;"), "success"),
             ("a chunk too long to be", answer(&format!("{chunked}fffffffffffffffff\r\nx")), "success"),
             ("trailers without end", endless(&format!("{chunked}0\r\n"), "x: y\r\n"), "success"),
@@ -79,7 +87,11 @@ on_both! {
             ("the same length twice", "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 2\r\n\r\nab", "success"),
             ("a negative length", "HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n", "http_invalid"),
             ("a length with a sign", "HTTP/1.1 200 OK\r\ncontent-length: +2\r\n\r\nab", "http_invalid"),
-            ("a length beyond numbers", "HTTP/1.1 200 OK\r\ncontent-length: 99999999999999999999999\r\n\r\n", "http_invalid"),
+            (
+                "a length beyond numbers",
+                "HTTP/1.1 200 OK\r\ncontent-length: 99999999999999999999999\r\n\r\n",
+                "http_invalid",
+            ),
             ("a name with a space", "HTTP/1.1 200 OK\r\nx y: z\r\n\r\n", "http_invalid"),
             ("a zero byte", "HTTP/1.1 200 OK\r\nx: a\0b\r\n\r\n", "http_invalid"),
             ("a return by itself", "HTTP/1.1 200 OK\r\nx: a\rb\r\n\r\n", "http_invalid"),
@@ -122,7 +134,9 @@ on_both! {
         let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
         packed.write_all(&vec![0; 64 << 20]).unwrap();
         let packed = packed.finish().unwrap();
-        let mut bytes = format!("HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\n\r\n", packed.len()).into_bytes();
+        let mut bytes =
+            format!("HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\n\r\n", packed.len())
+                .into_bytes();
         bytes.extend(&packed);
         let endpoint = Endpoint::http([Behaviour::Answer(bytes)]).await;
         let delivery = first_attempt(&app, &endpoint.url()).await;
@@ -137,7 +151,24 @@ on_both! {
     async fn no_retry_after_is_believed_beyond_a_day(database: Database) {
         let app = TestApp::start(database).await;
         let day = Duration::from_secs(86_400);
-        for said in ["0", "7", "-1", "NaN", "1e3", "0x10", "999999999999", "99999999999999999999999999", "soon", "1, 2", "", "Fri, 31 Dec 9999 23:59:59 GMT", "Thu, 01 Jan 1970 00:00:00 GMT", "Wed, 31 Feb 2026 10:00:00 GMT", "\x01", "7\r\nretry-after: 999999"] {
+        for said in [
+            "0",
+            "7",
+            "-1",
+            "NaN",
+            "1e3",
+            "0x10",
+            "999999999999",
+            "99999999999999999999999999",
+            "soon",
+            "1, 2",
+            "",
+            "Fri, 31 Dec 9999 23:59:59 GMT",
+            "Thu, 01 Jan 1970 00:00:00 GMT",
+            "Wed, 31 Feb 2026 10:00:00 GMT",
+            "\x01",
+            "7\r\nretry-after: 999999",
+        ] {
             let endpoint = Endpoint::http([Behaviour::with_headers(503, &format!("retry-after: {said}\r\n"))]).await;
             let delivery = first_attempt(&app, &endpoint.url()).await;
             if said.contains('\x01') {
@@ -154,7 +185,8 @@ on_both! {
 
     async fn what_an_answer_says_is_shown_as_text(database: Database) {
         let app = TestApp::start(database).await;
-        let hostile = "HTTP/1.1 302 X\r\nset-cookie: sid=1\r\nlocation: https://x.example/\x1b[31m<script>\r\nserver: \u{202e}evil\r\ncontent-length: 31\r\n\r\n<script>alert(1)</script>\x1b]0;x\x07";
+        let hostile = "HTTP/1.1 302 X\r\nset-cookie: sid=1\r\nlocation: https://x.example/\x1b[31m<script>\r\n\
+            server: \u{202e}evil\r\ncontent-length: 31\r\n\r\n<script>alert(1)</script>\x1b]0;x\x07";
         let endpoint = Endpoint::http([answer(&hostile.replace('\x1b', "\t"))]).await;
         let delivery = first_attempt(&app, &endpoint.url()).await;
         assert_outcome(&delivery, "redirect", "<script>");
@@ -179,7 +211,13 @@ on_both! {
             ("a record too long", Behaviour::AnswerAtHello(vec![22, 3, 3, 255, 255, 1, 2, 3]), &["tls_protocol"]),
             ("a record that is none", Behaviour::AnswerAtHello(vec![22, 3, 3, 0, 4, 99, 0, 0, 0]), &["tls_protocol"]),
             // Older than 1.2: a hello of 1.0 with a cipher of its time.
-            ("TLS 1.0", Behaviour::AnswerAtHello([&[22, 3, 1, 0, 42, 2, 0, 0, 38, 3, 1][..], &[7; 32], &[0, 0, 47, 0]].concat()), &["tls_no_common_params", "tls_protocol"]),
+            (
+                "TLS 1.0",
+                Behaviour::AnswerAtHello(
+                    [&[22, 3, 1, 0, 42, 2, 0, 0, 38, 3, 1][..], &[7; 32], &[0, 0, 47, 0]].concat(),
+                ),
+                &["tls_no_common_params", "tls_protocol"],
+            ),
             ("something else", Behaviour::AnswerAtHello(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()), &["tls_protocol"]),
             ("nothing, and closed", Behaviour::AnswerAtHello(Vec::new()), &["closed_early", "connection_reset"]),
         ] {
@@ -190,7 +228,7 @@ on_both! {
         }
         app.stop().await;
     }
-}
+});
 
 /// Two hundred endpoints that stream without end, each in a way of its own, and one that behaves.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

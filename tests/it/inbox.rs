@@ -38,7 +38,7 @@ fn header<'a>(request: &'a Value, name: &str) -> &'a str {
     text(&found.unwrap_or_else(|| panic!("no {name}: {request}"))["value"])
 }
 
-on_both! {
+on_both!({
     async fn a_signed_delivery_is_seen_there_and_nothing_is_dialled(database: Database) {
         let app = TestApp::start(database).await;
         app.site().await;
@@ -92,12 +92,17 @@ on_both! {
     async fn no_other_address_leads_there(database: Database) {
         let app = TestApp::start(database).await;
         app.site().await;
-        for url in ["inbox:x", "inbox://127.0.0.1/", "inbox:/", "INBOX:", " inbox:", "inbox", "inbox:?", "file:///etc/passwd"] {
+        for url in
+            ["inbox:x", "inbox://127.0.0.1/", "inbox:/", "INBOX:", " inbox:", "inbox", "inbox:?", "file:///etc/passwd"]
+        {
             let body = json!({"name": "Inbox", "url": url, "triggers": [{"type": "goal_completion"}]});
             let refused = app.post(&format!("/api/sites/{SITE}/webhooks"), body).await;
             assert!(!refused.complaint("url").is_empty(), "{url}");
         }
-        let check = app.post(&format!("/api/sites/{SITE}/webhooks/check"), json!({"url": "inbox:", "ping": true})).await.expect(200);
+        let check = app
+            .post(&format!("/api/sites/{SITE}/webhooks/check"), json!({"url": "inbox:", "ping": true}))
+            .await
+            .expect(200);
         assert_eq!((&check["ok"], check["steps"].as_array().unwrap().len()), (&json!(true), 1));
         assert_eq!(app.dialled(), Vec::new());
         app.stop().await;
@@ -145,4 +150,4 @@ on_both! {
         assert_eq!(requests(&app, &other).await.len(), 0);
         app.stop().await;
     }
-}
+});

@@ -50,7 +50,7 @@ async fn run(mut command: Command, input: &str) -> Value {
     serde_json::from_str(&succeeded(&output)).expect("it prints JSON")
 }
 
-on_both! {
+on_both!({
     async fn deliveries_verify_with_libraries_of_others(database: Database) {
         let endpoint = Endpoint::http([Behaviour::status(200)]).await;
         // These libraries look at the real time.
@@ -118,7 +118,7 @@ on_both! {
         }
         app.stop().await;
     }
-}
+});
 
 fn secs_ago(secs: i64, app: &TestApp) -> i64 {
     app.now().secs() - secs

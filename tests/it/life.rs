@@ -36,9 +36,10 @@ async fn show(app: &TestApp, path: &str) -> Value {
     app.get(path).await.expect(200)["webhook"].clone()
 }
 
-on_both! {
+on_both!({
     async fn an_endpoint_that_fails_for_five_days_is_warned_about_and_disabled(database: Database) {
-        let (dead, listener) = (Endpoint::http([Behaviour::status(500)]).await, Endpoint::http([Behaviour::status(200)]).await);
+        let (dead, listener) =
+            (Endpoint::http([Behaviour::status(500)]).await, Endpoint::http([Behaviour::status(200)]).await);
         let app = TestApp::start(database).await;
         app.site().await;
         let body = json!({
@@ -80,7 +81,8 @@ on_both! {
     }
 
     async fn an_endpoint_that_is_gone_is_told_at_once(database: Database) {
-        let (gone, listener) = (Endpoint::http([Behaviour::status(410)]).await, Endpoint::http([Behaviour::status(200)]).await);
+        let (gone, listener) =
+            (Endpoint::http([Behaviour::status(410)]).await, Endpoint::http([Behaviour::status(200)]).await);
         let app = TestApp::start(database).await;
         let hook = app.webhook_at(&gone).await;
         app.webhook(&listener.url(), json!([{"type": "webhook_health"}])).await;
@@ -174,4 +176,4 @@ on_both! {
         }
         app.stop().await;
     }
-}
+});

@@ -46,7 +46,7 @@ impl Listening {
     }
 }
 
-on_both! {
+on_both!({
     async fn events_are_forwarded_as_they_fire(database: Database) {
         let endpoint = Endpoint::http([Behaviour::status(500), Behaviour::status(200)]).await;
         let local = Endpoint::http([Behaviour::status(204)]).await;
@@ -86,7 +86,8 @@ on_both! {
         let arrived = local.arrived().into_iter().find(|arrived| arrived.header("webhook-id") == Some(id)).unwrap();
         let header = |name: &str| arrived.header(name).unwrap_or_else(|| panic!("{name} is missing"));
         let at: i64 = header("webhook-timestamp").parse().unwrap();
-        verify_standard(&secret, id, header("webhook-timestamp"), header("webhook-signature"), &arrived.body, at).unwrap();
+        verify_standard(&secret, id, header("webhook-timestamp"), header("webhook-signature"), &arrived.body, at)
+            .unwrap();
         verify_body(&secret, header("x-webhook-signature"), &arrived.body).unwrap();
         assert_eq!((header("x-webhook-event-id"), header("x-webhook-event-type")), (id, "test"));
         assert_eq!(header("content-type"), "application/cloudevents+json; charset=utf-8");
@@ -105,7 +106,8 @@ on_both! {
                 break;
             }
         }
-        let mut ids: Vec<_> = local.arrived().iter().map(|arrived| arrived.header("webhook-id").unwrap().to_owned()).collect();
+        let mut ids: Vec<_> =
+            local.arrived().iter().map(|arrived| arrived.header("webhook-id").unwrap().to_owned()).collect();
         let all = ids.len();
         ids.sort();
         ids.dedup();
@@ -113,7 +115,7 @@ on_both! {
         assert_eq!(listening.interrupt().await, 0);
         assert!(served.stop().await.success());
     }
-}
+});
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn listen_says_what_is_wrong() {

@@ -571,7 +571,7 @@ async fn live_says_what_the_back_test_says_in_clickhouse() {
     .await;
 }
 
-on_both! {
+on_both!({
     async fn live_says_what_the_back_test_says(database: Database) {
         live_and_the_back_test_agree(database, Feed::Ours, 6).await;
     }
@@ -622,4 +622,4 @@ on_both! {
         app.post("/api/sites/nowhere.example/triggers/backtest", json!({"type": "visitor_spike"})).await.expect(404);
         app.stop().await;
     }
-}
+});

@@ -8,7 +8,7 @@ use crate::support::app::{SITE, TestApp, text};
 use crate::support::on_both;
 use crate::support::zoo::{Behaviour, Endpoint};
 
-on_both! {
+on_both!({
     async fn nodes_queue_and_traffic_are_told(database: Database) {
         let app = TestApp::start(database).await;
         let endpoint = Endpoint::http([Behaviour::status(500)]).await;
@@ -30,7 +30,10 @@ on_both! {
         app.drain().await;
         let told = app.get("/api/operation").await.expect(200);
         assert_eq!(told["queue"]["deliveries"], 1);
-        assert!(text(&told["queue"]["oldest_due_at"]) > app.now().to_string().as_str(), "it waits for its second attempt");
+        assert!(
+            text(&told["queue"]["oldest_due_at"]) > app.now().to_string().as_str(),
+            "it waits for its second attempt"
+        );
         assert_eq!(told["traffic"], json!({"newest_at": app.now().to_string(), "hits_last_hour": 1}));
         assert!(told["evaluation"]["hits_behind"].as_i64().unwrap() <= 1, "{told}");
         app.stop().await;
@@ -63,7 +66,9 @@ on_both! {
         app.drain().await;
 
         let list = async |query: &str| app.get(&format!("/api/sites/{SITE}/deliveries{query}")).await.expect(200);
-        let ids = |told: &Value| told["deliveries"].as_array().unwrap().iter().map(|one| one["id"].clone()).collect::<Vec<_>>();
+        let ids = |told: &Value| {
+            told["deliveries"].as_array().unwrap().iter().map(|one| one["id"].clone()).collect::<Vec<_>>()
+        };
         let all = list("").await;
         assert_eq!(ids(&all), sent);
         assert_eq!(all["pagination"], json!({"limit": 20, "total_count": 5}));
@@ -75,7 +80,9 @@ on_both! {
         let failed = list("?status=failed").await;
         assert_eq!((ids(&failed), &failed["deliveries"][0]["webhook_id"]), (vec![sent[1].clone()], &json!(hooks[1])));
         let told = app.get(&format!("/api/sites/{SITE}/pulse")).await.expect(200)["pulses"].clone();
-        let of = |hook: &String| told.as_array().unwrap().iter().find(|pulse| pulse["webhook_id"] == **hook).unwrap().clone();
+        let of = |hook: &String| {
+            told.as_array().unwrap().iter().find(|pulse| pulse["webhook_id"] == **hook).unwrap().clone()
+        };
         let figures = |pulse: &Value| ["deliveries", "delivered", "failed"].map(|name| pulse[name].as_i64().unwrap());
         assert_eq!((figures(&of(&hooks[0])), figures(&of(&hooks[1]))), ([4, 4, 0], [1, 0, 1]));
         assert_eq!(of(&hooks[0])["last"]["id"], sent[0]);
@@ -84,8 +91,15 @@ on_both! {
         assert_eq!(list(&format!("?webhook_id={other}")).await["pagination"]["total_count"], 0);
         app.advance(Duration::from_secs(90_000));
         let told = app.get(&format!("/api/sites/{SITE}/pulse")).await.expect(200);
-        assert!(told["pulses"].as_array().unwrap().iter().all(|pulse| pulse["deliveries"] == 0 && pulse["last"].is_object()), "{told}");
+        assert!(
+            told["pulses"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .all(|pulse| pulse["deliveries"] == 0 && pulse["last"].is_object()),
+            "{told}"
+        );
         assert!(!app.get(&format!("/api/sites/{SITE}/deliveries?status=well")).await.complaint("status").is_empty());
         app.stop().await;
     }
-}
+});

@@ -69,7 +69,7 @@ async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
     TcpStream::connect(address).await
 }
 
-on_both! {
+on_both!({
     async fn each_phase_has_the_time_it_took(database: Database) {
         let certificate = Certificate::signed_for(&["slow.example"]);
         let clock = ManualClock::at(START.parse().unwrap());
@@ -253,4 +253,4 @@ on_both! {
         assert_eq!(delivery["attempts"][0]["phases"], Value::Null);
         app.stop().await;
     }
-}
+});

@@ -209,15 +209,21 @@ async fn refusal(database: &Database, settings: Vec<(&'static str, String)>) -> 
     }
 }
 
-on_both! {
+on_both!({
     async fn sites_and_goals_are_those_of_plausible(database: Database) {
         let plausible = Plausible::current().await;
         let ann = plausible.user("ann@example.com").await;
         let site = plausible.site(ann, "one.example").await;
         let team = plausible.team_of(site).await;
-        plausible.run(&format!("INSERT INTO sites (domain, timezone, team_id, consolidated, inserted_at, updated_at)
-            VALUES ('sum.example', 'Etc/UTC', {team}, true, now(), now())")).await;
-        let signup = plausible.number(&format!("SELECT fixture_event_goal({site}, 'Signup', '{{\"plan\": \"pro\", \"a\": \"b\"}}')")).await;
+        plausible
+            .run(&format!(
+                "INSERT INTO sites (domain, timezone, team_id, consolidated, inserted_at, updated_at)
+            VALUES ('sum.example', 'Etc/UTC', {team}, true, now(), now())"
+            ))
+            .await;
+        let signup = plausible
+            .number(&format!("SELECT fixture_event_goal({site}, 'Signup', '{{\"plan\": \"pro\", \"a\": \"b\"}}')"))
+            .await;
         let scroll = plausible.number(&format!("SELECT fixture_page_goal({site}, '/blog*', 50)")).await;
         let mut app = start(database, &plausible).await;
         become_owner(&mut app, &format!("My Personal Sites ({team})")).await;
@@ -250,9 +256,19 @@ on_both! {
             DELETE FROM goals WHERE id = {scroll}")).await;
         app.drain().await;
         let sites = app.get("/api/sites/two.example").await.expect(200);
-        assert_eq!((&sites["site"]["id"], &sites["site"]["timezone"]), (&json!(site.to_string()), &json!("Asia/Tokyo")));
-        let found: Vec<_> = goals(&app, site).await.into_iter().map(|goal| (goal.id.0, goal.display_name, goal.custom_props.len())).collect();
-        assert_eq!(found, [(signup, "Buy".to_owned(), 0), (buy, "Signup {\"a\": \"b\", \"plan\": \"pro\"}".to_owned(), 0)]);
+        assert_eq!(
+            (&sites["site"]["id"], &sites["site"]["timezone"]),
+            (&json!(site.to_string()), &json!("Asia/Tokyo"))
+        );
+        let found: Vec<_> = goals(&app, site)
+            .await
+            .into_iter()
+            .map(|goal| (goal.id.0, goal.display_name, goal.custom_props.len()))
+            .collect();
+        assert_eq!(
+            found,
+            [(signup, "Buy".to_owned(), 0), (buy, "Signup {\"a\": \"b\", \"plan\": \"pro\"}".to_owned(), 0)]
+        );
         assert!(format!("{:?}", goals(&app, site).await[1].kind).contains("\"Bought\""), "names are trimmed");
 
         // Nobody changes them here.
@@ -263,11 +279,16 @@ on_both! {
             (Method::POST, "/api/sites/two.example/goals".to_owned()),
             (Method::DELETE, format!("/api/sites/two.example/goals/{buy}")),
         ] {
-            let request = app.request(method, &path).bearer_auth(&app.key).json(&json!({"domain": "x.example", "event_name": "x"}));
+            let request = app
+                .request(method, &path)
+                .bearer_auth(&app.key)
+                .json(&json!({"domain": "x.example", "event_name": "x"}));
             let problem = Answer::of(request).await.expect(409);
             assert_eq!(problem["code"], "managed_in_plausible", "{path}");
         }
-        let hit = app.request(Method::POST, "/api/event").json(&json!({"n": "pageview", "u": "https://two.example/", "d": "two.example"}));
+        let hit = app
+            .request(Method::POST, "/api/event")
+            .json(&json!({"n": "pageview", "u": "https://two.example/", "d": "two.example"}));
         assert_eq!(Answer::of(hit).await.status, 404, "Plausible takes hits in");
         app.stop().await;
     }
@@ -296,9 +317,13 @@ on_both! {
         let told = arrived[0].json();
         assert_eq!((&told["site_domain"], &told["data"]["goal_name"]), (&json!("one.example"), &json!("Signup")));
         // A goal that was made and a domain that was changed there are known with the next look.
-        plausible.run(&format!("SELECT fixture_event_goal({site}, 'Buy');
+        plausible
+            .run(&format!(
+                "SELECT fixture_event_goal({site}, 'Buy');
             UPDATE sites SET domain = 'new.example', domain_changed_from = 'one.example' WHERE id = {site};
-            UPDATE goals SET inserted_at = '2024-01-01' WHERE site_id = {site}")).await;
+            UPDATE goals SET inserted_at = '2024-01-01' WHERE site_id = {site}"
+            ))
+            .await;
         app.drain().await;
         happens("Buy").await;
         let told = endpoint.arrived()[1].json();
@@ -383,15 +408,20 @@ on_both! {
             if version == Version::V2_0 {
                 // Nothing forbade these.
                 plausible.number(&format!("SELECT fixture_event_goal({site}, 'Signup')")).await;
-                plausible.run(&format!("INSERT INTO goals (site_id, inserted_at, updated_at) VALUES ({site}, now(), now())")).await;
+                plausible
+                    .run(&format!("INSERT INTO goals (site_id, inserted_at, updated_at) VALUES ({site}, now(), now())"))
+                    .await;
             }
             let key = "v".repeat(64);
             plausible.number(&format!("SELECT fixture_api_key({ann}, '{key}', '{SECRET_KEY_BASE}')")).await;
-            plausible.number(&format!("SELECT fixture_api_key({bob}, '{}', '{SECRET_KEY_BASE}')", "b".repeat(64))).await;
+            plausible
+                .number(&format!("SELECT fixture_api_key({bob}, '{}', '{SECRET_KEY_BASE}')", "b".repeat(64)))
+                .await;
             let mut app = start(own, &plausible).await;
             become_owner(&mut app, &format!("Somebody ({ann})")).await;
             let found = app.get("/api/sites/old.example/goals").await.expect(200);
-            let names: Vec<_> = found["goals"].as_array().unwrap().iter().map(|goal| text(&goal["display_name"]).to_owned()).collect();
+            let names: Vec<_> =
+                found["goals"].as_array().unwrap().iter().map(|goal| text(&goal["display_name"]).to_owned()).collect();
             assert_eq!(names, ["Signup", "Visit /thanks"]);
             assert_eq!(as_bearer(&app, Method::GET, "/api/me", &key).await.expect(200)["role"], "editor");
             assert_eq!(as_bearer(&app, Method::GET, "/api/me", &"b".repeat(64)).await.status, 401, "owns nothing");
@@ -417,7 +447,9 @@ on_both! {
         plausible.grant().await;
         app.drain().await;
         app.get(&path).await.expect(200);
-        plausible.run(&format!("
+        plausible
+            .run(&format!(
+                "
             WITH team AS (
                 INSERT INTO teams (identifier, name, inserted_at, updated_at)
                 VALUES (gen_random_uuid(), 'My Personal Sites', now(), now()) RETURNING id
@@ -425,7 +457,9 @@ on_both! {
                 INSERT INTO team_memberships (team_id, user_id, role, is_autocreated, inserted_at, updated_at)
                 SELECT id, {ann}, 'owner', true, now(), now() FROM team
             )
-            UPDATE sites SET team_id = (SELECT id FROM team) WHERE id = {site}")).await;
+            UPDATE sites SET team_id = (SELECT id FROM team) WHERE id = {site}"
+            ))
+            .await;
         app.drain().await;
         app.get(&path).await.expect(200);
         let team = plausible.team_of(site).await;
@@ -465,7 +499,11 @@ on_both! {
         app.drain().await;
         assert_eq!(endpoint.arrived().len(), 2, "what waited is sent");
         let watched = app.store.watched(Selection::All).await.unwrap().triggers;
-        assert_eq!(watched.iter().map(|watched| watched.since).collect::<Vec<_>>(), [app.now()], "what happened meanwhile is not made up for");
+        assert_eq!(
+            watched.iter().map(|watched| watched.since).collect::<Vec<_>>(),
+            [app.now()],
+            "what happened meanwhile is not made up for"
+        );
         let entries = app.get("/api/audit").await.expect(200)["entries"].clone();
         assert_eq!((&entries[0]["actor"], &entries[0]["action"]), (&json!("plausible"), &json!("account.resume")));
         let deliveries = app.get(&format!("{path}/deliveries")).await.expect(200)["deliveries"].clone();
@@ -484,7 +522,8 @@ on_both! {
             assert_eq!(domains(&as_bearer(&app, Method::GET, "/api/sites", &made).await.expect(200)), ["one.example"]);
             as_bearer(&app, Method::GET, "/api/keys", &made).await.expect(200);
         }
-        let refused = pulsehook(&app.database).args(["keys", "create", "--account", "My Personal Sites"]).output().await.unwrap();
+        let refused =
+            pulsehook(&app.database).args(["keys", "create", "--account", "My Personal Sites"]).output().await.unwrap();
         assert!(String::from_utf8_lossy(&refused.stderr).contains("Plausible has no team \"My Personal Sites\""));
         app.stop().await;
     }
@@ -495,7 +534,8 @@ on_both! {
         let site = plausible.site(ann, "one.example").await;
         let team = format!("team:{}", plausible.team_of(site).await);
         let app = start(database, &plausible).await;
-        for (day, active) in [("2026-02-24", false), ("2026-02-25", false), ("2026-02-26", true), ("2126-01-01", true)] {
+        for (day, active) in [("2026-02-24", false), ("2026-02-25", false), ("2026-02-26", true), ("2126-01-01", true)]
+        {
             plausible.run(&format!("SELECT fixture_accept_traffic_until({site}, '{day}')")).await;
             app.drain().await;
             let holder = app.store.operator_account_there(&team).await.unwrap().unwrap();
@@ -527,7 +567,9 @@ on_both! {
             app.drain().await;
         }
         let before = endpoint.arrived().len();
-        plausible.run(&format!("DELETE FROM sites WHERE id = {gone}; UPDATE sites SET team_id = {other} WHERE id = {given}")).await;
+        plausible
+            .run(&format!("DELETE FROM sites WHERE id = {gone}; UPDATE sites SET team_id = {other} WHERE id = {given}"))
+            .await;
         app.drain().await;
         app.advance(Duration::from_secs(600));
         app.drain().await;
@@ -603,7 +645,12 @@ on_both! {
         let own = format!("/api/sites/one.example/webhooks/{}", text(&made["webhook"]["id"]));
         as_bearer(&app, Method::GET, &own, TOKEN).await.expect(200);
         app.post_as(TOKEN, "/api/sites/two.example/webhooks", body).await.expect(404);
-        for path in [theirs.clone(), format!("{theirs}/deliveries"), format!("/api/sites/{other}"), "/api/sites/two.example/goals".to_owned()] {
+        for path in [
+            theirs.clone(),
+            format!("{theirs}/deliveries"),
+            format!("/api/sites/{other}"),
+            "/api/sites/two.example/goals".to_owned(),
+        ] {
             as_bearer(&app, Method::GET, &path, TOKEN).await.expect(404);
         }
         // Not under the site that is theirs either.
@@ -627,13 +674,20 @@ on_both! {
         let team = plausible.team_of(site).await;
         let key = "k".repeat(64);
         plausible.number(&format!("SELECT fixture_api_key({ann}, '{key}', '{SECRET_KEY_BASE}')")).await;
-        let stored = plausible.number("SELECT count(*) FROM api_keys
-            WHERE key_hash = 'c56bbea1e9c69a49baa5e3806576f5593fee17cdcc07fdd0aa631744f321e53f'").await;
+        let stored = plausible
+            .number(
+                "SELECT count(*) FROM api_keys
+            WHERE key_hash = 'c56bbea1e9c69a49baa5e3806576f5593fee17cdcc07fdd0aa631744f321e53f'",
+            )
+            .await;
         assert_eq!(stored, 1, "the hash is Plausible's");
         let app = start(database, &plausible).await;
         let me = async |key: &str| as_bearer(&app, Method::GET, "/api/me", key).await;
         let found = me(&key).await.expect(200);
-        assert_eq!((&found["role"], &found["account"]["name"]), (&json!("editor"), &json!(format!("My Personal Sites ({team})"))));
+        assert_eq!(
+            (&found["role"], &found["account"]["name"]),
+            (&json!("editor"), &json!(format!("My Personal Sites ({team})")))
+        );
         as_bearer(&app, Method::GET, "/api/keys", &key).await.expect(403);
         me(&"x".repeat(64)).await.expect(401);
 
@@ -647,7 +701,13 @@ on_both! {
             app.drain().await;
         };
         set(format!("UPDATE api_keys SET team_id = {team} WHERE user_id = {bob}")).await;
-        for (role, expected) in [("viewer", "viewer"), ("billing", "viewer"), ("editor", "editor"), ("admin", "editor"), ("owner", "editor")] {
+        for (role, expected) in [
+            ("viewer", "viewer"),
+            ("billing", "viewer"),
+            ("editor", "editor"),
+            ("admin", "editor"),
+            ("owner", "editor"),
+        ] {
             set(format!("SELECT fixture_member({site}, {bob}, '{role}')")).await;
             let found = me(&theirs).await.expect(200);
             assert_eq!(found["role"], expected, "{role}");
@@ -684,16 +744,27 @@ on_both! {
 
         // The file for operators leaves passwords out; whoever wants this adds them.
         sign_in("ann@example.com", "a password of some length").await.expect(503);
-        plausible.run(&format!("
+        plausible
+            .run(&format!(
+                "
             GRANT SELECT (email, password_hash, totp_enabled) ON users TO {};
-            UPDATE users SET password_hash = '{hash}'", plausible.role())).await;
+            UPDATE users SET password_hash = '{hash}'",
+                plausible.role()
+            ))
+            .await;
         assert_eq!(sign_in("ann@example.com", "another password").await.expect(401)["code"], "wrong_password");
-        assert_eq!(sign_in("nobody@example.com", "a password of some length").await.expect(401)["code"], "wrong_password");
+        assert_eq!(
+            sign_in("nobody@example.com", "a password of some length").await.expect(401)["code"],
+            "wrong_password"
+        );
         let entered = sign_in("ann@example.com", "a password of some length").await;
         entered.expect(204);
         let session = cookie(&entered);
         let found = me(&session).await.expect(200);
-        assert_eq!((&found["role"], &found["account"]["name"]), (&json!("owner"), &json!(format!("My Personal Sites ({})", plausible.team_of(site).await))));
+        assert_eq!(
+            (&found["role"], &found["account"]["name"]),
+            (&json!("owner"), &json!(format!("My Personal Sites ({})", plausible.team_of(site).await)))
+        );
 
         // Bob has a team without sites; he is an editor where there are some, then an admin, then out.
         plausible.run(&format!("SELECT fixture_member({site}, {bob}, 'editor')")).await;
@@ -708,12 +779,13 @@ on_both! {
         app.drain().await;
         app.advance(Duration::from_secs(30));
         assert_eq!(me(&theirs).await.expect(403)["code"], "account_suspended");
-        plausible.run(&format!("SELECT fixture_lock({site}, false); DELETE FROM team_memberships WHERE user_id = {bob} AND role = 'admin'")).await;
+        let no_longer = |role| format!("DELETE FROM team_memberships WHERE user_id = {bob} AND role = '{role}'");
+        plausible.run(&format!("SELECT fixture_lock({site}, false); {}", no_longer("admin"))).await;
         app.drain().await;
         app.advance(Duration::from_secs(30));
         me(&theirs).await.expect(401);
         me(&session).await.expect(200);
-        plausible.run(&format!("SELECT fixture_guest({site}, {bob}, 'viewer'); DELETE FROM team_memberships WHERE user_id = {bob} AND role = 'owner'")).await;
+        plausible.run(&format!("SELECT fixture_guest({site}, {bob}, 'viewer'); {}", no_longer("owner"))).await;
         assert_eq!(sign_in("bob@example.com", "a password of some length").await.expect(403)["code"], "guest");
         plausible.run("UPDATE users SET totp_enabled = true").await;
         assert_eq!(sign_in("ann@example.com", "a password of some length").await.expect(403)["code"], "second_factor");
@@ -739,7 +811,8 @@ on_both! {
         let sentence = refusal(&own, beside.clone()).await;
         assert!(sentence.contains("this database has the accounts of another directory"), "{sentence}");
         let fresh = another(&own).await;
-        let theirs = TestApp::start_with(fresh, Setup { settings: beside.clone(), ..Setup::default() }).await.stop().await;
+        let theirs =
+            TestApp::start_with(fresh, Setup { settings: beside.clone(), ..Setup::default() }).await.stop().await;
         let sentence = refusal(&theirs, Vec::new()).await;
         assert!(sentence.contains("directory is own, but this database has the accounts of another"), "{sentence}");
         // With its own directory it starts again.
@@ -804,4 +877,4 @@ on_both! {
         }
         app.stop().await;
     }
-}
+});

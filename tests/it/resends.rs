@@ -60,7 +60,7 @@ async fn show(app: &TestApp, path: &str) -> Value {
     app.get(path).await.expect(200)["resend"].clone()
 }
 
-on_both! {
+on_both!({
     async fn a_range_is_counted_before_anything_is_sent(database: Database) {
         let app = TestApp::start(database).await;
         let endpoint = well().await;
@@ -111,7 +111,7 @@ on_both! {
         live_through(&app, 10).await;
         assert_eq!(number(&show(&app, &resend).await["queued"]), MISSED as u64);
         assert_eq!(endpoint.arrived().len() - before, MISSED, "each once, and no more");
-                app.stop().await;
+        app.stop().await;
     }
 
     async fn a_range_that_is_cancelled_or_through_is_over(database: Database) {
@@ -200,7 +200,10 @@ on_both! {
         assert_eq!(ask().await, ask().await);
         app.drain().await;
         assert_eq!(endpoint.arrived().len() - before, 3);
-        assert_eq!(app.get(&format!("{}/resends", hook.path)).await.expect(200)["resends"].as_array().unwrap().len(), 1);
+        assert_eq!(
+            app.get(&format!("{}/resends", hook.path)).await.expect(200)["resends"].as_array().unwrap().len(),
+            1
+        );
         app.stop().await;
     }
 
@@ -223,4 +226,4 @@ on_both! {
         app.get(&format!("/api/sites/{SITE}/webhooks/nothing/resends")).await.expect(404);
         app.stop().await;
     }
-}
+});

@@ -113,7 +113,7 @@ impl Stage {
     }
 }
 
-on_both! {
+on_both!({
     async fn without_the_key_of_what_is_kept_nothing_starts(database: Database) {
         let stage = Stage::new(database).await;
         // With PostgreSQL there is no file.
@@ -125,7 +125,11 @@ on_both! {
         let refused = async |numbers: &[u8]| {
             let output = stage.command(numbers).arg("serve").output().await.unwrap();
             assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-            assert!(said(&output).contains("was sealed with master key") && said(&output).contains("put it back"), "{}", said(&output));
+            assert!(
+                said(&output).contains("was sealed with master key") && said(&output).contains("put it back"),
+                "{}",
+                said(&output)
+            );
         };
         refused(&[8]).await;
         if usual.is_empty() {
@@ -158,7 +162,8 @@ on_both! {
         assert_eq!(moved["webhooks"], 1);
         assert_eq!(report(&rotate(&stage.database, &[7], &["--json"]).await)["webhooks"], 0);
         let store = pulsehook::store::Store::open(&stage.database.url).await.unwrap();
-        let kept = store.operator_sealed_webhooks(pulsehook::domain::ids::WebhookId(uuid::Uuid::nil()), 9).await.unwrap();
+        let kept =
+            store.operator_sealed_webhooks(pulsehook::domain::ids::WebhookId(uuid::Uuid::nil()), 9).await.unwrap();
         assert!(kept[0].sealed_url.is_some());
         assert_eq!(kept[0].url, stage.endpoint.address.to_string());
         store.close().await;
@@ -176,7 +181,8 @@ on_both! {
         let served = stage.serve(&[7]).await;
         let path = stage.set_up(&served).await;
         // Signs with two secrets, and keeps an answer with a secret in it.
-        let rotated = stage.ask(&served, Method::POST, &format!("{path}/secret/rotate"), json!({"secret": SECRET})).await;
+        let rotated =
+            stage.ask(&served, Method::POST, &format!("{path}/secret/rotate"), json!({"secret": SECRET})).await;
         rotated.expect(200);
         let repeat = async |served: &Served| {
             let request = stage.http.post(format!("{}{WEBHOOKS}", served.url)).bearer_auth(&stage.key);
@@ -267,7 +273,8 @@ on_both! {
         // It is shown as far as it can be read, and the others as ever.
         let app = TestApp::start_at(database, with_keys(&[7]), clock).await;
         let shown = app.get(WEBHOOKS).await.expect(200);
-        let mut urls: Vec<_> = shown["webhooks"].as_array().unwrap().iter().map(|webhook| text(&webhook["url"])).collect();
+        let mut urls: Vec<_> =
+            shown["webhooks"].as_array().unwrap().iter().map(|webhook| text(&webhook["url"])).collect();
         urls.sort_unstable();
         assert_eq!(urls, ["hooks.example.com", "https://hooks.example.com/in", "https://hooks.example.com/in"]);
         let database = app.stop().await;
@@ -295,7 +302,11 @@ on_both! {
         let path = stage.set_up(&served).await;
         let output = rotate(&stage.database, &[8, 7], &[]).await;
         assert_eq!(output.status.code(), Some(1));
-        assert!(said(&output).contains("nothing was changed") && said(&output).contains("Restart it"), "{}", said(&output));
+        assert!(
+            said(&output).contains("nothing was changed") && said(&output).contains("Restart it"),
+            "{}",
+            said(&output)
+        );
         stage.delivers(&served, &path).await;
         // One that died said nothing; its owner has to.
         served.kill().await;
@@ -314,7 +325,7 @@ on_both! {
         assert_eq!(output.status.code(), Some(1));
         assert!(said(&output).contains("master_key is set, so its place is yours to change"), "{}", said(&output));
     }
-}
+});
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_key_is_made_in_the_file_and_used_once_the_server_knows_it() {

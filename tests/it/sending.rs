@@ -52,14 +52,19 @@ pub fn assert_outcome(delivery: &Value, outcome: &str, sentence: &str) {
     assert!(said.contains(sentence), "{said}");
 }
 
-on_both! {
+on_both!({
     async fn statuses_mean_what_they_say(database: Database) {
         let app = TestApp::start(database).await;
         for (status, headers, outcome, sentence) in [
             (200, "", "success", ""),
             (204, "", "success", ""),
             (299, "", "success", ""),
-            (301, "location: https://elsewhere.example/\r\n", "redirect", "redirects to https://elsewhere.example/, which is not"),
+            (
+                301,
+                "location: https://elsewhere.example/\r\n",
+                "redirect",
+                "redirects to https://elsewhere.example/, which is not",
+            ),
             (307, "", "redirect", "Put the final address in"),
             (400, "", "client_error", "Its answer below may say why"),
             (401, "", "client_error", "a custom header, the signature"),
@@ -311,13 +316,49 @@ on_both! {
             hook.send_test().await;
             app.drain().await;
             let head = endpoint.arrived().last().unwrap().head.clone();
-            let names = head.lines().skip(1).filter(|line| !line.is_empty()).map(|line| line.split(':').next().unwrap().to_ascii_lowercase());
+            let names = head
+                .lines()
+                .skip(1)
+                .filter(|line| !line.is_empty())
+                .map(|line| line.split(':').next().unwrap().to_ascii_lowercase());
             (names.collect::<Vec<_>>(), endpoint.arrived().last().unwrap().clone())
         };
         let (usual, _) = send().await;
         let (mut accepted, mut refused) = (0, 0);
-        let names = ["X-A", "x-a", "X_A", "X-Ä", "X-A ", " X-A", "X-A:", "X-A\r\nHost", "X-A\nX-B", "X\u{0}A", "", "X-A\u{2028}", "\u{fe0f}X", "X-A;b=c", "X(A)", "X/A"];
-        let values = ["x", " x ", "", "x\r\nX-B: y", "x\nX-B: y", "x\r\n\r\nGET / HTTP/1.1", "x\u{0}y", "x\u{7f}", "ü", "\u{2028}X-B: y", "x\tX-B: y", "\u{85}X-B: y", "嘊嘍X-B: y", "\"x\", X-B: y"];
+        let names = [
+            "X-A",
+            "x-a",
+            "X_A",
+            "X-Ä",
+            "X-A ",
+            " X-A",
+            "X-A:",
+            "X-A\r\nHost",
+            "X-A\nX-B",
+            "X\u{0}A",
+            "",
+            "X-A\u{2028}",
+            "\u{fe0f}X",
+            "X-A;b=c",
+            "X(A)",
+            "X/A",
+        ];
+        let values = [
+            "x",
+            " x ",
+            "",
+            "x\r\nX-B: y",
+            "x\nX-B: y",
+            "x\r\n\r\nGET / HTTP/1.1",
+            "x\u{0}y",
+            "x\u{7f}",
+            "ü",
+            "\u{2028}X-B: y",
+            "x\tX-B: y",
+            "\u{85}X-B: y",
+            "嘊嘍X-B: y",
+            "\"x\", X-B: y",
+        ];
         for name in names {
             for value in values {
                 let answer = app.patch(&hook.path, json!({"headers": {name: value}})).await;
@@ -330,7 +371,10 @@ on_both! {
                 let (arrived, request) = send().await;
                 let mut expected = usual.clone();
                 expected.push(name.to_ascii_lowercase());
-                let sorted = |mut names: Vec<String>| { names.sort(); names };
+                let sorted = |mut names: Vec<String>| {
+                    names.sort();
+                    names
+                };
                 assert_eq!(sorted(arrived), sorted(expected), "{name:?}: {value:?}");
                 assert_eq!(request.header(name), Some(value.trim()), "{name:?}: {value:?}");
                 assert_eq!(request.json()["event_type"], "test");
@@ -365,7 +409,7 @@ on_both! {
         }
         app.stop().await;
     }
-}
+});
 
 pub async fn nobody_listens() -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -81,7 +81,7 @@ async fn send_test(app: &TestApp, webhook: &str) -> String {
     format!("{webhook}/deliveries/{}", text(&sent["delivery"]["id"]))
 }
 
-on_both! {
+on_both!({
     async fn no_spelling_of_the_inside_can_be_saved(database: Database) {
         let app = TestApp::start_with(database, strict()).await;
         app.site().await;
@@ -222,7 +222,12 @@ on_both! {
         let app = TestApp::start(database).await;
         app.site().await;
         for status in [301, 302, 303, 307, 308] {
-            for location in ["http://169.254.169.254/latest/meta-data/", "//10.0.0.5/", "https://[::1]/", "gopher://127.0.0.1:6379/_x"] {
+            for location in [
+                "http://169.254.169.254/latest/meta-data/",
+                "//10.0.0.5/",
+                "https://[::1]/",
+                "gopher://127.0.0.1:6379/_x",
+            ] {
                 let script = [Behaviour::with_headers(status, &format!("location: {location}\r\n"))];
                 let endpoint = Endpoint::http(script).await;
                 let webhook = app.webhook(&endpoint.url(), json!([{"type": "goal_completion"}])).await;
@@ -247,8 +252,11 @@ on_both! {
         app.site().await;
         let body = |url: &str| json!({"name": "x", "url": url, "triggers": [{"type": "goal_completion"}]});
         for url in [inside, &endpoint.url()] {
-            assert!(app.post(WEBHOOKS, body(url)).await.complaint("url").contains("must not use port")
-                || app.post(WEBHOOKS, body(url)).await.complaint("url").contains("private network"), "{url}");
+            assert!(
+                app.post(WEBHOOKS, body(url)).await.complaint("url").contains("must not use port")
+                    || app.post(WEBHOOKS, body(url)).await.complaint("url").contains("private network"),
+                "{url}"
+            );
             let webhook = app.webhook("https://hooks.example.com/in", json!([{"type": "goal_completion"}])).await;
             let id = text(&webhook["id"]).to_owned();
             app.patch(&format!("{WEBHOOKS}/{id}"), json!({"url": url})).await.complaint("url");
@@ -262,7 +270,11 @@ on_both! {
 
     async fn what_the_operator_denies_is_refused_though_it_is_allowed(database: Database) {
         let endpoint = Endpoint::http([Behaviour::status(200)]).await;
-        let setup = Setup { settings: vec![("egress_deny", "127.0.0.1/32".to_owned())], resolver: Some(names([("denied.example", &["127.0.0.1"])])), ..Setup::default() };
+        let setup = Setup {
+            settings: vec![("egress_deny", "127.0.0.1/32".to_owned())],
+            resolver: Some(names([("denied.example", &["127.0.0.1"])])),
+            ..Setup::default()
+        };
         let app = TestApp::start_with(database, setup).await;
         app.site().await;
         let body = json!({"name": "x", "url": endpoint.url(), "triggers": [{"type": "goal_completion"}]});
@@ -290,7 +302,7 @@ on_both! {
         assert_eq!(dialled, ["127.0.0.2", "::1", "127.0.0.3", "127.0.0.1"], "one kind after the other");
         app.stop().await;
     }
-}
+});
 
 /// Every way in which an IPv4 address has been written as the host of an address.
 fn spellings(address: Ipv4Addr) -> Vec<String> {
@@ -385,7 +397,8 @@ proptest! {
         let public = Ipv4Addr::from(public);
         for length in [32, 40, 48, 56, 64, 96] {
             let prefix: std::net::Ipv6Addr = "2a01:64::".parse().unwrap();
-            let policy = AddressPolicy { nat64: vec![format!("{prefix}/{length}").parse().unwrap()], ..AddressPolicy::default() };
+            let nat64 = vec![format!("{prefix}/{length}").parse().unwrap()];
+            let policy = AddressPolicy { nat64, ..AddressPolicy::default() };
             prop_assert!(policy.judge(embedded(prefix, length, address).into()).is_err());
             prop_assert_eq!(policy.judge(embedded(prefix, length, public).into()).is_err(), is_forbidden(public));
         }
@@ -396,7 +409,8 @@ proptest! {
         let address = Ipv4Addr::from(bits);
         prop_assume!(!is_forbidden(address));
         let url = format!("https://{address}/");
-        prop_assert_eq!(EndpointUrl::parse(&url, &AddressPolicy::default()).map(|url| url.as_str().to_owned()), Ok(url.clone()));
+        let parsed = EndpointUrl::parse(&url, &AddressPolicy::default());
+        prop_assert_eq!(parsed.map(|parsed| parsed.as_str().to_owned()), Ok(url));
         let [b, c, d, e, f, g] = rest;
         prop_assume!(e != 0x5efe);
         prop_assume!(d != 0x5efe);

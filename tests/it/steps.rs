@@ -112,7 +112,7 @@ impl Bench {
 const FIRST: NodeId = NodeId(Uuid::from_u128(1));
 const SECOND: NodeId = NodeId(Uuid::from_u128(2));
 
-on_both! {
+on_both!({
     async fn of_two_that_look_at_the_same_hits_one_is_refused(database: Database) {
         let bench = Bench::new(database).await;
         let now = bench.site.inserted_at;
@@ -191,11 +191,14 @@ on_both! {
         let trigger_id = fired.event.trigger_id.unwrap();
         // Somebody else moved the trigger's memory on: the whole step is void.
         fired.state = Some(StateChange {
-            trigger_id, account_id: bench.account_id, fired_before: 0, fired: 1, state: "{}".to_owned(),
+            trigger_id,
+            account_id: bench.account_id,
+            fired_before: 0,
+            fired: 1,
+            state: "{}".to_owned(),
         });
-        let moved = StateChange {
-            trigger_id, account_id: bench.account_id, fired_before: 0, fired: 7, state: "{}".to_owned(),
-        };
+        let moved =
+            StateChange { trigger_id, account_id: bench.account_id, fired_before: 0, fired: 7, state: "{}".to_owned() };
         let other = Step { states: vec![moved], ..Step::default() };
         bench.store.record(&other, now).await.unwrap();
         bench.store.operator_watermark("here", 0).await.unwrap();
@@ -264,9 +267,7 @@ on_both! {
         let outcomes = [again(1, 30), again(2, 20), again(3, 10)];
         bench.store.settle(FIRST, &[lease], &outcomes, now).await.unwrap();
 
-        let rest = |lane, after| {
-            Rest { shard: lease.shard, account_id: bench.account_id, webhook_id, lane, after }
-        };
+        let rest = |lane, after| Rest { shard: lease.shard, account_id: bench.account_id, webhook_id, lane, after };
         let read = async |lanes, limit, secs| {
             let due = bench.store.due(&Wanted { lanes, limit }, after(secs)).await.unwrap();
             due.into_iter().map(|due| (due.lane, due.event_id.0.as_u128())).collect::<Vec<_>>()
@@ -421,7 +422,7 @@ on_both! {
         assert_eq!(bench.store.renew_shards(SECOND, TTL).await.unwrap().len(), usize::try_from(SHARDS).unwrap());
         bench.store.close().await;
     }
-}
+});
 
 /// What is recorded and what attempts tell of an endpoint are both many a second, so neither waits for the other; whoever
 /// decides that nothing is owed any more waits for those who record.

@@ -244,14 +244,16 @@ async fn conditions(app: &TestApp, goal: &serde_json::Value) {
     let endpoint = Endpoint::http([Behaviour::status(200)]).await;
     let triggers = json!([
         {"type": "no_data"}, {"type": "error_condition"}, {"type": "goal_stalled", "goal_id": goal["id"]},
-        {"type": "milestone", "metric": "visitors", "step": 1}, {"type": "milestone", "metric": "conversions", "step": 1},
+        {"type": "milestone", "metric": "visitors", "step": 1},
+        {"type": "milestone", "metric": "conversions", "step": 1},
     ]);
     let webhook = app.webhook(&endpoint.url(), triggers).await;
     app.visit(77, "/").await;
     app.drain().await;
     let gathers = json!([
         {"type": "goal_completion", "batch": 2}, {"type": "goal_completion", "batch": 2, "shadow": true},
-        {"type": "visitor_spike", "page": "/a*"}, {"type": "visitor_spike", "page": "/a", "baseline": "fixed", "min_visitors": 1},
+        {"type": "visitor_spike", "page": "/a*"},
+        {"type": "visitor_spike", "page": "/a", "baseline": "fixed", "min_visitors": 1},
     ]);
     let gathering = app.webhook(&endpoint.url(), gathers).await;
     for visitor in 78..81 {
@@ -558,14 +560,14 @@ async fn bookkeeping(app: &TestApp) {
     store.leave(node).await.unwrap();
 }
 
-on_both! {
+on_both!({
     async fn migrating_twice_changes_nothing(database: Database) {
         let store = Store::open(&database.url).await.unwrap();
         store.migrate().await.unwrap();
         store.migrate().await.unwrap();
         store.close().await;
     }
-}
+});
 
 /// An index in the order of a language is one that the system's next library may no longer find its texts in.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -53,7 +53,7 @@ async fn record_at(app: &TestApp, webhook: &Value, moment: Timestamp) -> EventId
     id
 }
 
-on_both! {
+on_both!({
     async fn deliveries_and_attempts_show_as_they_happen(database: Database) {
         let endpoint = Endpoint::http([500, 200].map(Behaviour::status)).await;
         let app = TestApp::start(database).await;
@@ -271,7 +271,7 @@ on_both! {
         other.ended().await;
         app.stop().await;
     }
-}
+});
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_says_that_it_lives_and_ends_in_time() {

@@ -33,7 +33,7 @@ fn download(url: &str, plan: &str) -> Value {
     json!({"n": "Download", "u": url, "d": SITE, "p": {"plan": plan, "email": "somebody@example.org"}})
 }
 
-on_both! {
+on_both!({
     async fn one_trigger_that_cannot_be_read_stops_no_other(database: Database) {
         let endpoint = always().await;
         let app = TestApp::start(database).await;
@@ -116,7 +116,10 @@ on_both! {
             ("Signup", format!("https://{SITE}/blogs"), "https://news.ycombinator.com/"),
             ("Signup", "https://shop.example.com/".to_owned(), ""),
             ("Signup", "https://shop.example.com/".to_owned(), "https://news.ycombinator.com/"),
-        ].into_iter().enumerate() {
+        ]
+        .into_iter()
+        .enumerate()
+        {
             let visitor = u32::try_from(visitor).unwrap();
             app.track(visitor, json!({"n": name, "u": url, "d": SITE, "r": referrer})).await;
         }
@@ -139,7 +142,8 @@ on_both! {
         let app = TestApp::start(database).await;
         app.site().await;
         app.goal(json!({"event_name": "Signup"})).await;
-        let trigger = json!({"type": "custom_event", "event_name": "Download", "batch": "15m", "include_properties": ["plan"]});
+        let trigger =
+            json!({"type": "custom_event", "event_name": "Download", "batch": "15m", "include_properties": ["plan"]});
         let webhook = app.webhook(&by_time.url(), json!([trigger])).await;
         let counted = app.webhook(&by_count.url(), json!([{"type": "goal_completion", "batch": 3}])).await;
         let page = format!("https://{SITE}/files");
@@ -254,7 +258,8 @@ on_both! {
             trigger.as_object_mut().unwrap().extend(filter.as_object().unwrap().clone());
             trigger
         };
-        let filters = [json!({"page": "/blog/*"}), json!({"source": "Hacker News", "hostname": "example.com"}), json!({})];
+        let filters =
+            [json!({"page": "/blog/*"}), json!({"source": "Hacker News", "hostname": "example.com"}), json!({})];
         for (endpoint, filter) in endpoints.iter().zip(filters) {
             app.webhook(&endpoint.url(), json!([spike(filter)])).await;
         }
@@ -285,7 +290,8 @@ on_both! {
         assert_eq!(fired(&endpoints), [1, 1, 1]);
         let told = |endpoint: &Endpoint| {
             let data = data(endpoint)[0].clone();
-            let pages: Vec<_> = data["top_pages"].as_array().unwrap().iter().map(|page| text(&page["page"]).to_owned()).collect();
+            let pages: Vec<_> =
+                data["top_pages"].as_array().unwrap().iter().map(|page| text(&page["page"]).to_owned()).collect();
             (data["current_visitors"].as_u64().unwrap(), pages)
         };
         assert_eq!(told(&endpoints[0]), (3, vec!["/blog/a".to_owned(), "/blog/b".to_owned()]));
@@ -326,7 +332,9 @@ on_both! {
         let app = TestApp::start_with(database, setup()).await;
         let site: i64 = text(&app.site().await["id"]).parse().unwrap();
         let filters = [
-            json!({"page": "/blog.posts/*"}), json!({"page": "/a"}), json!({"source": "Direct / None"}),
+            json!({"page": "/blog.posts/*"}),
+            json!({"page": "/a"}),
+            json!({"source": "Direct / None"}),
             json!({"country": "DE", "hostname": "shop.example.com"}),
         ];
         let mut endpoints = Vec::new();
@@ -338,13 +346,24 @@ on_both! {
             endpoints.push(endpoint);
         }
         app.drain().await;
-        let row = |visitor, path, source, country, hostname| Row { site, at: app.now(), visitor, path, source, country, hostname, ..Row::default() };
-        clickhouse.insert(&[
-            row(1, "/blog.posts/x", "Google", "DE", "shop.example.com"),
-            row(2, "/blogXposts/x", "Google", "DE", "example.com"),
-            row(3, "/a", "Google", "FR", "shop.example.com"),
-            row(4, "/b", "", "FR", "example.com"),
-        ]).await;
+        let row = |visitor, path, source, country, hostname| Row {
+            site,
+            at: app.now(),
+            visitor,
+            path,
+            source,
+            country,
+            hostname,
+            ..Row::default()
+        };
+        clickhouse
+            .insert(&[
+                row(1, "/blog.posts/x", "Google", "DE", "shop.example.com"),
+                row(2, "/blogXposts/x", "Google", "DE", "example.com"),
+                row(3, "/a", "Google", "FR", "shop.example.com"),
+                row(4, "/b", "", "FR", "example.com"),
+            ])
+            .await;
         let look = async || {
             app.advance(5 * SECOND);
             app.drain().await;
@@ -408,4 +427,4 @@ on_both! {
         assert_eq!(counts(), [4, 1, 1], "nothing is told again after a restart");
         app.stop().await;
     }
-}
+});

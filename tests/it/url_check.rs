@@ -51,7 +51,7 @@ fn assert_told(answer: &Value, states: &str, sentence: &str) {
     assert!(said.contains(sentence), "{said}");
 }
 
-on_both! {
+on_both!({
     async fn what_is_wrong_with_the_address_itself_is_told_by_step(database: Database) {
         let app = TestApp::start_with(database, Setup { settings: strict(), ..Setup::default() }).await;
         app.site().await;
@@ -98,10 +98,21 @@ on_both! {
         let port = listening.address.port();
         let mut answers = Vec::new();
         for host in [
-            format!("127.0.0.1:{port}"), "127.0.0.1:8444".to_owned(), "2130706433".to_owned(), "0x7f.1".to_owned(),
-            "[::ffff:127.0.0.1]".to_owned(), "[::1]".to_owned(), "169.254.169.254".to_owned(), "168.63.129.16".to_owned(),
-            "localhost".to_owned(), "db.internal".to_owned(), "router".to_owned(), "inside.example".to_owned(),
-            format!("loops.example:{port}"), "mixed.example".to_owned(), "six.example".to_owned(),
+            format!("127.0.0.1:{port}"),
+            "127.0.0.1:8444".to_owned(),
+            "2130706433".to_owned(),
+            "0x7f.1".to_owned(),
+            "[::ffff:127.0.0.1]".to_owned(),
+            "[::1]".to_owned(),
+            "169.254.169.254".to_owned(),
+            "168.63.129.16".to_owned(),
+            "localhost".to_owned(),
+            "db.internal".to_owned(),
+            "router".to_owned(),
+            "inside.example".to_owned(),
+            format!("loops.example:{port}"),
+            "mixed.example".to_owned(),
+            "six.example".to_owned(),
         ] {
             let answer = app.post(CHECK, json!({"url": format!("https://{host}/in"), "ping": true})).await;
             assert_told(&answer.expect(200), "oofssss", "Webhooks may not reach this address. Use a public address.");
@@ -169,15 +180,20 @@ on_both! {
     async fn a_ping_is_signed_and_told_like_an_attempt(database: Database) {
         let app = TestApp::start(database).await;
         app.site().await;
-        let ping = async |url: &str| app.post(CHECK, json!({"url": url, "ping": true, "secret": SECRET})).await.expect(200);
+        let ping =
+            async |url: &str| app.post(CHECK, json!({"url": url, "ping": true, "secret": SECRET})).await.expect(200);
         let fine = Endpoint::http([Behaviour::status(204)]).await;
         assert_told(&ping(&fine.url()).await, "ooososo", "");
         let arrived = fine.arrived().remove(0);
-        assert_eq!((arrived.json()["event_type"].clone(), arrived.header("x-webhook-event-type")), (json!("test"), Some("test")));
+        assert_eq!(
+            (arrived.json()["event_type"].clone(), arrived.header("x-webhook-event-type")),
+            (json!("test"), Some("test"))
+        );
         let header = |name: &str| arrived.header(name).unwrap().to_owned();
         let secret = SigningSecret::parse(SECRET).unwrap();
         let (id, timestamp) = (header("webhook-id"), header("webhook-timestamp"));
-        verify_standard(&secret, &id, &timestamp, &header("webhook-signature"), &arrived.body, app.now().secs()).unwrap();
+        verify_standard(&secret, &id, &timestamp, &header("webhook-signature"), &arrived.body, app.now().secs())
+            .unwrap();
 
         let elsewhere = Endpoint::http([Behaviour::status(200)]).await;
         let location = format!("location: {}\r\n", elsewhere.url());
@@ -264,7 +280,8 @@ on_both! {
     }
 
     async fn one_host_is_looked_at_so_often_whoever_looks(database: Database) {
-        let app = TestApp::start_with(database, Setup { resolver: Some(resolver(|_| Vec::new())), ..Setup::default() }).await;
+        let app =
+            TestApp::start_with(database, Setup { resolver: Some(resolver(|_| Vec::new())), ..Setup::default() }).await;
         let mut lookers = Vec::new();
         for name in ["one", "two", "three"] {
             let (_, key) = app.account(name, Role::Owner).await;
@@ -336,11 +353,14 @@ on_both! {
         let pinged = run(&["webhooks", "check", &url, "--site", SITE, "--ping"]).await;
         let said = String::from_utf8_lossy(&pinged.stdout);
         assert_eq!(pinged.status.code(), Some(1), "{said}");
-        assert!(said.contains("ping         failed   The endpoint failed (500).\n") && said.contains("Look into its logs."), "{said}");
+        assert!(
+            said.contains("ping         failed   The endpoint failed (500).\n") && said.contains("Look into its logs."),
+            "{said}"
+        );
         let forbidden = run(&["webhooks", "check", "https://10.0.0.1/", "--site", SITE, "--json"]).await;
         let answer: Value = serde_json::from_slice(&forbidden.stdout).unwrap();
         assert_told(&answer, "oofsss", "may not reach");
         assert_eq!(forbidden.status.code(), Some(1));
         assert!(served.stop().await.success());
     }
-}
+});

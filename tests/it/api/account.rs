@@ -11,12 +11,13 @@ use crate::support::app::{Answer, SITE, TestApp, text};
 use crate::support::on_both;
 use crate::support::zoo::{Behaviour, Endpoint};
 
-on_both! {
+on_both!({
     async fn without_a_key_nothing_is_answered(database: Database) {
         let app = TestApp::start(database).await;
         for key in ["", "phk_", "phk_wrong", "sk_live_1", "phk_0000000000000000000000000000000000000000000000"] {
             for path in ["/api/sites", "/api/me", "/api/keys", "/api/audit", "/api/members", "/api/sites/1/webhooks"] {
-                let answer = Answer::of(app.request(Method::GET, path).header("authorization", format!("Bearer {key}"))).await;
+                let answer =
+                    Answer::of(app.request(Method::GET, path).header("authorization", format!("Bearer {key}"))).await;
                 assert_eq!(answer.expect(401)["code"], "unauthorized");
             }
         }
@@ -32,7 +33,9 @@ on_both! {
         app.drain().await;
         let (_, viewer) = app.account("Test account", Role::Viewer).await;
         let (_, editor) = app.account("Test account", Role::Editor).await;
-        let read = async |key: &str, path: &str| Answer::of(app.request(Method::GET, path).bearer_auth(key)).await.status.as_u16();
+        let read = async |key: &str, path: &str| {
+            Answer::of(app.request(Method::GET, path).bearer_auth(key)).await.status.as_u16()
+        };
         for path in [hook.path.clone(), format!("{}/deliveries/{id}", hook.path), "/api/sites".to_owned()] {
             assert_eq!(read(&viewer, &path).await, 200, "{path}");
         }
@@ -126,7 +129,8 @@ on_both! {
         for (method, theirs, nowhere) in operations {
             let ask = async |path: &str| {
                 let request = app.request(method.clone(), path).bearer_auth(&stranger);
-                let request = if matches!(method, Method::GET | Method::DELETE) { request } else { request.json(&json!({})) };
+                let request =
+                    if matches!(method, Method::GET | Method::DELETE) { request } else { request.json(&json!({})) };
                 Answer::of(request).await
             };
             let (theirs_answer, nowhere_answer) = (ask(&theirs).await, ask(&nowhere).await);
@@ -140,7 +144,8 @@ on_both! {
     async fn keys_are_shown_once_expire_and_stop_when_deleted(database: Database) {
         let app = TestApp::start(database).await;
         let expires = (app.now() + std::time::Duration::from_secs(3_600)).to_string();
-        let created = app.post("/api/keys", json!({"name": "Deploy", "role": "viewer", "expires_at": expires})).await.expect(201);
+        let created =
+            app.post("/api/keys", json!({"name": "Deploy", "role": "viewer", "expires_at": expires})).await.expect(201);
         let key = text(&created["key"]).to_owned();
         assert!(key.starts_with("phk_"));
         let me = async |key: &str| Answer::of(app.request(Method::GET, "/api/me").bearer_auth(key)).await;
@@ -172,7 +177,8 @@ on_both! {
         app.patch(&hook.path, json!({"active": false})).await.expect(200);
         app.delete(&hook.path).await.expect(204);
         let log = app.get("/api/audit").await.expect(200);
-        let actions: Vec<_> = log["entries"].as_array().unwrap().iter().map(|entry| text(&entry["action"]).to_owned()).collect();
+        let actions: Vec<_> =
+            log["entries"].as_array().unwrap().iter().map(|entry| text(&entry["action"]).to_owned()).collect();
         for action in ["site.create", "webhook.create", "webhook.update", "webhook.delete"] {
             assert!(actions.iter().any(|done| done == action), "{actions:?}");
         }
@@ -182,9 +188,11 @@ on_both! {
     async fn the_first_owner_comes_in_by_the_link_and_only_once(database: Database) {
         let app = TestApp::start(database).await;
         app.store.set_fact(SETUP_TOKEN, &hex::encode(token_hash("the-token"))).await.unwrap();
-        let body = |token: &str| json!({
-            "token": token, "account": "Mine", "email": "me@example.com", "password": "correct horse battery"
-        });
+        let body = |token: &str| {
+            json!({
+                "token": token, "account": "Mine", "email": "me@example.com", "password": "correct horse battery"
+            })
+        };
         let set_up = async |body: Value| Answer::of(app.request(Method::POST, "/api/setup").json(&body)).await;
         assert_eq!(set_up(body("another")).await.expect(403)["code"], "wrong_setup_token");
         let mut weak = body("the-token");
@@ -225,4 +233,4 @@ on_both! {
         assert!(refused.header("retry-after").is_some());
         app.stop().await;
     }
-}
+});

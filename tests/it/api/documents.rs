@@ -58,7 +58,7 @@ fn every_operation_names_its_errors_and_its_door() {
     }
 }
 
-on_both! {
+on_both!({
     async fn what_cannot_be_read_of_an_address_is_a_problem_too(database: Database) {
         let app = TestApp::start(database).await;
         for path in ["/api/audit?limit=1&limit=2", "/api/sites/%ff", "/api/audit?limit=%ff&cursor=x&cursor=y"] {
@@ -116,8 +116,13 @@ on_both! {
         assert_eq!((&ready["database"], &ready["analytics"]), (&json!(true), &json!(true)));
         let metrics = open("/metrics").await.text();
         for name in [
-            "pulsehook_hits_total", "pulsehook_deliveries_total", "pulsehook_attempts_total", "pulsehook_queue_depth",
-            "pulsehook_queue_oldest_due_seconds", "pulsehook_evaluation_seconds", "pulsehook_delivery_seconds",
+            "pulsehook_hits_total",
+            "pulsehook_deliveries_total",
+            "pulsehook_attempts_total",
+            "pulsehook_queue_depth",
+            "pulsehook_queue_oldest_due_seconds",
+            "pulsehook_evaluation_seconds",
+            "pulsehook_delivery_seconds",
         ] {
             assert!(metrics.contains(name), "{name} is missing");
         }
@@ -137,7 +142,7 @@ on_both! {
         assert_eq!(wrong.expect(405)["code"], "method_not_allowed");
         app.stop().await;
     }
-}
+});
 
 /// Nothing about single visitors leaves the house.
 fn assert_only_aggregates(payload: &Value) {

@@ -6,17 +6,23 @@ use serde_json::{Value, json};
 use crate::support::app::{Answer, BROWSER, SITE, TestApp};
 use crate::support::on_both;
 
-on_both! {
+on_both!({
     async fn trackers_are_answered_as_by_plausible(database: Database) {
         let app = TestApp::start(database).await;
         app.site().await;
         let post = async |kind: &str, agent: &str, body: String| {
-            let request = app.request(Method::POST, "/api/event").header("content-type", kind).header("user-agent", agent);
+            let request =
+                app.request(Method::POST, "/api/event").header("content-type", kind).header("user-agent", agent);
             Answer::of(request.header("origin", "https://example.com").body(body)).await
         };
         let short = json!({"n": "pageview", "u": "https://example.com/", "d": SITE}).to_string();
         let long = json!({"name": "pageview", "url": "https://example.com/", "domain": SITE}).to_string();
-        for (kind, body) in [("application/json", &short), ("text/plain", &short), ("application/x-www-form-urlencoded", &long), ("text/plain;charset=UTF-8", &long)] {
+        for (kind, body) in [
+            ("application/json", &short),
+            ("text/plain", &short),
+            ("application/x-www-form-urlencoded", &long),
+            ("text/plain;charset=UTF-8", &long),
+        ] {
             let answer = post(kind, BROWSER, body.clone()).await;
             assert_eq!((answer.status.as_u16(), answer.text().as_str()), (202, "ok"));
             assert_eq!(answer.header("x-plausible-dropped"), None);
@@ -24,8 +30,11 @@ on_both! {
         }
         // Robots and unknown sites are dropped, politely.
         let unknown = json!({"n": "pageview", "u": "https://other.example/", "d": "other.example"}).to_string();
-        let spam = json!({"n": "pageview", "u": "https://example.com/", "d": SITE, "r": "https://semalt.com/x"}).to_string();
-        for (agent, body) in [("Googlebot/2.1 (+http://www.google.com/bot.html)", &short), (BROWSER, &unknown), (BROWSER, &spam)] {
+        let spam =
+            json!({"n": "pageview", "u": "https://example.com/", "d": SITE, "r": "https://semalt.com/x"}).to_string();
+        for (agent, body) in
+            [("Googlebot/2.1 (+http://www.google.com/bot.html)", &short), (BROWSER, &unknown), (BROWSER, &spam)]
+        {
             let answer = post("application/json", agent, body.clone()).await;
             assert_eq!((answer.status.as_u16(), answer.header("x-plausible-dropped")), (202, Some("1")), "{body}");
         }
@@ -83,12 +92,14 @@ on_both! {
         app.site().await;
         let address = "198.51.100.77";
         let body = json!({"n": "pageview", "u": "https://example.com/secret-free?token=abc", "d": SITE});
-        let request = app.request(Method::POST, "/api/event").header("user-agent", BROWSER).header("x-forwarded-for", address);
+        let request =
+            app.request(Method::POST, "/api/event").header("user-agent", BROWSER).header("x-forwarded-for", address);
         Answer::of(request.json(&body)).await.expect_text(202);
         app.drain().await;
         let database = app.stop().await;
         let mut stored = Vec::new();
-        for entry in std::fs::read_dir(database.folder.path()).unwrap().flatten().filter(|entry| entry.path().is_file()) {
+        for entry in std::fs::read_dir(database.folder.path()).unwrap().flatten().filter(|entry| entry.path().is_file())
+        {
             stored.extend(std::fs::read(entry.path()).unwrap());
         }
         let holds = |text: &str| stored.windows(text.len()).any(|window| window == text.as_bytes());
@@ -128,4 +139,4 @@ on_both! {
         assert_eq!(endpoint.arrived().len(), 0, "they all come from one address, whatever they claim");
         app.stop().await;
     }
-}
+});

@@ -40,7 +40,7 @@ async fn ask(client: &mut TcpStream, path: &str) -> String {
     }
 }
 
-on_both! {
+on_both!({
     async fn the_eleventh_webhook_is_refused_though_twenty_ask_at_once(database: Database) {
         let app = TestApp::start(database).await;
         app.site().await;
@@ -112,7 +112,10 @@ on_both! {
         let (_, other) = app.account("Other", pulsehook::domain::access::Role::Owner).await;
         Answer::of(app.request(reqwest::Method::GET, "/api/me").bearer_auth(&other)).await.expect(200);
         app.advance(std::time::Duration::from_secs(1));
-        assert_eq!([app.get("/api/me").await.status, app.get("/api/me").await.status, app.get("/api/me").await.status], [200, 200, 429]);
+        assert_eq!(
+            [app.get("/api/me").await.status, app.get("/api/me").await.status, app.get("/api/me").await.status],
+            [200, 200, 429]
+        );
         // Who has no key has a budget too, and others keep theirs.
         let strange = async |address: &str| {
             let request = app.request(reqwest::Method::GET, "/api/me").header("x-forwarded-for", address);
@@ -141,7 +144,11 @@ on_both! {
             assert_eq!(sign_in("203.0.113.7", "guess").await, 401);
         }
         assert_eq!(sign_in("203.0.113.99", "correct horse battery").await, 429, "the same network");
-        assert_eq!(sign_in("198.51.100.1, 203.0.113.7", "correct horse battery").await, 429, "whatever comes before it");
+        assert_eq!(
+            sign_in("198.51.100.1, 203.0.113.7", "correct horse battery").await,
+            429,
+            "whatever comes before it"
+        );
         assert_eq!(sign_in("198.51.100.1", "correct horse battery").await, 204);
         app.advance(std::time::Duration::from_secs(6));
         assert_eq!(sign_in("203.0.113.7", "correct horse battery").await, 204);
@@ -159,7 +166,13 @@ on_both! {
         }
         let refused = ask(&mut connect(&app, "127.0.0.1").await, "/api/me").await;
         assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
-        for line in ["retry-after: 1\r\n", "connection: close\r\n", "application/problem+json", "\"code\":\"busy\"", "x-request-id: "] {
+        for line in [
+            "retry-after: 1\r\n",
+            "connection: close\r\n",
+            "application/problem+json",
+            "\"code\":\"busy\"",
+            "x-request-id: ",
+        ] {
             assert!(refused.contains(line), "{line} in {refused}");
         }
         // Nobody is to restart it for that.
@@ -177,7 +190,8 @@ on_both! {
     }
 
     async fn nobody_takes_all_the_connections(database: Database) {
-        let settings = vec![("max_connections_per_address", "3".to_owned()), ("trusted_proxies", "127.0.0.9/32".to_owned())];
+        let settings =
+            vec![("max_connections_per_address", "3".to_owned()), ("trusted_proxies", "127.0.0.9/32".to_owned())];
         let app = TestApp::start_with(database, Setup { settings, ..Setup::default() }).await;
         let mut held = Vec::new();
         for _ in 0..3 {
@@ -235,9 +249,13 @@ on_both! {
 
         // Somebody else's is another, though it is called the same.
         let (_, stranger) = app.account("Strangers", pulsehook::domain::access::Role::Owner).await;
-        let theirs = app.request(reqwest::Method::POST, "/api/sites").bearer_auth(&stranger).header("idempotency-key", "k1");
+        let theirs =
+            app.request(reqwest::Method::POST, "/api/sites").bearer_auth(&stranger).header("idempotency-key", "k1");
         let theirs = Answer::of(theirs.json(&json!({"domain": "strange.example"}))).await;
-        assert_eq!((theirs.expect(201)["site"]["domain"].as_str(), theirs.header("idempotent-replayed")), (Some("strange.example"), None));
+        assert_eq!(
+            (theirs.expect(201)["site"]["domain"].as_str(), theirs.header("idempotent-replayed")),
+            (Some("strange.example"), None)
+        );
 
         // At once, too.
         let answers = join_all((0..5).map(|_| post("k3", &body))).await;
@@ -245,4 +263,4 @@ on_both! {
         assert_eq!(app.get(WEBHOOKS).await.expect(200)["webhooks"].as_array().unwrap().len(), 2);
         app.stop().await;
     }
-}
+});

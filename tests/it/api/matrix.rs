@@ -140,7 +140,7 @@ async fn ask(app: &TestApp, method: &Method, path: &str, credential: Option<&str
     Answer::of(request).await
 }
 
-on_both! {
+on_both!({
     async fn who_may_not_is_told_so_whatever_he_asks_for(database: Database) {
         let app = TestApp::start(database).await;
         let endpoint = Endpoint::http([Behaviour::status(200)]).await;
@@ -149,11 +149,18 @@ on_both! {
         let other = Person::join(&app, "other@example.com", Role::Viewer).await;
         ids.extend([("member", other.id), ("session", "0011223344556677".to_owned())]);
         app.post("/api/sites", json!({"domain": "other.example"})).await.expect(201);
-        let one_site = app.post("/api/keys", json!({"name": "One", "role": "editor", "site": "other.example"})).await.expect(201);
+        let one_site =
+            app.post("/api/keys", json!({"name": "One", "role": "editor", "site": "other.example"})).await.expect(201);
         let one_site = text(&one_site["key"]).to_owned();
-        let expired = app.post("/api/keys", json!({
-            "name": "Old", "role": "owner", "expires_at": (app.now() + Duration::from_secs(60)).to_string()
-        })).await.expect(201);
+        let expired = app
+            .post(
+                "/api/keys",
+                json!({
+                    "name": "Old", "role": "owner", "expires_at": (app.now() + Duration::from_secs(60)).to_string()
+                }),
+            )
+            .await
+            .expect(201);
         let deleted = app.post("/api/keys", json!({"name": "Gone", "role": "owner"})).await.expect(201);
         app.delete(&format!("/api/keys/{}", text(&deleted["api_key"]["id"]))).await.expect(204);
         app.advance(Duration::from_secs(61));
@@ -193,7 +200,10 @@ on_both! {
                     assert_eq!(answer.expect(403)["code"], "role_too_low", "{method} {path} as {role}");
                 } else if method != Method::DELETE {
                     let status = status(Some(&keys[&role])).await;
-                    assert!(![401, 403, 404, 405].contains(&status) && status < 500, "{method} {path} as {role}: {status}");
+                    assert!(
+                        ![401, 403, 404, 405].contains(&status) && status < 500,
+                        "{method} {path} as {role}: {status}"
+                    );
                 }
             }
             let viewer = ask(&app, &method, &path, Some(&member.cookie)).await;
@@ -201,7 +211,9 @@ on_both! {
             let answer = ask(&app, &method, &path, Some(&one_site)).await;
             match whom {
                 For::WholeAccount(_) => assert_eq!(answer.status, 403, "{method} {path} with a key for one site"),
-                _ if path.contains(SITE) => assert_eq!(answer.status, 404, "{method} {path} with a key for another site"),
+                _ if path.contains(SITE) => {
+                    assert_eq!(answer.status, 404, "{method} {path} with a key for another site");
+                }
                 _ => assert!(!answer.text().contains(SITE), "{method} {path} with a key for another site"),
             }
         }
@@ -218,7 +230,8 @@ on_both! {
         theirs.extend([("member", member.id.clone()), ("session", session)]);
         let (_, stranger) = app.account("Strangers", Role::Owner).await;
         app.post_as(&stranger, "/api/sites", json!({"domain": "strange.example"})).await.expect(201);
-        let own_site = |ids: &Ids| Ids::from_iter(ids.clone().into_iter().chain([("site", "strange.example".to_owned())]));
+        let own_site =
+            |ids: &Ids| Ids::from_iter(ids.clone().into_iter().chain([("site", "strange.example".to_owned())]));
         let (nowhere, theirs_in_own) = (nowhere(), own_site(&theirs));
         for (name, path) in operations() {
             let (method, whom) = (method(&name), whom(&name, &path));
@@ -248,7 +261,7 @@ on_both! {
         assert_eq!(app.get("/api/members").await.expect(200)["members"].as_array().unwrap().len(), 1);
         app.stop().await;
     }
-}
+});
 
 /// The path with its placeholders back in place of the ids.
 fn operation_path(path: &str, ids: &Ids) -> String {

@@ -72,7 +72,7 @@ async fn actions(app: &TestApp) -> Vec<Value> {
     app.get("/api/audit").await.expect(200)["entries"].as_array().unwrap().clone()
 }
 
-on_both! {
+on_both!({
     async fn an_invitation_lets_one_person_in_once(database: Database) {
         let app = TestApp::start(database).await;
         let invite = async |body: Value| app.post("/api/invitations", body).await;
@@ -99,7 +99,10 @@ on_both! {
         let person = Person::with(&app, cookie_of(&accepted)).await;
         let me = person.get(&app, "/api/me").await.expect(200);
         assert_eq!((&me["role"], &me["user"]["email"]), (&json!("viewer"), &json!("new@example.com")));
-        assert_eq!(invite(json!({"email": "new@example.com", "role": "viewer"})).await.expect(409)["code"], "already_a_member");
+        assert_eq!(
+            invite(json!({"email": "new@example.com", "role": "viewer"})).await.expect(409)["code"],
+            "already_a_member"
+        );
         for (body, field) in [
             (json!({"role": "viewer"}), "email"),
             (json!({"email": "nobody", "role": "viewer"}), "email"),
@@ -125,7 +128,8 @@ on_both! {
         let app = TestApp::start(database).await;
         let pages = pulsehook::http::pages::plain().with_state(app.api.clone());
         let send = async |method: Method, path: &str, form: String| {
-            let request = http::Request::builder().method(method).uri(path).header("host", "x").header("origin", "http://x");
+            let request =
+                http::Request::builder().method(method).uri(path).header("host", "x").header("origin", "http://x");
             let answer = pages.clone().oneshot(request.body(axum::body::Body::from(form)).unwrap()).await.unwrap();
             let (head, body) = answer.into_parts();
             let html = axum::body::to_bytes(body, usize::MAX).await.unwrap();
@@ -165,7 +169,8 @@ on_both! {
         // Another site cannot send the form.
         let token = invite("third@example.com").await;
         let request = http::Request::builder().method("POST").uri("/invitation").header("sec-fetch-site", "cross-site");
-        let refused = pages.clone().oneshot(request.body(axum::body::Body::from(form(&token, PASSWORD))).unwrap()).await.unwrap();
+        let refused =
+            pages.clone().oneshot(request.body(axum::body::Body::from(form(&token, PASSWORD))).unwrap()).await.unwrap();
         assert_eq!(refused.status(), 403);
         app.stop().await;
     }
@@ -175,12 +180,18 @@ on_both! {
         let person = Person::join(&app, "both@example.com", Role::Editor).await;
         let (other_id, other) = app.account("Other account", Role::Owner).await;
         app.post_as(&other, "/api/sites", json!({"domain": "other.example"})).await.expect(201);
-        let invited = app.post_as(&other, "/api/invitations", json!({"email": "both@example.com", "role": "viewer"})).await.expect(201);
+        let invited = app
+            .post_as(&other, "/api/invitations", json!({"email": "both@example.com", "role": "viewer"}))
+            .await
+            .expect(201);
         assert_eq!(accept(&app, token_of(&invited), OTHER_PASSWORD).await.expect(401)["code"], "wrong_password");
         accept(&app, token_of(&invited), PASSWORD).await.expect(201);
         let me = person.get(&app, "/api/me").await.expect(200);
         let accounts = me["accounts"].as_array().unwrap();
-        assert_eq!(accounts.iter().map(|account| text(&account["name"])).collect::<Vec<_>>(), ["Test account", "Other account"]);
+        assert_eq!(
+            accounts.iter().map(|account| text(&account["name"])).collect::<Vec<_>>(),
+            ["Test account", "Other account"]
+        );
         let switch = async |cookie: &Person, id: &str| {
             cookie.ask(&app, Method::PUT, "/api/session/account", Some(json!({ "account_id": id }))).await
         };
@@ -193,7 +204,8 @@ on_both! {
         assert_eq!((&me["account"]["name"], &me["role"]), (&json!("Other account"), &json!("viewer")));
         assert!(there.get(&app, "/api/sites").await.text().contains("other.example"));
         // Removed from where he is, he is nobody there; the rest stays.
-        let removed = Answer::of(app.request(Method::DELETE, &format!("/api/members/{}", person.id)).bearer_auth(&other)).await;
+        let removed =
+            Answer::of(app.request(Method::DELETE, &format!("/api/members/{}", person.id)).bearer_auth(&other)).await;
         removed.expect(204);
         assert_eq!(there.get(&app, "/api/me").await.status, 401);
         let back = sign_in(&app, "both@example.com", PASSWORD).await;
@@ -230,9 +242,13 @@ on_both! {
         role(&owner, &owner, "viewer").await.expect(200);
         assert_eq!(admin.ask(&app, Method::DELETE, &format!("/api/members/{}", owner.id), None).await.status, 204);
         assert_eq!(owner.get(&app, "/api/me").await.status, 401);
-        let entry = actions(&app).await.into_iter().find(|entry| entry["detail"]["role"] == json!(["editor", "viewer"]));
+        let entry =
+            actions(&app).await.into_iter().find(|entry| entry["detail"]["role"] == json!(["editor", "viewer"]));
         let entry = entry.expect("the change is in the audit log");
-        assert_eq!((&entry["action"], &entry["actor"]), (&json!("member.update"), &json!(format!("user:{}", admin.id))));
+        assert_eq!(
+            (&entry["action"], &entry["actor"]),
+            (&json!("member.update"), &json!(format!("user:{}", admin.id)))
+        );
         app.stop().await;
     }
 
@@ -247,7 +263,8 @@ on_both! {
         assert_eq!(sessions.iter().filter(|session| session["current"] == true).count(), 1);
         assert!(sessions.iter().any(|session| session["user_agent"] == "Browser of a test"));
         let of_second = second.get(&app, "/api/sessions").await.expect(200);
-        let current = of_second["sessions"].as_array().unwrap().iter().find(|session| session["current"] == true).unwrap();
+        let current =
+            of_second["sessions"].as_array().unwrap().iter().find(|session| session["current"] == true).unwrap();
         let path = format!("/api/sessions/{}", text(&current["id"]));
         third.ask(&app, Method::DELETE, &path, None).await.expect(204);
         third.ask(&app, Method::DELETE, &path, None).await.expect(404);
@@ -257,15 +274,23 @@ on_both! {
             let body = json!({"current_password": current, "new_password": new});
             by.ask(&app, Method::PUT, "/api/me/password", Some(body)).await
         };
-        assert!(change(&third, "wrong", OTHER_PASSWORD).await.complaint("current_password").contains("not your password"));
+        assert!(
+            change(&third, "wrong", OTHER_PASSWORD).await.complaint("current_password").contains("not your password")
+        );
         assert!(!change(&third, PASSWORD, "me@example.com").await.complaint("new_password").is_empty());
         change(&third, PASSWORD, OTHER_PASSWORD).await.expect(204);
-        assert_eq!((first.get(&app, "/api/me").await.status.as_u16(), third.get(&app, "/api/me").await.status.as_u16()), (401, 200));
+        assert_eq!(
+            (first.get(&app, "/api/me").await.status.as_u16(), third.get(&app, "/api/me").await.status.as_u16()),
+            (401, 200)
+        );
         assert_eq!(sign_in(&app, "me@example.com", PASSWORD).await.status, 401);
         // Everywhere means here too.
         let fourth = Person::with(&app, cookie_of(&sign_in(&app, "me@example.com", OTHER_PASSWORD).await)).await;
         fourth.ask(&app, Method::DELETE, "/api/sessions", None).await.expect(204);
-        assert_eq!((third.get(&app, "/api/me").await.status.as_u16(), fourth.get(&app, "/api/me").await.status.as_u16()), (401, 401));
+        assert_eq!(
+            (third.get(&app, "/api/me").await.status.as_u16(), fourth.get(&app, "/api/me").await.status.as_u16()),
+            (401, 401)
+        );
         // Unused for half a day it ends; used it goes on, for a week.
         let idle = Person::with(&app, cookie_of(&sign_in(&app, "me@example.com", OTHER_PASSWORD).await)).await;
         for _ in 0..3 {
@@ -281,7 +306,14 @@ on_both! {
             assert_eq!(used.get(&app, "/api/me").await.status, expected, "after {} hours", hours * 10);
         }
         let log = actions(&app).await;
-        for action in ["session.create", "session.refuse", "session.delete", "session.delete_all", "user.password", "member.create"] {
+        for action in [
+            "session.create",
+            "session.refuse",
+            "session.delete",
+            "session.delete_all",
+            "user.password",
+            "member.create",
+        ] {
             assert!(log.iter().any(|entry| entry["action"] == action), "{action}: {log:?}");
         }
         let refused = log.iter().find(|entry| entry["action"] == "session.refuse").unwrap();
@@ -345,7 +377,8 @@ on_both! {
 
     async fn what_nobody_has_to_be_known_for_may_carry_an_idempotency_key(database: Database) {
         let app = TestApp::start(database).await;
-        let invited = app.post("/api/invitations", json!({"email": "a@example.com", "role": "viewer"})).await.expect(201);
+        let invited =
+            app.post("/api/invitations", json!({"email": "a@example.com", "role": "viewer"})).await.expect(201);
         let post = async |path: &str, body: Value| {
             let request = app.request(Method::POST, path).header("idempotency-key", "once");
             Answer::of(request.json(&body)).await
@@ -367,7 +400,10 @@ on_both! {
         let stays = Person::join(&app, "stays@example.com", Role::Owner).await;
         Person::join(&app, "goes@example.com", Role::Viewer).await;
         let (_, other) = app.account("Other", Role::Owner).await;
-        let invited = app.post_as(&other, "/api/invitations", json!({"email": "stays@example.com", "role": "viewer"})).await.expect(201);
+        let invited = app
+            .post_as(&other, "/api/invitations", json!({"email": "stays@example.com", "role": "viewer"}))
+            .await
+            .expect(201);
         accept(&app, token_of(&invited), PASSWORD).await.expect(201);
         let delete = async |body: Value| stays.ask(&app, Method::DELETE, "/api/account", Some(body)).await;
         assert!(!delete(json!({})).await.complaint("name").is_empty());
@@ -384,7 +420,8 @@ on_both! {
 
     async fn strangers_sign_up_only_where_that_is_open(database: Database) {
         let app = TestApp::start(database).await;
-        let body = |email: &str| json!({"account": format!("Account of {email}"), "email": email, "password": PASSWORD});
+        let body =
+            |email: &str| json!({"account": format!("Account of {email}"), "email": email, "password": PASSWORD});
         let closed = Answer::of(app.request(Method::POST, "/api/sign-up").json(&body("a@example.com"))).await;
         assert_eq!(closed.expect(403)["code"], "sign_up_closed");
         let setup = Setup { settings: vec![("sign_up", "true".to_owned())], ..Setup::default() };
@@ -414,7 +451,12 @@ on_both! {
         app.post("/api/sites", json!({"domain": "second.example"})).await.expect(201);
         let create = async |body: Value| app.post("/api/keys", body).await;
         assert!(!create(json!({"name": "x", "role": "admin", "site": SITE})).await.complaint("role").is_empty());
-        assert!(!create(json!({"name": "x", "role": "viewer", "site": "nowhere.example"})).await.complaint("site").is_empty());
+        assert!(
+            !create(json!({"name": "x", "role": "viewer", "site": "nowhere.example"}))
+                .await
+                .complaint("site")
+                .is_empty()
+        );
         let created = create(json!({"name": "x", "role": "editor", "site": SITE})).await.expect(201);
         assert_eq!(created["api_key"]["site_id"], app.get(&format!("/api/sites/{SITE}")).await.json()["site"]["id"]);
         let key = text(&created["key"]);
@@ -424,7 +466,11 @@ on_both! {
         app.post_as(key, "/api/sites/second.example/goals", json!({"event_name": "Signup"})).await.expect(404);
         app.post_as(key, "/api/sites", json!({"domain": "third.example"})).await.expect(403);
         app.delete(&format!("/api/sites/{SITE}")).await.expect(204);
-        assert_eq!(Answer::of(app.request(Method::GET, "/api/me").bearer_auth(key)).await.status, 401, "it goes with its site");
+        assert_eq!(
+            Answer::of(app.request(Method::GET, "/api/me").bearer_auth(key)).await.status,
+            401,
+            "it goes with its site"
+        );
         app.stop().await;
     }
 
@@ -453,10 +499,14 @@ on_both! {
         }
         assert!(me.header("content-security-policy").unwrap().contains("default-src 'none'"));
         // Without a word about where it comes from, a cookie changes nothing; another site's page signs nobody in.
-        let silent = app.request(Method::POST, "/api/sites").header("cookie", cookie_of(&done)).json(&json!({"domain": "a.example"}));
+        let silent = app
+            .request(Method::POST, "/api/sites")
+            .header("cookie", cookie_of(&done))
+            .json(&json!({"domain": "a.example"}));
         assert_eq!(Answer::of(silent).await.expect(403)["code"], "cross_origin");
-        let foreign = app.request(Method::POST, "/api/session").header("origin", "https://evil.example").json(&json!({}));
+        let foreign =
+            app.request(Method::POST, "/api/session").header("origin", "https://evil.example").json(&json!({}));
         assert_eq!(Answer::of(foreign).await.expect(403)["code"], "cross_origin");
         app.stop().await;
     }
-}
+});

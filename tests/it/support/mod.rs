@@ -7,9 +7,10 @@ pub mod postgres;
 pub mod process;
 pub mod zoo;
 
-/// Runs each test on both databases: `on_both!(async fn name(database: Database) { … })`.
+/// Runs each test on both databases: `on_both!({ async fn name(database: Database) { … } … });`. A block in parentheses,
+/// since that is what rustfmt looks into.
 macro_rules! on_both {
-    ($($(#[$attribute:meta])* async fn $name:ident($database:ident: Database) $body:block)*) => {
+    ({ $($(#[$attribute:meta])* async fn $name:ident($database:ident: Database) $body:block)* }) => {
         $(
             mod $name {
                 use super::*;
