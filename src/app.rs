@@ -94,14 +94,7 @@ impl App {
         let room = Room { total: room_in_flight(config.in_flight), per_host: config.host_in_flight as usize };
         let connector = connector(&config, &policy, &clock, substitutes)?;
         let sender = Sender::new(connector.clone(), clock.clone(), config.host_in_flight as usize);
-        let listener = TcpListener::bind(config.listen)
-            .await
-            .with_context(|| format!("cannot listen on {}; is another server there?", config.listen))?;
-        let address = listener.local_addr().context("the listener has no address")?;
-        if config.listen.port() == 0 {
-            config.base_url = config.base_url.replace(&config.listen.to_string(), &address.to_string());
-            config.listen = address;
-        }
+        let listener = listen(&mut config).await?;
         let recorder = Recorder::new(analytics.clone(), clock.clone(), chance.clone()).await?;
         let directory = Directory::load(store.clone(), clock.clone(), plausible.clone()).await?;
         // Nothing is to be sealed with a key that somebody who runs does not know.
@@ -143,20 +136,7 @@ impl App {
             clock.clone(),
             chance,
             metrics,
-            Settings {
-                base_url: config.base_url.clone(),
-                max_webhooks_per_account: config.max_webhooks_per_account,
-                max_sites_per_account: config.max_sites_per_account,
-                api_rate: config.api_rate,
-                max_connections: room_for_connections(config.max_connections),
-                max_connections_per_address: usize::try_from(config.max_connections_per_address).unwrap_or(usize::MAX),
-                sign_up: config.sign_up,
-                trusted_proxies: config.trusted_proxies.clone(),
-                answers_api: config.roles.api,
-                // Beside Plausible it is Plausible that takes them.
-                takes_hits: config.roles.ingest && config.directory == DirectoryPlace::Own,
-                mirrors_plausible: config.directory != DirectoryPlace::Own,
-            },
+            settings(&config),
         );
         Ok(Self { config, clock, store, analytics, api, listener, engine, keys_fact, _identity: identity })
     }
@@ -207,6 +187,38 @@ pub async fn open_store(config: &Config) -> anyhow::Result<Store> {
         Store::open(&config.database_url).await.with_context(|| format!("the database cannot be opened{place}"))?;
     store.migrate().await.context("the database cannot be brought up to date")?;
     Ok(store)
+}
+
+/// Binds the address, and writes down which port it got where any would do.
+async fn listen(config: &mut Config) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}; is another server there?", config.listen))?;
+    let address = listener.local_addr().context("the listener has no address")?;
+    if config.listen.port() == 0 {
+        config.base_url = config.base_url.replace(&config.listen.to_string(), &address.to_string());
+        config.listen = address;
+    }
+    Ok(listener)
+}
+
+/// What of the settings is for those who ask.
+fn settings(config: &Config) -> Settings {
+    let is_own = config.directory == DirectoryPlace::Own;
+    Settings {
+        base_url: config.base_url.clone(),
+        max_webhooks_per_account: config.max_webhooks_per_account,
+        max_sites_per_account: config.max_sites_per_account,
+        api_rate: config.api_rate,
+        max_connections: room_for_connections(config.max_connections),
+        max_connections_per_address: usize::try_from(config.max_connections_per_address).unwrap_or(usize::MAX),
+        sign_up: config.sign_up,
+        trusted_proxies: config.trusted_proxies.clone(),
+        answers_api: config.roles.api,
+        // Beside Plausible it is Plausible that takes them.
+        takes_hits: config.roles.ingest && is_own,
+        mirrors_plausible: !is_own,
+    }
 }
 
 /// Has the database belong to the directory that is set.

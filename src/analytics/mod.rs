@@ -89,6 +89,21 @@ pub struct Totals {
     pub pageviews: u64,
 }
 
+/// The width of a window in microseconds, never none.
+fn micros(width: Duration) -> i64 {
+    i64::try_from(width.as_micros()).unwrap_or(i64::MAX).max(1)
+}
+
+/// Every window of `width` microseconds of the span that begins in it and has ended, with what was counted in it.
+fn windows(from: Timestamp, until: Timestamp, width: i64, mut visitors: impl FnMut(i64) -> u64) -> Vec<WindowCount> {
+    let slots = from.micros() / width..until.micros().div_euclid(width);
+    let window = |slot| WindowCount {
+        start: Timestamp::from_micros(slot * width),
+        visitors: u32::try_from(visitors(slot)).unwrap_or(u32::MAX),
+    };
+    slots.map(window).collect()
+}
+
 /// A store of hits, as far as both kinds can be asked the same. Cheap to clone.
 #[derive(Clone)]
 pub enum Analytics {

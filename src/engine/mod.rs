@@ -1,6 +1,6 @@
 //! The long-running duties, one file each: noticing ([`evaluator`]), sending ([`dispatcher`], [`sender`], [`settler`]),
-//! seeing what no hit shows ([`lookout`]), learning ([`profiles`]), following another directory ([`mirror`]), looking at addresses ([`checker`]), holding shards
-//! ([`leases`]) and tidying up ([`janitor`]).
+//! seeing what no hit shows ([`lookout`]), learning ([`profiles`]), following another directory ([`mirror`]), looking at
+//! addresses ([`checker`]), holding shards ([`leases`]) and tidying up ([`janitor`]).
 //!
 //! This room does not know HTTP servers, and nothing outside calls into it but through [`crate::wake::Wake`]. All duties
 //! are started and stopped here; one that ends by itself takes the process down. Start reading at
@@ -130,65 +130,10 @@ impl Engine {
         if self.roles.engine {
             leases::renew(&self.store, &held).await?;
             self.send(&mut running, &held, fresh);
+            self.keep(&mut running, &held);
         }
-        // Embedded analytics are the node's own: who takes hits in is the only one who can notice what they mean.
-        let mut noticing_here = None;
-        match &self.analytics {
-            Analytics::Embedded(embedded) if self.roles.ingest => {
-                // Before the first hit can come in: what comes after this is to be looked at.
-                let newest = embedded.last_seq().await?;
-                self.store.operator_watermark(embedded.source(), newest.0).await?;
-                let firing = self.learn(&mut running, &held, hand_over);
-                noticing_here = Some(firing.clone());
-                let (calls, to_evaluator) = mpsc::channel(64);
-                let evaluator = evaluator::Evaluator {
-                    store: self.store.clone(),
-                    analytics: embedded.clone(),
-                    leases: held.clone(),
-                    clock: self.clock.clone(),
-                    interval: self.evaluation_interval,
-                    firing,
-                };
-                let noticing = evaluator.run(to_evaluator, stop.clone());
-                running.duties.spawn(async move { ("evaluator", noticing.await) });
-                running.wake.evaluator = Some(calls);
-            }
-            // What others write everybody can see: who works for a shard looks at it.
-            Analytics::ClickHouse(clickhouse) if self.roles.engine => {
-                let firing = self.learn(&mut running, &held, hand_over);
-                noticing_here = Some(firing.clone());
-                let (calls, to_poller) = mpsc::channel(64);
-                let poller = poller::Poller {
-                    store: self.store.clone(),
-                    clickhouse: clickhouse.clone(),
-                    leases: held.clone(),
-                    clock: self.clock.clone(),
-                    interval: self.evaluation_interval,
-                    firing,
-                };
-                let noticing = poller.run(to_poller, stop.clone());
-                running.duties.spawn(async move { ("poller", noticing.await) });
-                running.wake.evaluator = Some(calls);
-            }
-            Analytics::Embedded(_) | Analytics::ClickHouse(_) => {}
-        }
-        if let Some(firing) = noticing_here {
-            let (calls, to_lookout) = mpsc::channel(64);
-            let lookout = lookout::Lookout {
-                store: self.store.clone(),
-                // What this takes is not to slow down who looks for spikes.
-                analytics: match &self.analytics {
-                    Analytics::ClickHouse(clickhouse) => Analytics::ClickHouse(clickhouse.apart()),
-                    embedded => embedded.clone(),
-                },
-                leases: held.clone(),
-                shares_work: self.roles.engine,
-                clock: self.clock.clone(),
-                firing,
-            };
-            let looking = lookout.run(to_lookout, stop.clone());
-            running.duties.spawn(async move { ("lookout", looking.await) });
-            running.wake.lookout = Some(calls);
+        if let Some(firing) = self.notice(&mut running, &held, hand_over).await? {
+            self.look_out(&mut running, &held, firing);
         }
         if let Some(plausible) = &self.plausible
             && self.roles.engine
@@ -196,14 +141,79 @@ impl Engine {
             self.follow(&mut running, &held, plausible.clone());
         }
         let (checker_calls, to_checker) = mpsc::channel(64);
-        let checking = self.checker.clone().run(to_checker, stop.clone());
-        running.duties.spawn(async move { ("checker", checking.await) });
+        running.begin("checker", self.checker.clone().run(to_checker, stop.clone()));
         running.wake.checker = Some(checker_calls);
-        let speaking = notifier::speak(self.store.clone(), self.clock.clone(), to_others, stop.clone());
-        running.duties.spawn(async move { ("notifier", speaking.await) });
+        running.begin("notifier", notifier::speak(self.store.clone(), self.clock.clone(), to_others, stop));
         Ok(running)
     }
 
+    /// Starts the duty that notices what happens where the traffic is, if that is this node's to see, and answers what its
+    /// events are made with.
+    async fn notice(
+        &self,
+        running: &mut Running,
+        held: &leases::Leases,
+        hand_over: mpsc::Sender<Vec<Due>>,
+    ) -> anyhow::Result<Option<firing::Firing>> {
+        let (calls, to_noticing) = mpsc::channel(64);
+        let firing = match &self.analytics {
+            // Embedded analytics are the node's own: who takes hits in is the only one who can notice what they mean.
+            Analytics::Embedded(embedded) if self.roles.ingest => {
+                // Before the first hit can come in: what comes after this is to be looked at.
+                let newest = embedded.last_seq().await?;
+                self.store.operator_watermark(embedded.source(), newest.0).await?;
+                let firing = self.learn(running, held, hand_over);
+                let evaluator = evaluator::Evaluator {
+                    store: self.store.clone(),
+                    analytics: embedded.clone(),
+                    leases: held.clone(),
+                    clock: self.clock.clone(),
+                    interval: self.evaluation_interval,
+                    firing: firing.clone(),
+                };
+                running.begin("evaluator", evaluator.run(to_noticing, running.stop.clone()));
+                firing
+            }
+            // What others write everybody can see: who works for a shard looks at it.
+            Analytics::ClickHouse(clickhouse) if self.roles.engine => {
+                let firing = self.learn(running, held, hand_over);
+                let poller = poller::Poller {
+                    store: self.store.clone(),
+                    clickhouse: clickhouse.clone(),
+                    leases: held.clone(),
+                    clock: self.clock.clone(),
+                    interval: self.evaluation_interval,
+                    firing: firing.clone(),
+                };
+                running.begin("poller", poller.run(to_noticing, running.stop.clone()));
+                firing
+            }
+            Analytics::Embedded(_) | Analytics::ClickHouse(_) => return Ok(None),
+        };
+        running.wake.evaluator = Some(calls);
+        Ok(Some(firing))
+    }
+
+    /// Starts the duty that sees what no single hit shows.
+    fn look_out(&self, running: &mut Running, held: &leases::Leases, firing: firing::Firing) {
+        let (calls, to_lookout) = mpsc::channel(64);
+        let lookout = lookout::Lookout {
+            store: self.store.clone(),
+            // What this takes is not to slow down who looks for spikes.
+            analytics: match &self.analytics {
+                Analytics::ClickHouse(clickhouse) => Analytics::ClickHouse(clickhouse.apart()),
+                embedded => embedded.clone(),
+            },
+            leases: held.clone(),
+            shares_work: self.roles.engine,
+            clock: self.clock.clone(),
+            firing,
+        };
+        running.begin("lookout", lookout.run(to_lookout, running.stop.clone()));
+        running.wake.lookout = Some(calls);
+    }
+
+    /// Starts the duties that send what is owed: who asks for it, who writes down what came of it, and who says whose it is.
     fn send(&self, running: &mut Running, held: &leases::Leases, fresh: mpsc::Receiver<Vec<Due>>) {
         let (dispatcher_calls, to_dispatcher) = mpsc::channel(64);
         let (leases_calls, to_leases) = mpsc::channel(64);
@@ -246,6 +256,35 @@ impl Engine {
             hurry,
             stop: running.stop.clone(),
         };
+        let stop = &running.stop;
+        let listening =
+            notifier::listen(self.store.clone(), self.clock.clone(), dispatcher_calls.clone(), stop.clone());
+        let sending = dispatcher.run(to_dispatcher, stop.clone());
+        let keeping = leases::run(self.store.clone(), held.clone(), to_leases, running.release.clone());
+        running.begin("dispatcher", sending);
+        running.begin("settler", settler.run());
+        running.begin("listener", listening);
+        running.leases.spawn(async move { ("leases", keeping.await) });
+        running.wake.dispatcher = Some(dispatcher_calls);
+        running.wake.leases = Some(leases_calls);
+    }
+
+    /// Starts the duties that see to what is sent: endpoints that fail, what is sent once more, and what is old.
+    fn keep(&self, running: &mut Running, held: &leases::Leases) {
+        let resender = resender::Resender {
+            store: self.store.clone(),
+            leases: held.clone(),
+            clock: self.clock.clone(),
+            limits: self.limits,
+            wake: running.wake.clone(),
+        };
+        let keeper = keeper::Keeper {
+            store: self.store.clone(),
+            leases: held.clone(),
+            clock: self.clock.clone(),
+            chance: self.chance.clone(),
+            wake: running.wake.clone(),
+        };
         let janitor = janitor::Janitor {
             store: self.store.clone(),
             analytics: self.analytics.clone(),
@@ -253,44 +292,12 @@ impl Engine {
             retention: self.retention,
             audit_retention: self.audit_retention,
         };
-        let wake = Wake {
-            dispatcher: Some(dispatcher_calls.clone()),
-            leases: Some(leases_calls.clone()),
-            ..running.wake.clone()
-        };
-        let resender = resender::Resender {
-            store: self.store.clone(),
-            leases: held.clone(),
-            clock: self.clock.clone(),
-            limits: self.limits,
-            wake: wake.clone(),
-        };
-        let keeper = keeper::Keeper {
-            store: self.store.clone(),
-            leases: held.clone(),
-            clock: self.clock.clone(),
-            chance: self.chance.clone(),
-            wake,
-        };
-        let stop = &running.stop;
+        let stop = running.stop.clone();
         let (keeper_calls, to_keeper) = mpsc::channel(64);
-        let watching = keeper.run(to_keeper, stop.clone());
-        running.duties.spawn(async move { ("keeper", watching.await) });
+        running.begin("keeper", keeper.run(to_keeper, stop.clone()));
         let (resender_calls, to_resender) = mpsc::channel(64);
-        let feeding = resender.run(to_resender, stop.clone());
-        running.duties.spawn(async move { ("resender", feeding.await) });
-        let sending = dispatcher.run(to_dispatcher, stop.clone());
-        running.duties.spawn(async move { ("dispatcher", sending.await) });
-        running.duties.spawn(async move { ("settler", settler.run().await) });
-        let tidying = janitor.run(stop.clone());
-        running.duties.spawn(async move { ("janitor", tidying.await) });
-        let listening =
-            notifier::listen(self.store.clone(), self.clock.clone(), dispatcher_calls.clone(), stop.clone());
-        running.duties.spawn(async move { ("listener", listening.await) });
-        let keeping = leases::run(self.store.clone(), held.clone(), to_leases, running.release.clone());
-        running.leases.spawn(async move { ("leases", keeping.await) });
-        running.wake.dispatcher = Some(dispatcher_calls);
-        running.wake.leases = Some(leases_calls);
+        running.begin("resender", resender.run(to_resender, stop.clone()));
+        running.begin("janitor", janitor.run(stop));
         running.wake.keeper = Some(keeper_calls);
         running.wake.resender = Some(resender_calls);
     }
@@ -306,8 +313,7 @@ impl Engine {
             chance: self.chance.clone(),
             wake: running.wake.clone(),
         };
-        let following = mirror.run(to_mirror, running.stop.clone());
-        running.duties.spawn(async move { ("mirror", following.await) });
+        running.begin("mirror", mirror.run(to_mirror, running.stop.clone()));
         running.wake.mirror = Some(calls);
     }
 
@@ -322,8 +328,7 @@ impl Engine {
             profiles: known.clone(),
             clock: self.clock.clone(),
         };
-        let learning = learner.run(to_learner, running.stop.clone());
-        running.duties.spawn(async move { ("learner", learning.await) });
+        running.begin("learner", learner.run(to_learner, running.stop.clone()));
         running.wake.learner = Some(learner_calls);
         firing::Firing {
             analytics: self.analytics.clone(),
@@ -336,6 +341,11 @@ impl Engine {
 }
 
 impl Running {
+    /// Starts a duty. `failed` and `stop` call it by its name.
+    fn begin(&mut self, name: &'static str, duty: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+        self.duties.spawn(async move { (name, duty.await) });
+    }
+
     /// Returns when a duty ends by itself, which none should.
     pub async fn failed(&mut self) -> anyhow::Error {
         let ended = tokio::select! {

@@ -50,80 +50,34 @@ pub async fn show_schema(Path(event_type): Path<String>) -> Result<Json<Value>> 
 
 /// The schema of a whole payload.
 pub fn schema(event_type: &str) -> Option<Value> {
-    let data = match event_type {
-        "visitor_spike" | "visitor_drop" => object(
-            json!({
-                "current_visitors": count("Distinct visitors of the last five minutes"),
-                "previous_visitors": count("What the baseline expects"),
-                "change_percent": count("Percent above what is expected in a spike, below in a drop, rounded"),
-                "threshold": count("The trigger's threshold in percent"),
-                "baseline": { "enum": ["typical", "previous", "fixed"] },
-                "basis": { "description": "What a typical baseline rests on" },
-                "score": number("Standard deviations beyond what is expected"),
-                "spread": number("One standard deviation of what is expected in a window"),
-                "score_minutes": count("The span in which it is most unusual, and whose score that is"),
-                "reason": reason(),
-                "window_seconds": count("Length of the window"),
-                "top_sources": ranking("source"),
-                "top_pages": ranking("page"),
-                "rise_by_source": shares("Of a spike: the sources that grew most since an hour before"),
-                "rise_by_page": shares("Of a spike: the pages that grew most since an hour before"),
-                "rise_by_country": shares("Of a spike: the countries that grew most; known of Plausible's traffic only"),
-            }),
-            &[
-                "current_visitors",
-                "previous_visitors",
-                "change_percent",
-                "threshold",
-                "baseline",
-                "window_seconds",
-                "top_sources",
-                "top_pages",
-            ],
-        ),
-        "visitor_spike_ended" | "visitor_drop_ended" => object(
-            json!({
-                "started_event_id": { "type": "string", "format": "uuid", "description": "The event that told of its beginning" },
-                "started_at": moment(),
-                "ended_at": moment(),
-                "duration_seconds": count("From its beginning until visitors were as usual again"),
-                "current_visitors": count("Distinct visitors of the last five minutes"),
-            }),
-            &["started_at", "ended_at", "duration_seconds", "current_visitors"],
-        ),
-        "goal_completion" => object(
-            json!({
-                "goal_id": { "type": "string" },
-                "goal_name": { "type": "string" },
-                "goal_type": { "enum": ["event", "page", "scroll"] },
-                "count": count("Completions since the event before"),
-                "window_start": moment(),
-                "window_end": moment(),
-                "top_pages": ranking("page"),
-                "top_sources": ranking("source"),
-            }),
-            &["goal_id", "goal_name", "goal_type", "count", "window_start", "window_end", "top_pages", "top_sources"],
-        ),
-        "custom_event" => object(
-            json!({
-                "event_name": { "type": "string" },
-                "count": count("How often it happened since the event before"),
-                "window_start": moment(),
-                "window_end": moment(),
-                "properties": {
-                    "type": "object",
-                    "description": "Of each property the trigger includes, its most frequent values; no others",
-                    "additionalProperties": { "type": "array", "maxItems": 10, "items": object(
-                        json!({ "value": { "type": "string" }, "count": count("How often it was this value") }),
-                        &["value", "count"],
-                    ) },
-                },
-                "reason": reason(),
-                "top_pages": ranking("page"),
-                "top_sources": ranking("source"),
-            }),
-            &["event_name", "count", "window_start", "window_end", "properties", "reason", "top_pages", "top_sources"],
-        ),
+    let data = data(event_type)?;
+    let mut schema = object(
+        json!({
+            "event_id": { "type": "string", "format": "uuid", "description": "The same on every retry and resend" },
+            "event_type": { "const": event_type },
+            "version": { "const": "1" },
+            "site_id": { "type": "string" },
+            "site_domain": { "type": "string" },
+            "timestamp": moment(),
+            "webhook_id": { "type": "string" },
+            "trigger_id": { "type": "string", "description": "Absent for a test" },
+            "data": data,
+        }),
+        &["event_id", "event_type", "version", "site_id", "site_domain", "timestamp", "webhook_id", "data"],
+    );
+    schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
+    schema["title"] = json!(event_type);
+    schema["examples"] = json!([example("", &schema)]);
+    Some(schema)
+}
+
+/// The schema of what events of a type say.
+fn data(event_type: &str) -> Option<Value> {
+    Some(match event_type {
+        "visitor_spike" | "visitor_drop" => change(),
+        "visitor_spike_ended" | "visitor_drop_ended" => change_over(),
+        "goal_completion" => completions(),
+        "custom_event" => custom_event(),
         "no_data" => silence(
             json!({ "last_event_at": moment() }),
             &["last_event_at"],
@@ -145,61 +99,147 @@ pub fn schema(event_type: &str) -> Option<Value> {
             &["goal_id", "goal_name"],
         ),
         "error_condition_ended" => over(json!({ "condition": condition() }), &["condition"]),
-        "error_condition" => object(
-            json!({
-                "condition": condition(),
-                "since": moment(),
-                "duration_seconds": count("How long by now"),
-                "reason": reason(),
-            }),
-            &["condition", "since", "duration_seconds", "reason"],
-        ),
-        "milestone" => object(
-            json!({
-                "metric": { "enum": ["visitors", "pageviews", "conversions"] },
-                "period": { "enum": ["day", "week", "month"] },
-                "period_start": moment(),
-                "milestone": count("The number that was passed; of several passed at once the highest"),
-                "count": count("How many there are now"),
-                "goal_id": { "type": "string", "description": "Of conversions of one goal" },
-                "goal_name": { "type": "string" },
-                "reason": reason(),
-            }),
-            &["metric", "period", "period_start", "milestone", "count", "reason"],
-        ),
-        "webhook_health" => object(
-            json!({
-                "failing_webhook_id": { "type": "string" },
-                "failing_webhook_name": { "type": "string" },
-                "failing_site_domain": { "type": "string" },
-                "state": { "enum": ["failing", "disabled"] },
-                "failing_since": moment(),
-                "disabled_at": moment(),
-                "reason": { "type": "string", "description": "Why it was disabled" },
-            }),
-            &["failing_webhook_id", "failing_webhook_name", "failing_site_domain", "state"],
-        ),
+        "error_condition" => trouble(),
+        "milestone" => milestone(),
+        "webhook_health" => health(),
         "test" => object(json!({ "test": { "const": true }, "message": { "type": "string" } }), &["test", "message"]),
         _ => return None,
-    };
-    let mut schema = object(
+    })
+}
+
+/// Visitors that are more or fewer than usual.
+fn change() -> Value {
+    object(
         json!({
-            "event_id": { "type": "string", "format": "uuid", "description": "The same on every retry and resend" },
-            "event_type": { "const": event_type },
-            "version": { "const": "1" },
-            "site_id": { "type": "string" },
-            "site_domain": { "type": "string" },
-            "timestamp": moment(),
-            "webhook_id": { "type": "string" },
-            "trigger_id": { "type": "string", "description": "Absent for a test" },
-            "data": data,
+            "current_visitors": count("Distinct visitors of the last five minutes"),
+            "previous_visitors": count("What the baseline expects"),
+            "change_percent": count("Percent above what is expected in a spike, below in a drop, rounded"),
+            "threshold": count("The trigger's threshold in percent"),
+            "baseline": { "enum": ["typical", "previous", "fixed"] },
+            "basis": { "description": "What a typical baseline rests on" },
+            "score": number("Standard deviations beyond what is expected"),
+            "spread": number("One standard deviation of what is expected in a window"),
+            "score_minutes": count("The span in which it is most unusual, and whose score that is"),
+            "reason": reason(),
+            "window_seconds": count("Length of the window"),
+            "top_sources": ranking("source"),
+            "top_pages": ranking("page"),
+            "rise_by_source": shares("Of a spike: the sources that grew most since an hour before"),
+            "rise_by_page": shares("Of a spike: the pages that grew most since an hour before"),
+            "rise_by_country": shares("Of a spike: the countries that grew most; known of Plausible's traffic only"),
         }),
-        &["event_id", "event_type", "version", "site_id", "site_domain", "timestamp", "webhook_id", "data"],
-    );
-    schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
-    schema["title"] = json!(event_type);
-    schema["examples"] = json!([example("", &schema)]);
-    Some(schema)
+        &[
+            "current_visitors",
+            "previous_visitors",
+            "change_percent",
+            "threshold",
+            "baseline",
+            "window_seconds",
+            "top_sources",
+            "top_pages",
+        ],
+    )
+}
+
+/// They are as usual again.
+fn change_over() -> Value {
+    object(
+        json!({
+            "started_event_id": { "type": "string", "format": "uuid", "description": "The event that told of its beginning" },
+            "started_at": moment(),
+            "ended_at": moment(),
+            "duration_seconds": count("From its beginning until visitors were as usual again"),
+            "current_visitors": count("Distinct visitors of the last five minutes"),
+        }),
+        &["started_at", "ended_at", "duration_seconds", "current_visitors"],
+    )
+}
+
+/// A goal was completed.
+fn completions() -> Value {
+    object(
+        json!({
+            "goal_id": { "type": "string" },
+            "goal_name": { "type": "string" },
+            "goal_type": { "enum": ["event", "page", "scroll"] },
+            "count": count("Completions since the event before"),
+            "window_start": moment(),
+            "window_end": moment(),
+            "top_pages": ranking("page"),
+            "top_sources": ranking("source"),
+        }),
+        &["goal_id", "goal_name", "goal_type", "count", "window_start", "window_end", "top_pages", "top_sources"],
+    )
+}
+
+/// A custom event happened.
+fn custom_event() -> Value {
+    object(
+        json!({
+            "event_name": { "type": "string" },
+            "count": count("How often it happened since the event before"),
+            "window_start": moment(),
+            "window_end": moment(),
+            "properties": {
+                "type": "object",
+                "description": "Of each property the trigger includes, its most frequent values; no others",
+                "additionalProperties": { "type": "array", "maxItems": 10, "items": object(
+                    json!({ "value": { "type": "string" }, "count": count("How often it was this value") }),
+                    &["value", "count"],
+                ) },
+            },
+            "reason": reason(),
+            "top_pages": ranking("page"),
+            "top_sources": ranking("source"),
+        }),
+        &["event_name", "count", "window_start", "window_end", "properties", "reason", "top_pages", "top_sources"],
+    )
+}
+
+/// Traffic cannot be seen.
+fn trouble() -> Value {
+    object(
+        json!({
+            "condition": condition(),
+            "since": moment(),
+            "duration_seconds": count("How long by now"),
+            "reason": reason(),
+        }),
+        &["condition", "since", "duration_seconds", "reason"],
+    )
+}
+
+/// A number was passed.
+fn milestone() -> Value {
+    object(
+        json!({
+            "metric": { "enum": ["visitors", "pageviews", "conversions"] },
+            "period": { "enum": ["day", "week", "month"] },
+            "period_start": moment(),
+            "milestone": count("The number that was passed; of several passed at once the highest"),
+            "count": count("How many there are now"),
+            "goal_id": { "type": "string", "description": "Of conversions of one goal" },
+            "goal_name": { "type": "string" },
+            "reason": reason(),
+        }),
+        &["metric", "period", "period_start", "milestone", "count", "reason"],
+    )
+}
+
+/// Another webhook of the account fails.
+fn health() -> Value {
+    object(
+        json!({
+            "failing_webhook_id": { "type": "string" },
+            "failing_webhook_name": { "type": "string" },
+            "failing_site_domain": { "type": "string" },
+            "state": { "enum": ["failing", "disabled"] },
+            "failing_since": moment(),
+            "disabled_at": moment(),
+            "reason": { "type": "string", "description": "Why it was disabled" },
+        }),
+        &["failing_webhook_id", "failing_webhook_name", "failing_site_domain", "state"],
+    )
 }
 
 /// Something that fits a schema, made from it alone; `name` is that of the field it stands in.

@@ -12,15 +12,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ::clickhouse::Client;
 use ::clickhouse::query::Query;
+use ::clickhouse::{Client, RowOwned, RowRead};
 use anyhow::Context as _;
 use bytes::Bytes;
 use tracing::warn;
 
 pub use self::address::{Address, NotAnAddress};
 use self::ours::Ours;
-pub use self::reads::{Asked, Digest, HitRow, Seconds, Sites, Visitors};
+pub use self::questions::{Asked, Seconds, Sites};
+pub use self::reads::{Digest, HitRow, Visitors};
 use self::rows::Rows;
 pub use self::shape::{EVENTS, Limits, Shape};
 use self::tables::Tables;
@@ -33,8 +34,10 @@ use crate::domain::ids::{NodeId, SiteId};
 use crate::domain::time::Timestamp;
 
 mod address;
+mod counts;
 mod errors;
 mod ours;
+mod questions;
 mod reads;
 mod rows;
 mod salts;
@@ -298,6 +301,16 @@ impl ClickHouse {
     /// A statement, known to the server by what it is for.
     fn query(&self, sql: &str, purpose: &str) -> Query {
         self.client.query(sql).with_setting("query_id", self.asker.id(purpose))
+    }
+
+    /// All rows of an answer.
+    async fn all<T: RowOwned + RowRead>(&self, query: Query) -> Result<Vec<T>> {
+        self.timed(async { query.fetch_all().await.map_err(errors::explain) }).await
+    }
+
+    /// The row of an answer that has one.
+    async fn only<T: RowOwned + RowRead>(&self, query: Query) -> Result<T> {
+        self.timed(async { query.fetch_one().await.map_err(errors::explain) }).await
     }
 
     /// Waits for an answer, but not for ever, and keeps account of the time.
