@@ -114,6 +114,20 @@ async fn the_ceiling_is_measured_with_one_process_and_with_two() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_long_it_takes_is_measured_at_first_and_later() {
+    in_time(async {
+        let sizes = ["--seconds", "1", "--rate", "80", "--sites", "2", "--webhooks", "2", "--goals", "2"];
+        let figures = bench(&Database::sqlite(), &[&["latency"], &sizes[..]].concat()).await;
+        let [hit_to_post, under_load] = &figures[..] else { panic!("{figures:#?}") };
+        positive(hit_to_post, "at_1000_per_second_p99_ms");
+        for key in ["posts_per_second", "record_to_post_p99_ms", "in_the_first_second_p99_ms"] {
+            positive(under_load, key);
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn what_is_missing_is_said() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pulsehook"));

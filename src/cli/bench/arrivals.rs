@@ -53,6 +53,11 @@ impl Delivered {
         })
     }
 
+    /// When the event was made.
+    pub fn recorded_at(&self) -> Timestamp {
+        self.recorded_at
+    }
+
     /// From the event's record, its commit included, to the arrival.
     pub fn since_record_ms(&self) -> f64 {
         millis(self.at.since(self.recorded_at))

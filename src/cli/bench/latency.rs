@@ -25,6 +25,9 @@ const SITE: &str = "example.com";
 const RATES: [usize; 2] = [100, 1_000];
 /// Of what the queue drains at.
 const LOAD: f64 = 0.25;
+/// Under load nothing is judged before it has been kept up for so long: all at once 64 connections are opened, and both ends
+/// of each handshake are on the same processors. What that second is like is told by itself.
+const WARM_UP: Duration = Duration::from_secs(1);
 /// Nothing arriving for so long means that nothing will.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Long enough for two nodes to have shared out the work.
@@ -101,10 +104,15 @@ impl Latency {
                 None => LOAD * drain::full_queue(world, kind, self.drain_count, Beside::Nobody).await?.per_second,
             };
             let delivered = self.loaded(world, kind, rate).await?;
-            let waits: Vec<_> = delivered.iter().map(Delivered::since_record_ms).collect();
+            let first = delivered.iter().map(Delivered::recorded_at).min().context("nothing was delivered")?;
+            let is_first = |one: &Delivered| one.recorded_at() < first + WARM_UP;
+            let (at_first, steady): (Vec<_>, Vec<_>) = delivered.into_iter().partition(is_first);
+            anyhow::ensure!(!steady.is_empty(), "at {rate} events a second nothing came after the first second");
+            let waits = |of: &[Delivered]| of.iter().map(Delivered::since_record_ms).collect::<Vec<_>>();
             figure.add("events_per_second_wanted", rate);
-            figure.add("posts_per_second", rate_of(&delivered));
-            add_percentiles(&mut figure, "record_to_post", &waits);
+            figure.add("posts_per_second", rate_of(&steady));
+            add_percentiles(&mut figure, "record_to_post", &waits(&steady));
+            figure.add("in_the_first_second_p99_ms", percentile(&waits(&at_first), 99));
         }
         figure.target("record_to_post_p50_ms", Target::AtMost(5.0));
         figure.target("record_to_post_p99_ms", Target::AtMost(25.0));
@@ -115,7 +123,7 @@ impl Latency {
         let (sink, home, served) = stage(world, kind).await?;
         set_up(&served, &self.crowd.plans(&home.account, |site, index| sink.url(site, index))).await?;
         let hits_per_second = rate / self.crowd.events_a_hit() as f64;
-        let hits = whole(hits_per_second * self.seconds as f64).max(1);
+        let hits = whole(hits_per_second * (WARM_UP.as_secs_f64() + self.seconds as f64)).max(1);
         let turns = self.crowd.hits();
         let completions = hits * self.crowd.events_a_hit();
         let (delivered, _) = tokio::try_join!(
