@@ -130,10 +130,10 @@ impl Config {
             egress_ca: sources.get("egress_ca").map(PathBuf::from),
             roles: roles(sources)?,
             limits: limits(sources)?,
-            host_in_flight: sources.at_least(1, "host_in_flight", 64)?,
-            in_flight: sources.at_least(16, "in_flight", None)?,
-            max_connections: sources.at_least(1, "max_connections", None)?,
-            max_connections_per_address: sources.at_least(1, "max_connections_per_address", 1_000)?,
+            host_in_flight: sources.at_least("host_in_flight", 64, 1)?,
+            in_flight: sources.at_least("in_flight", None, 16)?,
+            max_connections: sources.at_least("max_connections", None, 1)?,
+            max_connections_per_address: sources.at_least("max_connections_per_address", 1_000, 1)?,
             trusted_proxies: sources.networks("trusted_proxies", private_networks(), "10.1.0.0/16")?,
             spill_limit: spill_limit(sources)?,
             retention: sources.span("retention", 30 * DAY, "1h", "30d")?,
@@ -246,7 +246,7 @@ fn master_key(sources: &Sources) -> Result<Option<Keyring>, ConfigError> {
 /// What one webhook may be asked at most, unless it says otherwise.
 fn limits(sources: &Sources) -> Result<Limits, ConfigError> {
     let rate = sources.whole("endpoint_rate", 50)?;
-    let in_flight = sources.at_least(1, "endpoint_in_flight", 16)?;
+    let in_flight = sources.at_least("endpoint_in_flight", 16, 1)?;
     Ok(Limits { rate: Some(rate).filter(|rate| *rate > 0), in_flight })
 }
 

@@ -80,7 +80,7 @@ impl Sources {
         self.parsed(name, default, |text| text.parse().ok(), "a whole number")
     }
 
-    pub(super) fn at_least<T: From<u32>>(&self, least: u32, name: &'static str, default: T) -> Result<T, ConfigError> {
+    pub(super) fn at_least<T: From<u32>>(&self, name: &'static str, default: T, least: u32) -> Result<T, ConfigError> {
         let parse = |text: &str| text.parse().ok().filter(|number| *number >= least).map(T::from);
         self.parsed(name, default, parse, &format!("a whole number from {least}"))
     }

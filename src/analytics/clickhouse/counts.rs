@@ -11,14 +11,14 @@ use serde::Deserialize;
 use super::ClickHouse;
 use super::errors::explain;
 use super::questions::{
-    COUNTRY, NAMED_BYTES, NO_SCROLL_DEPTH, Sites, condition, count, seconds, site, slot_start, with_filter, with_sites,
+    COUNTRY, Sites, are_few, condition, count, describe, seconds, site, slot_start, with_filter, with_sites,
 };
 use crate::analytics::{Alike, Dimension, Result, Totals, micros, windows};
 use crate::domain::backtest::Heard;
 use crate::domain::baseline::WindowCount;
 use crate::domain::filter::Filter;
 use crate::domain::habit::{QUARTER, Quarters};
-use crate::domain::hit::{ENGAGEMENT, Hit};
+use crate::domain::hit::Hit;
 use crate::domain::ids::SiteId;
 use crate::domain::time::Timestamp;
 
@@ -230,7 +230,7 @@ impl ClickHouse {
     ) -> Result<()> {
         let sites: Vec<_> = asked.iter().map(|(site_id, _)| *site_id).collect();
         let names: BTreeSet<_> = asked.iter().flat_map(|(_, names)| names.iter().copied()).collect();
-        let are_few = names.iter().map(|name| name.len() + 8).sum::<usize>() <= NAMED_BYTES;
+        let are_few = are_few(names.iter().copied());
         let scroll_depth = if self.shape.has_scroll_depth { "scroll_depth" } else { "toUInt8(255)" };
         let sql = format!(
             "SELECT site_id, toUInt32(intDiv(toUnixTimestamp(timestamp), {{width:UInt32}})) AS slot, count() AS times,
@@ -260,11 +260,7 @@ impl ClickHouse {
                 hit.at = last_at;
                 row.name.clone_into(&mut hit.name);
                 row.pathname.clone_into(&mut hit.page.pathname);
-                let scrolled = row.name == ENGAGEMENT && row.scroll_depth != NO_SCROLL_DEPTH;
-                hit.scroll_depth = scrolled.then_some(row.scroll_depth);
-                hit.props.clear();
-                let pairs = row.keys.iter().zip(&row.values);
-                hit.props.extend(pairs.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+                describe(&mut hit, row.scroll_depth, &row.keys, &row.values);
                 let first_at = Timestamp::from_secs(row.first_at.into());
                 each(&hit, Alike { start: slot_start(row.slot, width), count: row.times, first_at, last_at });
             }

@@ -4,17 +4,18 @@
 use clickhouse::query::Query;
 
 use crate::domain::filter::Filter;
+use crate::domain::hit::{ENGAGEMENT, Hit};
 use crate::domain::ids::SiteId;
 use crate::domain::time::Timestamp;
 
 /// Up to so many sites are named in a statement; beyond that all are asked for and the rest is passed over.
-pub const NAMED_SITES: usize = 500;
+const NAMED_SITES: usize = 500;
 
 /// Up to so many bytes of names are named too: a server takes 128 KiB in a parameter and refuses more.
-pub const NAMED_BYTES: usize = 32 * 1_024;
+const NAMED_BYTES: usize = 32 * 1_024;
 
 /// On rows of engagement: how far the page was scrolled is not known.
-pub const NO_SCROLL_DEPTH: u8 = 255;
+const NO_SCROLL_DEPTH: u8 = 255;
 
 /// Two bytes, zero where the country is not known.
 pub const COUNTRY: &str = "toValidUTF8(replaceAll(toString(country_code), '\\0', ''))";
@@ -47,14 +48,14 @@ impl Sites<'_> {
         if self.0.len() <= NAMED_SITES { "AND site_id IN {sites:Array(UInt64)}" } else { "" }
     }
 
-    pub fn ids(self) -> Option<Vec<u64>> {
+    fn ids(self) -> Option<Vec<u64>> {
         (self.0.len() <= NAMED_SITES).then(|| self.0.iter().map(|site| site.0.cast_unsigned()).collect())
     }
 }
 
 impl Asked<'_> {
-    pub fn names_are_few(&self) -> bool {
-        self.names.iter().map(|name| name.len() + 8).sum::<usize>() <= NAMED_BYTES
+    fn names_are_few(&self) -> bool {
+        are_few(self.names.iter().map(String::as_str))
     }
 
     /// The condition that names names and sites, if they are few enough.
@@ -89,6 +90,11 @@ impl Seconds<'_> {
             }
         }
     }
+}
+
+/// Whether so many names can be said in a statement.
+pub fn are_few<'a>(names: impl Iterator<Item = &'a str>) -> bool {
+    names.map(|name| name.len() + 8).sum::<usize>() <= NAMED_BYTES
 }
 
 /// Binds the sites where the statement names them.
@@ -149,4 +155,12 @@ pub fn slot_start(slot: u32, width: u64) -> Timestamp {
 /// ClickHouse has whole seconds, cut off.
 pub fn seconds(at: Timestamp) -> i64 {
     at.micros().div_euclid(1_000_000).max(0)
+}
+
+/// Has a hit say how far its page was scrolled, and its properties, as a row says it.
+pub fn describe(hit: &mut Hit, scroll_depth: u8, keys: &[&str], values: &[&str]) {
+    let is_known = hit.name == ENGAGEMENT && scroll_depth != NO_SCROLL_DEPTH;
+    hit.scroll_depth = is_known.then_some(scroll_depth);
+    hit.props.clear();
+    hit.props.extend(keys.iter().zip(values).map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
 }

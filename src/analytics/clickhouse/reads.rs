@@ -11,12 +11,12 @@ use serde::Deserialize;
 use super::ClickHouse;
 use super::errors::explain;
 use super::questions::{
-    Asked, COUNTRY, NO_SCROLL_DEPTH, Seconds, Sites, condition, count, seconds, site, with_filter, with_sites,
+    Asked, COUNTRY, Seconds, Sites, condition, count, describe, seconds, site, with_filter, with_sites,
 };
 use crate::analytics::{Freshness, Result};
 use crate::domain::baseline::{WINDOW, window_start};
 use crate::domain::filter::Filter;
-use crate::domain::hit::{ENGAGEMENT, Hit};
+use crate::domain::hit::Hit;
 use crate::domain::ids::SiteId;
 use crate::domain::time::Timestamp;
 
@@ -323,10 +323,6 @@ impl HitRow<'_> {
         refill(&mut hit.origin.source, self.source);
         refill(&mut hit.page.hostname, self.hostname);
         refill(&mut hit.country, self.country);
-        let scrolled = self.name == ENGAGEMENT && self.scroll_depth != NO_SCROLL_DEPTH;
-        hit.scroll_depth = scrolled.then_some(self.scroll_depth);
-        hit.props.clear();
-        let pairs = self.keys.iter().zip(&self.values);
-        hit.props.extend(pairs.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+        describe(hit, self.scroll_depth, &self.keys, &self.values);
     }
 }
