@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -84,6 +85,7 @@ pub struct Engine {
 /// A started engine.
 pub struct Running {
     pub wake: Wake,
+    store: Store,
     duties: Duties,
     stop: CancellationToken,
     /// Kept apart: shards are given back only after the last outcome is written.
@@ -116,6 +118,7 @@ impl Engine {
                 notify,
                 others_notice_within: BELIEVED_FOR,
             },
+            store: self.store.clone(),
             duties: JoinSet::new(),
             stop: stop.clone(),
             leases: JoinSet::new(),
@@ -129,6 +132,7 @@ impl Engine {
         let (hand_over, fresh) = mpsc::channel(256);
         if self.roles.engine {
             leases::renew(&self.store, &held).await?;
+            self.store.put_rows_off(self.clock.now()).await?;
             self.send(&mut running, &held, fresh);
             self.keep(&mut running, &held);
         }
@@ -367,8 +371,9 @@ impl Running {
     pub async fn stop(mut self) -> anyhow::Result<()> {
         self.stop.cancel();
         let worked = join_all(&mut self.duties).await;
+        let queued = self.store.put_rows_off_no_longer().await.context("what is owed could not be put into the queue");
         self.release.cancel();
-        worked.and(join_all(&mut self.leases).await)
+        worked.and(queued).and(join_all(&mut self.leases).await)
     }
 }
 

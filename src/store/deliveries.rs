@@ -74,18 +74,22 @@ macro_rules! delivery_sql {
             "WITH delivery AS (
                 SELECT events.id, events.webhook_id, events.trigger_id, events.type AS event_type,
                     CASE
-                        WHEN queue.event_id IS NULL THEN coalesce(last.ended, 'cancelled')
+                        WHEN queue.attempt > 0 THEN 'retrying'
                         WHEN queue.attempt = 0 THEN 'pending'
-                        ELSE 'retrying'
+                        WHEN last.number IS NULL AND events.owed_until IS NOT NULL THEN 'pending'
+                        ELSE coalesce(last.ended, 'cancelled')
                     END AS status,
                     CASE
                         WHEN queue.event_id IS NOT NULL THEN NULL
-                        WHEN last.number IS NULL THEN 'shadow'
-                        ELSE last.reason
+                        WHEN last.number IS NOT NULL THEN last.reason
+                        WHEN events.owed_until IS NULL THEN 'shadow'
                     END AS reason,
                     events.payload,
                     coalesce(last.number, 0) AS attempts,
-                    queue.due_at AS next_attempt_at,
+                    CASE
+                        WHEN last.number IS NULL AND events.owed_until IS NOT NULL THEN events.inserted_at
+                        ELSE queue.due_at
+                    END AS next_attempt_at,
                     last.outcome, last.advice, last.response_code, last.response_body, events.inserted_at,
                     coalesce(last.started_at + last.duration_ms * 1000, events.inserted_at) AS updated_at
                 FROM events
@@ -260,6 +264,7 @@ impl Store {
             ON CONFLICT (event_id) DO UPDATE
             SET due_at = excluded.due_at, expires_at = NULL";
         let mut tx = self.begin().await?;
+        tx.queue_what_is_owed().await?;
         let queued = on!(&mut tx.0, tx => sqlx::query(SQL)
             .bind(change.account_id)
             .bind(webhook_id)

@@ -14,6 +14,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection as _, PgPool, Postgres, Sqlite, SqlitePool, Transaction};
 
+use self::unqueued::{Taken, Unqueued};
 use crate::checkpoints::Checkpoints;
 
 pub mod accounts;
@@ -48,6 +49,7 @@ pub mod shards;
 pub mod sites;
 mod step_at_once;
 pub mod triggers;
+mod unqueued;
 pub mod waiting;
 pub mod webhooks;
 
@@ -112,6 +114,7 @@ struct SqlitePools {
     write: SqlitePool,
     read: SqlitePool,
     checkpoints: Arc<Checkpoints>,
+    unqueued: Arc<Unqueued>,
 }
 
 /// What a caller may want to tell apart.
@@ -247,7 +250,7 @@ impl Store {
             )));
         }
         let read = pool(SQLITE_READERS).connect_with(options.read_only(true)).await?;
-        Ok(Self { db: Backend::Sqlite(SqlitePools { write, read, checkpoints }) })
+        Ok(Self { db: Backend::Sqlite(SqlitePools { write, read, checkpoints, unqueued: Arc::default() }) })
     }
 
     async fn open_postgres(url: &str) -> Result<Self> {
@@ -346,30 +349,42 @@ impl Store {
         }
     }
 
+    fn unqueued(&self) -> Option<&Unqueued> {
+        match &self.db {
+            Backend::Sqlite(pools) => Some(&pools.unqueued),
+            Backend::Postgres(_) => None,
+        }
+    }
+
     /// For several statements that stand or fall together.
     pub async fn begin(&self) -> Result<Tx> {
-        Ok(Tx(match &self.db {
-            // IMMEDIATE: a transaction that reads first must not find itself behind another writer later.
-            Backend::Sqlite(pools) => Backend::Sqlite(pools.write.begin_with("BEGIN IMMEDIATE").await?),
-            Backend::Postgres(pools) => Backend::Postgres(pools.rest.begin().await?),
-        }))
+        Ok(match &self.db {
+            Backend::Sqlite(pools) => {
+                // IMMEDIATE: a transaction that reads first must not find itself behind another writer later.
+                let tx = pools.write.begin_with("BEGIN IMMEDIATE").await?;
+                Tx(Backend::Sqlite(tx), Taken::from(&pools.unqueued))
+            }
+            Backend::Postgres(pools) => Tx(Backend::Postgres(pools.rest.begin().await?), Taken::default()),
+        })
     }
 
     /// The same for the engine.
     async fn begin_hot(&self) -> Result<Tx> {
         match &self.db {
             Backend::Sqlite(_) => self.begin().await,
-            Backend::Postgres(pools) => Ok(Tx(Backend::Postgres(pools.hot.begin().await?))),
+            Backend::Postgres(pools) => Ok(Tx(Backend::Postgres(pools.hot.begin().await?), Taken::default())),
         }
     }
 }
 
 /// An open transaction. Dropped without [`Tx::commit`], nothing of it happened.
-pub struct Tx(pub(crate) Backend<Transaction<'static, Sqlite>, Transaction<'static, Postgres>>);
+pub struct Tx(pub(crate) Backend<Transaction<'static, Sqlite>, Transaction<'static, Postgres>>, Taken);
 
 impl Tx {
     pub async fn commit(self) -> Result<()> {
-        on!(self.0, transaction => transaction.commit().await)?;
+        let Self(backend, taken) = self;
+        on!(backend, transaction => transaction.commit().await)?;
+        taken.for_good();
         Ok(())
     }
 }

@@ -1,7 +1,6 @@
 //! The outbox: what a step noticed becomes durable here, all of it or nothing.
 
-use std::collections::{HashMap, HashSet};
-
+use foldhash::{HashMap, HashSet};
 use sqlx::Arguments as _;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::PgArguments;
@@ -10,6 +9,7 @@ use uuid::Uuid;
 use super::gathered::Gathered;
 use super::rows::{MOST_ROWS, Query, Rows};
 use super::step_at_once::Whole;
+use super::unqueued::owed_until;
 use super::{Backend, Result, Store, StoreError, Tx, on};
 use crate::domain::event::Event;
 use crate::domain::ids::{AccountId, EventId, TriggerId, WebhookId};
@@ -137,12 +137,20 @@ impl Store {
 
     async fn record_in_parts(&self, step: &Step, now: Timestamp) -> Result<Vec<EventId>> {
         let mut tx = self.begin_hot().await?;
-        let owed = tx.insert_and_enqueue(&step.fired, now).await?;
+        let owed = match &step.watermark {
+            // It moves only while the configuration is what the step knew, and no other writer changes that before the
+            // commit: nobody needs to look how webhooks and triggers stand.
+            Some(watermark) if self.is_sqlite() => {
+                tx.move_watermark(watermark).await?;
+                tx.insert_all(step.fired.iter().collect(), now).await?.owed
+            }
+            _ => tx.insert_and_enqueue(&step.fired, now).await?,
+        };
         for state in &step.states {
             tx.save_state(state, now).await?;
         }
         tx.gather(&step.gathered, now).await?;
-        if let Some(watermark) = &step.watermark {
+        if let Some(watermark) = step.watermark.as_ref().filter(|_| !self.is_sqlite()) {
             tx.move_watermark(watermark).await?;
         }
         crate::failpoint::hit("evaluator.before_commit");
@@ -200,9 +208,13 @@ impl Tx {
     /// The same, and answers which were recorded too.
     pub(super) async fn insert(&mut self, fired: &[Fired], now: Timestamp) -> Result<Inserted> {
         let standing = self.standing_of(fired).await?;
-        let mut wanted: Vec<_> = fired.iter().filter(|fired| standing.allows(fired)).collect();
+        self.insert_all(fired.iter().filter(|fired| standing.allows(fired)).collect(), now).await
+    }
+
+    /// Records events that nothing speaks against but that they are recorded already.
+    async fn insert_all(&mut self, mut wanted: Vec<&Fired>, now: Timestamp) -> Result<Inserted> {
         if wanted.is_empty() {
-            return Ok(Inserted { recorded: HashSet::new(), owed: Vec::new() });
+            return Ok(Inserted { recorded: HashSet::default(), owed: Vec::new() });
         }
         let mut to_be_sent = put_in_order(&mut wanted);
         let recorded = match &self.0 {
@@ -260,7 +272,7 @@ impl Tx {
         let versioned = fired.iter().filter(|fired| fired.trigger_version.is_some());
         let triggers: HashSet<_> = versioned.filter_map(|fired| Some(fired.event.trigger_id?.0)).collect();
         if webhooks.is_empty() {
-            return Ok(Standing { live: HashSet::new(), versions: HashMap::new() });
+            return Ok(Standing { live: HashSet::default(), versions: HashMap::default() });
         }
         let standing: Vec<(Uuid, Option<i64>)> = match &mut self.0 {
             Backend::Sqlite(tx) => {
@@ -285,23 +297,16 @@ impl Tx {
     async fn insert_in_parts(&mut self, wanted: &[&Fired], to_be_sent: &mut Vec<&Fired>) -> Result<HashSet<EventId>> {
         static EVENTS: Rows = Rows::new(
             "INSERT OR FAIL INTO events (id, account_id, site_id, webhook_id, trigger_id, type, moment, format, payload,
-                inserted_at)
+                inserted_at, owed_until)
             SELECT * FROM",
-            10,
+            11,
             "WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING",
         );
         static RECORDED: Rows = Rows::new("SELECT id FROM events WHERE id IN", 1, "");
-        static QUEUE: Rows = Rows::new(
-            "INSERT OR FAIL INTO queue (event_id, account_id, webhook_id, shard, lane, attempt, other_attempts, due_at,
-                expires_at)
-            SELECT column1, column2, column3, column4, 0, 0, 0, column5, column6 FROM",
-            6,
-            "WHERE column1 IS NOT NULL",
-        );
         let Backend::Sqlite(tx) = &mut self.0 else { unreachable!("the caller looked") };
-        let mut recorded = HashSet::with_capacity(wanted.len());
+        let mut recorded = HashSet::default();
         for rows in wanted.chunks(MOST_ROWS) {
-            let insert = EVENTS.query(rows, |query, fired| bind_event(query, &fired.event));
+            let insert = EVENTS.query(rows, |query, fired| bind_event(query, fired));
             let inserted = insert.execute(&mut **tx).await?.rows_affected();
             // Every row that is answered is a trip to the driver's thread, so they are asked for only if some are missing.
             if inserted == rows.len() as u64 {
@@ -314,9 +319,7 @@ impl Tx {
             }
         }
         to_be_sent.retain(|fired| recorded.contains(&fired.event.id));
-        for rows in to_be_sent.chunks(MOST_ROWS) {
-            QUEUE.query(rows, |query, fired| bind_owed(query, fired)).execute(&mut **tx).await?;
-        }
+        self.owe(to_be_sent).await?;
         Ok(recorded)
     }
 
@@ -410,7 +413,8 @@ fn column<'a, T>(fired: &[&'a Fired], get: impl Fn(&'a Fired) -> T) -> Vec<T> {
     fired.iter().map(|fired| get(fired)).collect()
 }
 
-fn bind_event<'q>(query: Query<'q>, event: &'q Event) -> Query<'q> {
+fn bind_event<'q>(query: Query<'q>, fired: &'q Fired) -> Query<'q> {
+    let event = &fired.event;
     query
         .bind(event.id)
         .bind(event.account_id)
@@ -422,15 +426,5 @@ fn bind_event<'q>(query: Query<'q>, event: &'q Event) -> Query<'q> {
         .bind(event.format.as_str())
         .bind(&event.payload)
         .bind(event.inserted_at)
-}
-
-fn bind_owed<'q>(query: Query<'q>, fired: &'q Fired) -> Query<'q> {
-    let event = &fired.event;
-    query
-        .bind(event.id)
-        .bind(event.account_id)
-        .bind(event.webhook_id)
-        .bind(fired.shard)
-        .bind(event.inserted_at)
-        .bind(event.expires_at)
+        .bind(owed_until(fired))
 }

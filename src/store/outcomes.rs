@@ -1,8 +1,8 @@
 //! What became of attempts: written once per outcome, many at once, under the leases of their shards.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
+use foldhash::HashSet;
 use sqlx::Row as _;
 
 use super::rows::{MOST_ROWS, Query, Rows};
@@ -184,7 +184,7 @@ async fn settle_at_once(
     fn column<'a, T>(settled: &'a [Settled], get: impl Fn(&'a Settled) -> T) -> Vec<T> {
         settled.iter().map(get).collect()
     }
-    let over = settled.iter().filter(|row| row.standing.again().is_none());
+    let over = settled.iter().filter(|row| !row.standing.goes_on());
     let again: Vec<_> = settled.iter().filter_map(|row| Some((row.event_id, row.standing.again()?))).collect();
     let held: i64 = sqlx::query_scalar(POSTGRES)
         .bind(node)
@@ -235,9 +235,11 @@ impl Tx {
             4,
             "AS next WHERE queue.event_id = next.column1",
         );
+        let never_queued = self.forget_what_is_over(settled).await?;
         let Backend::Sqlite(tx) = &mut self.0 else { unreachable!("the caller looked") };
-        let mut moved = 0;
-        let over: Vec<_> = settled.iter().filter(|row| row.standing.again().is_none()).collect();
+        let mut moved = never_queued.len() as u64;
+        let over = settled.iter().filter(|row| !row.standing.goes_on() && !never_queued.contains(&row.event_id));
+        let over: Vec<_> = over.collect();
         for rows in over.chunks(MOST_ROWS) {
             let over = OVER.query(rows, |query, row| query.bind(row.event_id));
             moved += over.execute(&mut **tx).await?.rows_affected();
@@ -258,11 +260,12 @@ impl Tx {
         Ok(true)
     }
 
-    /// Which of these deliveries are in the queue.
+    /// Which of these deliveries are owed.
     async fn owed(&mut self, settled: &[Settled]) -> Result<HashSet<EventId>> {
         static OWED: Rows = Rows::new("SELECT event_id FROM queue WHERE event_id IN", 1, "");
+        let unqueued = settled.iter().map(|row| row.event_id).filter(|id| self.is_unqueued(*id));
+        let mut owed: HashSet<_> = unqueued.collect();
         let Backend::Sqlite(tx) = &mut self.0 else { unreachable!("on PostgreSQL the statement itself finds out") };
-        let mut owed = HashSet::new();
         for rows in settled.chunks(MOST_ROWS) {
             for row in OWED.query(rows, |query, row| query.bind(row.event_id)).fetch_all(&mut **tx).await? {
                 owed.insert(row.try_get(0)?);
@@ -303,6 +306,10 @@ fn bind_attempt<'q>(query: Query<'q>, row: &'q Settled, now: Timestamp) -> Query
 }
 
 impl Standing {
+    pub(super) fn goes_on(&self) -> bool {
+        matches!(self, Self::Again { .. })
+    }
+
     fn ending(&self) -> (Option<&'static str>, Option<&'static str>) {
         match self {
             Self::Over { ended, reason } => (Some(ended.as_str()), *reason),

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use sqlx::FromRow;
 
 use super::rows::{MOST_ROWS, Rows};
+use super::unqueued::Unqueued;
 use super::{Backend, Result, Store, on};
 use crate::domain::ids::{AccountId, EventId, WebhookId};
 use crate::domain::time::Timestamp;
@@ -148,6 +149,7 @@ const DUE_POSTGRES: &str = "
 impl Store {
     /// Deliveries that are due by `now`, oldest first.
     pub async fn due(&self, wanted: &Wanted, now: Timestamp) -> Result<Vec<Due>> {
+        self.queue_what_is_owed().await?;
         let mut rows: Vec<DueRow> = Vec::new();
         match self.hot() {
             Backend::Sqlite(pool) => {
@@ -191,6 +193,11 @@ impl Store {
 
     pub async fn operator_depth(&self) -> Result<Depth> {
         const SQL: &str = "SELECT count(*) AS deliveries, min(due_at) AS oldest_due_at FROM queue";
-        Ok(on!(self.reader(), pool => sqlx::query_as(SQL).fetch_one(pool).await)?)
+        let depth: Depth = on!(self.reader(), pool => sqlx::query_as(SQL).fetch_one(pool).await)?;
+        let (unqueued, oldest) = self.unqueued().map_or((0, None), Unqueued::depth);
+        Ok(Depth {
+            deliveries: depth.deliveries + i64::try_from(unqueued).unwrap_or(i64::MAX),
+            oldest_due_at: depth.oldest_due_at.into_iter().chain(oldest).min(),
+        })
     }
 }

@@ -67,6 +67,7 @@ impl Store {
                 ORDER BY event_id
                 LIMIT $2
             )";
+        self.queue_what_is_owed().await?;
         Ok(on!(self.writer(), pool => sqlx::query(SQL)
             .bind(first_id_of(before)).bind(limit).execute(pool).await.map(|done| done.rows_affected()))?)
     }
@@ -90,6 +91,7 @@ impl Store {
                 AND NOT EXISTS (SELECT 1 FROM queue WHERE queue.event_id = events.id)
             ORDER BY id
             LIMIT $3";
+        self.queue_what_is_owed().await?;
         let before_id = first_id_of(before);
         let ids: Vec<EventId> = match self.reader() {
             Backend::Sqlite(pool) => {

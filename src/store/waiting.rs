@@ -120,6 +120,7 @@ impl Store {
             )
             SELECT shard, account_id, webhook_id, lane, next_due_at, event_id FROM waiting";
         const PATIENCE_POSTGRES: &str = "SELECT set_config('statement_timeout', '600000', true)";
+        self.queue_what_is_owed().await?;
         Ok(match (self.hot(), &look.known) {
             (Backend::Sqlite(pool), _) => sqlx::query_as(SQLITE).fetch_all(pool).await?,
             (Backend::Postgres(pool), Some(known)) => waiting_beside(pool, known).await?,

@@ -319,6 +319,7 @@ impl Tx {
         const QUEUE: &str = "DELETE FROM queue WHERE shard = $1 AND webhook_id = $2";
         const REMOVAL: &str = "
             INSERT INTO removals (webhook_id, inserted_at) VALUES ($1, $2) ON CONFLICT (webhook_id) DO NOTHING";
+        self.queue_what_is_owed().await?;
         on!(&mut self.0, tx => sqlx::query(QUEUE).bind(shard).bind(id).execute(&mut **tx).await.map(drop))?;
         on!(&mut self.0, tx => sqlx::query(REMOVAL).bind(id).bind(now).execute(&mut **tx).await.map(drop))?;
         Ok(())

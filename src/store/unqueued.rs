@@ -1,0 +1,592 @@
+//! First attempts without a row in the queue, on SQLite.
+//!
+//! Nearly every delivery is made within milliseconds by the process that recorded its event. A row in the queue would be
+//! written, found and deleted again for it, beside everything the embedded database does once per delivery. So an event
+//! says itself that it is owed (`owed_until`), this process remembers which are, and what is left of them gets its rows
+//! before anybody reads or changes the queue: each time the dispatcher looks at everything that waits, which is every
+//! second or two. Who gives a delivery up does it behind that, in the same transaction.
+//!
+//! What the process remembered when it was killed is found at the next start: events from `unqueued_since` on that are owed
+//! and have no attempt. Where nobody has begun to remember, as in a process that only records, rows are written at once; and
+//! a process that ends leaves nothing but rows. On PostgreSQL they always are: any node may be the one to send.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use foldhash::{HashMap, HashSet};
+
+use super::outbox::Fired;
+use super::outcomes::Settled;
+use super::retention::first_id_of;
+use super::rows::{MOST_ROWS, Rows};
+use super::shards::shard_of;
+use super::{Backend, Result, Store, Tx};
+use crate::domain::ids::{AccountId, EventId, SiteId, WebhookId};
+use crate::domain::time::Timestamp;
+
+/// From which event on some may be owed that have no row: its id, in hexadecimal digits. Absent while none are.
+const SINCE: &str = "unqueued_since";
+/// How far before the newest event that is, so that events which are recorded a little out of order need not move it.
+const SLACK: Duration = Duration::from_secs(5);
+/// It is moved on after so long even if every event found its end by itself: the next start has so much to look through.
+const MOVES_AFTER: Duration = Duration::from_secs(60);
+/// `owed_until` of what does not expire.
+const FOR_EVER: i64 = i64::MAX;
+
+/// What this process remembers; nothing where it writes rows at once. Changed under the write lock of the database alone.
+#[derive(Default)]
+pub(super) struct Unqueued(Mutex<Option<Memory>>);
+
+struct Memory {
+    owed: HashMap<EventId, Owed>,
+    /// Not before [`SINCE`] as it is in the database.
+    since: Timestamp,
+    /// When the event was recorded that was remembered last.
+    newest: Timestamp,
+}
+
+/// A first attempt that is owed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Owed {
+    event_id: EventId,
+    account_id: AccountId,
+    webhook_id: WebhookId,
+    shard: i32,
+    due_at: Timestamp,
+    expires_at: Option<Timestamp>,
+    /// Whether nobody has tried to write a row for it without hearing what came of that.
+    has_no_row: bool,
+}
+
+impl Owed {
+    pub fn of(fired: &Fired) -> Self {
+        Self {
+            event_id: fired.event.id,
+            account_id: fired.event.account_id,
+            webhook_id: fired.event.webhook_id,
+            shard: fired.shard,
+            due_at: fired.event.inserted_at,
+            expires_at: fired.event.expires_at,
+            has_no_row: true,
+        }
+    }
+
+    fn of_row(row: OwedRow) -> Self {
+        let (event_id, account_id, site_id, webhook_id, due_at, owed_until) = row;
+        let expires_at = (owed_until != FOR_EVER).then_some(Timestamp::from_micros(owed_until));
+        Self { event_id, account_id, webhook_id, shard: shard_of(site_id), due_at, expires_at, has_no_row: true }
+    }
+}
+
+type OwedRow = (EventId, AccountId, SiteId, WebhookId, Timestamp, i64);
+
+/// What an event says of itself: until when it is owed, or nothing if it is not.
+pub(super) fn owed_until(fired: &Fired) -> Option<i64> {
+    (!fired.shadow).then(|| fired.event.expires_at.map_or(FOR_EVER, Timestamp::micros))
+}
+
+impl Unqueued {
+    fn memory(&self) -> MutexGuard<'_, Option<Memory>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many, and since when the oldest of them is due.
+    pub fn depth(&self) -> (usize, Option<Timestamp>) {
+        let memory = self.memory();
+        let Some(memory) = memory.as_ref() else { return (0, None) };
+        (memory.owed.len(), memory.owed.values().map(|owed| owed.due_at).min())
+    }
+
+    fn wants_rows(&self) -> bool {
+        self.memory()
+            .as_ref()
+            .is_some_and(|memory| !memory.owed.is_empty() || memory.newest.since(memory.since) > MOVES_AFTER)
+    }
+}
+
+/// The part of a transaction that concerns them: what it took out of memory to write it down. Nothing is known of it when
+/// the transaction ends without a word, so it is put back.
+#[derive(Default)]
+pub(super) struct Taken {
+    from: Option<Arc<Unqueued>>,
+    owed: Vec<Owed>,
+}
+
+impl Taken {
+    pub fn from(unqueued: &Arc<Unqueued>) -> Self {
+        Self { from: Some(Arc::clone(unqueued)), owed: Vec::new() }
+    }
+
+    /// The transaction was committed.
+    pub fn for_good(mut self) {
+        self.owed.clear();
+    }
+
+    fn with<T>(&mut self, work: impl FnOnce(&mut Memory, &mut Vec<Owed>) -> T) -> Option<T> {
+        let mut memory = self.from.as_ref()?.memory();
+        Some(work(memory.as_mut()?, &mut self.owed))
+    }
+
+    /// Whether rows are put off.
+    pub fn puts_off(&mut self) -> bool {
+        self.with(|_, _| ()).is_some()
+    }
+
+    /// Before the commit: if that does not happen, there are no such events, and they get no rows.
+    fn remember(&mut self, owed: impl Iterator<Item = Owed>) {
+        self.with(|memory, _| {
+            for owed in owed {
+                memory.newest = owed.event_id.recorded_at();
+                memory.owed.insert(owed.event_id, owed);
+            }
+        });
+    }
+
+    fn take(&mut self, ids: impl Iterator<Item = EventId>) -> Vec<Owed> {
+        let take = |memory: &mut Memory, taken: &mut Vec<Owed>| {
+            let before = taken.len();
+            taken.extend(ids.filter_map(|id| memory.owed.remove(&id)));
+            taken[before..].to_vec()
+        };
+        self.with(take).unwrap_or_default()
+    }
+
+    /// All of them, and from where on there will be others. The database is not told a later place than this process
+    /// believes in.
+    fn take_all(&mut self) -> Option<(Vec<Owed>, Timestamp)> {
+        self.with(|memory, taken| {
+            let all: Vec<_> = memory.owed.drain().map(|(_, owed)| owed).collect();
+            taken.extend(&all);
+            let since = memory.newest - SLACK;
+            memory.since = memory.since.max(since);
+            (all, since)
+        })
+    }
+
+    /// From the first of these on, unless that is known.
+    fn is_before_what_is_known(&mut self, id: EventId) -> bool {
+        self.with(|memory, _| id < first_id_of(memory.since)).unwrap_or(false)
+    }
+
+    fn knows(&mut self, id: EventId) -> bool {
+        self.with(|memory, _| memory.owed.contains_key(&id)).unwrap_or(false)
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let owed = std::mem::take(&mut self.owed);
+        self.with(|memory, _| {
+            memory.owed.extend(owed.into_iter().map(|owed| (owed.event_id, Owed { has_no_row: false, ..owed })));
+        });
+    }
+}
+
+fn in_digits(id: EventId) -> String {
+    id.0.simple().to_string()
+}
+
+impl Store {
+    /// Puts rows off from now on, as who sends what is recorded here may. Before that, what a process that did so before
+    /// and was killed has left behind gets its rows.
+    pub async fn put_rows_off(&self, now: Timestamp) -> Result<()> {
+        const LEFT_SQLITE: &str = "
+            SELECT id, account_id, site_id, webhook_id, inserted_at, owed_until
+            FROM events
+            WHERE id >= (SELECT unhex(value) FROM facts WHERE name = $1)
+                AND owed_until IS NOT NULL
+                AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.event_id = events.id)";
+        const BEGIN_SQLITE: &str = "
+            INSERT INTO facts (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+        let Some(unqueued) = self.unqueued() else { return Ok(()) };
+        let mut tx = self.begin().await?;
+        let Backend::Sqlite(connection) = &mut tx.0 else { unreachable!("there are some on SQLite alone") };
+        let left: Vec<OwedRow> = sqlx::query_as(LEFT_SQLITE).bind(SINCE).fetch_all(&mut **connection).await?;
+        let since = now - SLACK;
+        sqlx::query(BEGIN_SQLITE).bind(SINCE).bind(in_digits(first_id_of(since))).execute(&mut **connection).await?;
+        tx.queue(left.into_iter().map(Owed::of_row).collect()).await?;
+        tx.commit().await?;
+        *unqueued.memory() = Some(Memory { owed: HashMap::default(), since, newest: now });
+        Ok(())
+    }
+
+    /// Gives everything that is owed its row, and puts no other off.
+    pub async fn put_rows_off_no_longer(&self) -> Result<()> {
+        const END_SQLITE: &str = "DELETE FROM facts WHERE name = $1";
+        let Some(unqueued) = self.unqueued() else { return Ok(()) };
+        let mut tx = self.begin().await?;
+        if !tx.1.puts_off() {
+            return Ok(());
+        }
+        tx.queue_what_is_owed().await?;
+        let Backend::Sqlite(connection) = &mut tx.0 else { unreachable!("there are some on SQLite alone") };
+        sqlx::query(END_SQLITE).bind(SINCE).execute(&mut **connection).await?;
+        // Nobody records in between: who writes waits for this.
+        *unqueued.memory() = None;
+        tx.commit().await
+    }
+
+    /// For those who read the queue.
+    pub(super) async fn queue_what_is_owed(&self) -> Result<()> {
+        if self.unqueued().is_some_and(|unqueued| unqueued.wants_rows()) {
+            let mut tx = self.begin_hot().await?;
+            tx.queue_what_is_owed().await?;
+            tx.commit().await?;
+        }
+        Ok(())
+    }
+}
+
+impl Tx {
+    /// For those who change the queue: what is owed has its row afterwards.
+    pub(super) async fn queue_what_is_owed(&mut self) -> Result<()> {
+        const MOVE_ON_SQLITE: &str = "UPDATE facts SET value = $2 WHERE name = $1";
+        let Some((owed, since)) = self.1.take_all() else { return Ok(()) };
+        self.queue(owed).await?;
+        let Backend::Sqlite(tx) = &mut self.0 else { unreachable!("there are some on SQLite alone") };
+        sqlx::query(MOVE_ON_SQLITE).bind(SINCE).bind(in_digits(first_id_of(since))).execute(&mut **tx).await?;
+        Ok(())
+    }
+
+    /// What was just recorded is owed.
+    pub(super) async fn owe(&mut self, fired: &[&Fired]) -> Result<()> {
+        const MOVE_BACK_SQLITE: &str = "UPDATE facts SET value = $2 WHERE name = $1 AND value > $2";
+        let Some(first) = fired.iter().map(|fired| fired.event.id).min() else { return Ok(()) };
+        let owed = fired.iter().map(|fired| Owed::of(fired));
+        if !self.1.puts_off() {
+            return self.queue(owed.collect()).await;
+        }
+        if self.1.is_before_what_is_known(first) {
+            let Backend::Sqlite(tx) = &mut self.0 else { unreachable!("there are some on SQLite alone") };
+            sqlx::query(MOVE_BACK_SQLITE).bind(SINCE).bind(in_digits(first)).execute(&mut **tx).await?;
+        }
+        self.1.remember(owed);
+        Ok(())
+    }
+
+    /// Forgets those that were attempted, and answers which of them are over: these never had a row. What goes on gets the
+    /// row that its outcome then moves.
+    pub(super) async fn forget_what_is_over(&mut self, settled: &[Settled]) -> Result<HashSet<EventId>> {
+        let taken = self.1.take(settled.iter().map(|row| row.event_id));
+        let goes_on: HashSet<_> = settled.iter().filter(|row| row.standing.goes_on()).map(|row| row.event_id).collect();
+        let (over, needs_row): (Vec<_>, Vec<_>) =
+            taken.into_iter().partition(|owed| owed.has_no_row && !goes_on.contains(&owed.event_id));
+        self.queue(needs_row).await?;
+        Ok(over.into_iter().map(|owed| owed.event_id).collect())
+    }
+
+    /// Whether it is owed without having a row.
+    pub(super) fn is_unqueued(&mut self, id: EventId) -> bool {
+        self.1.knows(id)
+    }
+
+    /// Writes rows, in the order in which they lie, unless there are some or the events are not there or not owed any more.
+    async fn queue(&mut self, mut owed: Vec<Owed>) -> Result<()> {
+        static QUEUE: Rows = Rows::new(
+            "INSERT OR FAIL INTO queue (event_id, account_id, webhook_id, shard, lane, attempt, other_attempts, due_at,
+                expires_at)
+            SELECT column1, column2, column3, column4, 0, 0, 0, column5, column6 FROM",
+            6,
+            "WHERE EXISTS (SELECT 1 FROM events WHERE events.id = column1)
+                AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.event_id = column1)
+            ON CONFLICT (event_id) DO NOTHING",
+        );
+        static QUEUED: Rows = Rows::new("UPDATE OR FAIL events SET owed_until = NULL WHERE id IN", 1, "");
+        let Backend::Sqlite(tx) = &mut self.0 else { unreachable!("the caller looked") };
+        owed.sort_unstable_by_key(|owed| (owed.shard, owed.webhook_id, owed.due_at, owed.event_id));
+        for rows in owed.chunks(MOST_ROWS) {
+            let queue = QUEUE.query(rows, |query, owed| {
+                query
+                    .bind(owed.event_id)
+                    .bind(owed.account_id)
+                    .bind(owed.webhook_id)
+                    .bind(owed.shard)
+                    .bind(owed.due_at)
+                    .bind(owed.expires_at)
+            });
+            queue.execute(&mut **tx).await?;
+            QUEUED.query(rows, |query, owed| query.bind(owed.event_id)).execute(&mut **tx).await?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::super::outbox::Step;
+    use super::super::outcomes::{AttemptRow, Life, Standing};
+    use super::super::queue::{Due, Lane, Position, Rest, Wanted};
+    use super::super::shards::Lease;
+    use super::*;
+    use crate::domain::event::Event;
+    use crate::domain::ids::NodeId;
+    use crate::domain::settle::Ended;
+    use crate::domain::webhook::Format;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+    const WEBHOOK: WebhookId = WebhookId(Uuid::from_u128(7));
+    const ACCOUNT: AccountId = AccountId(1);
+    const SITE: SiteId = SiteId(1);
+    const NODE: NodeId = NodeId(Uuid::from_u128(9));
+
+    /// A database with one webhook, and who works with it.
+    struct Stage {
+        folder: tempfile::TempDir,
+        store: Store,
+        leases: Vec<Lease>,
+    }
+
+    impl Stage {
+        async fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let store = open(&folder).await;
+            for sql in [
+                "INSERT INTO accounts (id, name, inserted_at) VALUES (1, 'Owner', 0)",
+                "INSERT INTO sites (id, account_id, domain, timezone, inserted_at, updated_at)
+                    VALUES (1, 1, 'example.com', 'UTC', 0, 0)",
+                "INSERT INTO webhooks (id, account_id, site_id, name, url, format, active, live_since, version, inserted_at,
+                    updated_at)
+                    VALUES (unhex('00000000000000000000000000000007'), 1, 1, 'Name', '', 'json', 1, 0, 1, 0, 0)",
+            ] {
+                sqlx::query(sql).execute(sqlite(&store)).await.unwrap();
+            }
+            let leases = store.claim_shards(NODE, Duration::ZERO, 0).await.unwrap();
+            store.put_rows_off(NOW).await.unwrap();
+            Self { folder, store, leases }
+        }
+
+        /// The process is gone without a word, and another one starts.
+        async fn killed(self) -> Self {
+            self.store.close().await;
+            let store = open(&self.folder).await;
+            store.put_rows_off(NOW).await.unwrap();
+            Self { store, ..self }
+        }
+
+        async fn record(&self, fired: Vec<Fired>) {
+            self.store.record(&Step { fired, ..Step::default() }, NOW).await.unwrap();
+        }
+
+        async fn settle(&self, id: EventId, standing: Standing) {
+            let lease = *self.leases.iter().find(|lease| lease.shard == shard_of(SITE)).unwrap();
+            let number = 1 + self.count("SELECT count(*) FROM attempts").await;
+            let attempt = AttemptRow {
+                number: i32::try_from(number).unwrap(),
+                started_at: NOW,
+                duration_ms: 1,
+                outcome: "success",
+                advice: None,
+                response_code: Some(200),
+                response_headers: None,
+                response_body: None,
+                phases: None,
+            };
+            let (account_id, webhook_id) = (ACCOUNT, WEBHOOK);
+            let (life, turn) = (Life::AsBefore, None);
+            let settled = Settled { lease, event_id: id, account_id, webhook_id, attempt, standing, life, turn };
+            self.store.settle(NODE, &[lease], &[settled], NOW).await.unwrap();
+        }
+
+        /// What the dispatcher would read.
+        async fn due(&self, lane: Lane) -> Vec<Due> {
+            let after = Position::START;
+            let rest = Rest { shard: shard_of(SITE), account_id: ACCOUNT, webhook_id: WEBHOOK, lane, after };
+            self.store.due(&Wanted { lanes: vec![rest], limit: 100 }, NOW).await.unwrap()
+        }
+
+        async fn count(&self, sql: &'static str) -> i64 {
+            sqlx::query_scalar(sql).fetch_one(sqlite(&self.store)).await.unwrap()
+        }
+
+        async fn rows(&self) -> i64 {
+            self.count("SELECT count(*) FROM queue").await
+        }
+
+        async fn depth(&self) -> i64 {
+            self.store.operator_depth().await.unwrap().deliveries
+        }
+    }
+
+    async fn open(folder: &tempfile::TempDir) -> Store {
+        let store = Store::open(&format!("sqlite://{}", folder.path().join("test.db").display())).await.unwrap();
+        store.migrate().await.unwrap();
+        store
+    }
+
+    fn sqlite(store: &Store) -> &sqlx::SqlitePool {
+        let Backend::Sqlite(pool) = store.writer() else { unreachable!("it was opened as that") };
+        pool
+    }
+
+    fn id(at: Timestamp, number: u128) -> EventId {
+        EventId(Uuid::from_u128(first_id_of(at).0.as_u128() | 0x7000_8000_0000_0000_0000 | number))
+    }
+
+    fn fired(id: EventId) -> Fired {
+        let event = Event {
+            id,
+            account_id: ACCOUNT,
+            site_id: SITE,
+            webhook_id: WEBHOOK,
+            trigger_id: None,
+            event_type: "test".to_owned(),
+            moment: id.to_string(),
+            format: Format::Json,
+            payload: b"{}".to_vec(),
+            expires_at: None,
+            inserted_at: id.recorded_at(),
+        };
+        Fired { event, shard: shard_of(SITE), trigger_version: None, state: None, shadow: false }
+    }
+
+    fn over() -> Standing {
+        Standing::Over { ended: Ended::Success, reason: None }
+    }
+
+    #[tokio::test]
+    async fn what_a_process_that_was_killed_left_behind_gets_its_rows() {
+        let stage = Stage::new().await;
+        let (plain, mut shadow, mut brief) = (fired(id(NOW, 1)), fired(id(NOW, 2)), fired(id(NOW, 3)));
+        shadow.shadow = true;
+        brief.event.expires_at = Some(NOW + MOVES_AFTER);
+        stage.record(vec![plain, shadow, brief]).await;
+        assert_eq!((stage.rows().await, stage.depth().await), (0, 2));
+        let stage = stage.killed().await;
+        assert_eq!((stage.rows().await, stage.depth().await), (2, 2));
+        let due: Vec<_> = stage.due(Lane::First).await.iter().map(|due| (due.event_id, due.expires_at)).collect();
+        assert_eq!(due, [(id(NOW, 1), None), (id(NOW, 3), Some(NOW + MOVES_AFTER))]);
+        stage.settle(id(NOW, 1), over()).await;
+        stage.settle(id(NOW, 3), over()).await;
+        let stage = stage.killed().await;
+        assert_eq!((stage.rows().await, stage.depth().await), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn what_was_attempted_at_once_never_has_a_row() {
+        let stage = Stage::new().await;
+        stage.record(vec![fired(id(NOW, 1)), fired(id(NOW, 2))]).await;
+        stage.settle(id(NOW, 1), over()).await;
+        assert_eq!((stage.rows().await, stage.depth().await), (0, 1));
+        stage.settle(id(NOW, 2), over()).await;
+        let stage = stage.killed().await;
+        assert_eq!((stage.rows().await, stage.depth().await), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn one_that_goes_on_has_a_row_from_then_on() {
+        let stage = Stage::new().await;
+        stage.record(vec![fired(id(NOW, 1))]).await;
+        stage.settle(id(NOW, 1), Standing::Again { attempt: 1, other_attempts: 0, due_at: NOW }).await;
+        assert_eq!((stage.rows().await, stage.depth().await), (1, 1));
+        let stage = stage.killed().await;
+        assert_eq!(stage.due(Lane::First).await, []);
+        assert_eq!(stage.due(Lane::Retry).await[0].attempt, 1);
+        stage.settle(id(NOW, 1), over()).await;
+        assert_eq!((stage.rows().await, stage.depth().await), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn who_reads_the_queue_finds_everything_there() {
+        let stage = Stage::new().await;
+        stage.record(vec![fired(id(NOW, 1))]).await;
+        assert_eq!(stage.due(Lane::First).await.len(), 1);
+        assert_eq!((stage.rows().await, stage.depth().await), (1, 1));
+        stage.settle(id(NOW, 1), over()).await;
+        assert_eq!((stage.rows().await, stage.depth().await), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn what_was_given_up_does_not_come_back() {
+        let stage = Stage::new().await;
+        stage.record(vec![fired(id(NOW, 1))]).await;
+        let mut tx = stage.store.begin().await.unwrap();
+        tx.forget_deliveries(WEBHOOK, shard_of(SITE), NOW).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!((stage.rows().await, stage.depth().await), (0, 0));
+        // It was under way.
+        stage.settle(id(NOW, 1), over()).await;
+        assert_eq!(stage.count("SELECT count(*) FROM attempts").await, 0);
+        let stage = stage.killed().await;
+        assert_eq!((stage.rows().await, stage.depth().await), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_transaction_that_did_not_happen_takes_nothing() {
+        let stage = Stage::new().await;
+        stage.record(vec![fired(id(NOW, 1)), fired(id(NOW, 2))]).await;
+        let mut tx = stage.store.begin().await.unwrap();
+        tx.forget_deliveries(WEBHOOK, shard_of(SITE), NOW).await.unwrap();
+        drop(tx);
+        assert_eq!((stage.rows().await, stage.depth().await), (0, 2));
+        stage.settle(id(NOW, 1), over()).await;
+        assert_eq!((stage.rows().await, stage.depth().await), (0, 1));
+        assert_eq!(stage.due(Lane::First).await.len(), 1);
+    }
+
+    /// Nobody heard of the commit: the row is there, and memory does not know.
+    #[tokio::test]
+    async fn a_row_that_nobody_knows_of_goes_with_its_outcome() {
+        let stage = Stage::new().await;
+        stage.record(vec![fired(id(NOW, 1))]).await;
+        let mut tx = stage.store.begin().await.unwrap();
+        tx.queue_what_is_owed().await.unwrap();
+        let Tx(Backend::Sqlite(connection), taken) = tx else { unreachable!("it was opened as that") };
+        connection.commit().await.unwrap();
+        drop(taken);
+        assert_eq!(stage.rows().await, 1);
+        stage.settle(id(NOW, 1), over()).await;
+        assert_eq!((stage.rows().await, stage.depth().await), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn events_that_were_not_recorded_get_no_rows() {
+        let stage = Stage::new().await;
+        let mut tx = stage.store.begin().await.unwrap();
+        tx.insert_and_enqueue(&[fired(id(NOW, 1))], NOW).await.unwrap();
+        drop(tx);
+        assert_eq!(stage.due(Lane::First).await, []);
+        assert_eq!((stage.rows().await, stage.depth().await), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_was_set_back_hides_nothing() {
+        let stage = Stage::new().await;
+        let later = NOW + MOVES_AFTER * 10;
+        stage.record(vec![fired(id(later, 1))]).await;
+        assert_eq!(stage.due(Lane::First).await, [], "it is not due yet");
+        assert_eq!(stage.rows().await, 1);
+        stage.record(vec![fired(id(NOW - MOVES_AFTER * 10, 2))]).await;
+        let stage = stage.killed().await;
+        assert_eq!(stage.rows().await, 2);
+    }
+
+    #[tokio::test]
+    async fn there_is_little_to_look_through_after_hours_in_which_nothing_waited() {
+        let stage = Stage::new().await;
+        for minute in 0..10 {
+            let id = id(NOW + MOVES_AFTER * minute, minute.into());
+            stage.record(vec![fired(id)]).await;
+            stage.settle(id, over()).await;
+            stage.due(Lane::First).await;
+        }
+        let since: String = sqlx::query_scalar("SELECT value FROM facts WHERE name = 'unqueued_since'")
+            .fetch_one(sqlite(&stage.store))
+            .await
+            .unwrap();
+        assert!(since > in_digits(first_id_of(NOW + MOVES_AFTER * 8)), "{since}");
+    }
+
+    #[tokio::test]
+    async fn a_process_that_ends_leaves_rows_and_one_that_only_records_writes_them_at_once() {
+        let stage = Stage::new().await;
+        stage.record(vec![fired(id(NOW, 1))]).await;
+        stage.store.put_rows_off_no_longer().await.unwrap();
+        assert_eq!(stage.rows().await, 1);
+        stage.record(vec![fired(id(NOW, 2))]).await;
+        assert_eq!((stage.rows().await, stage.depth().await), (2, 2));
+        assert_eq!(stage.count("SELECT count(*) FROM facts WHERE name = 'unqueued_since'").await, 0);
+        assert_eq!(stage.count("SELECT count(*) FROM events WHERE owed_until IS NOT NULL").await, 0);
+    }
+}
