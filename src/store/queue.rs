@@ -5,7 +5,6 @@ use bytes::Bytes;
 use sqlx::FromRow;
 
 use super::rows::{MOST_ROWS, Rows};
-use super::unqueued::Unqueued;
 use super::{Backend, Result, Store, on};
 use crate::domain::ids::{AccountId, EventId, WebhookId};
 use crate::domain::time::Timestamp;
@@ -194,10 +193,10 @@ impl Store {
     pub async fn operator_depth(&self) -> Result<Depth> {
         const SQL: &str = "SELECT count(*) AS deliveries, min(due_at) AS oldest_due_at FROM queue";
         let depth: Depth = on!(self.reader(), pool => sqlx::query_as(SQL).fetch_one(pool).await)?;
-        let (unqueued, oldest) = self.unqueued().map_or((0, None), Unqueued::depth);
+        let unqueued = self.unqueued_depth().await?;
         Ok(Depth {
-            deliveries: depth.deliveries + i64::try_from(unqueued).unwrap_or(i64::MAX),
-            oldest_due_at: depth.oldest_due_at.into_iter().chain(oldest).min(),
+            deliveries: depth.deliveries + unqueued.deliveries,
+            oldest_due_at: depth.oldest_due_at.into_iter().chain(unqueued.oldest_due_at).min(),
         })
     }
 }

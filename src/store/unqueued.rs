@@ -1,7 +1,7 @@
 //! First attempts without a row in the queue, on SQLite.
 //!
 //! Nearly every delivery is made within milliseconds by the process that recorded its event. A row in the queue would be
-//! written, found and deleted again for it, beside everything the embedded database does once per delivery. So an event
+//! written, found and deleted again for it, which is much beside what else is written once per delivery. So an event
 //! says itself that it is owed (`owed_until`), this process remembers which are, and what is left of them gets its rows
 //! before anybody reads or changes the queue: each time the dispatcher looks at everything that waits, which is every
 //! second or two. Who gives a delivery up does it behind that, in the same transaction.
@@ -17,6 +17,7 @@ use foldhash::{HashMap, HashSet};
 
 use super::outbox::Fired;
 use super::outcomes::Settled;
+use super::queue::Depth;
 use super::retention::first_id_of;
 use super::rows::{MOST_ROWS, Rows};
 use super::shards::shard_of;
@@ -90,11 +91,12 @@ impl Unqueued {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many, and since when the oldest of them is due.
-    pub fn depth(&self) -> (usize, Option<Timestamp>) {
-        let memory = self.memory();
-        let Some(memory) = memory.as_ref() else { return (0, None) };
-        (memory.owed.len(), memory.owed.values().map(|owed| owed.due_at).min())
+    /// Nothing where nothing is remembered.
+    fn depth(&self) -> Option<Depth> {
+        self.memory().as_ref().map(|memory| Depth {
+            deliveries: i64::try_from(memory.owed.len()).unwrap_or(i64::MAX),
+            oldest_due_at: memory.owed.values().map(|owed| owed.due_at).min(),
+        })
     }
 
     fn wants_rows(&self) -> bool {
@@ -226,9 +228,24 @@ impl Store {
         tx.commit().await
     }
 
+    /// How many there are, whichever process remembers them.
+    pub(super) async fn unqueued_depth(&self) -> Result<Depth> {
+        const DEPTH_SQLITE: &str = "
+            SELECT count(*) AS deliveries, min(inserted_at) AS oldest_due_at
+            FROM events
+            WHERE id >= (SELECT unhex(value) FROM facts WHERE name = $1)
+                AND owed_until IS NOT NULL
+                AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.event_id = events.id)";
+        match (self.reader(), self.unqueued().and_then(Unqueued::depth)) {
+            (_, Some(depth)) => Ok(depth),
+            (Backend::Sqlite(pool), None) => Ok(sqlx::query_as(DEPTH_SQLITE).bind(SINCE).fetch_one(pool).await?),
+            (Backend::Postgres(_), None) => Ok(Depth { deliveries: 0, oldest_due_at: None }),
+        }
+    }
+
     /// For those who read the queue.
     pub(super) async fn queue_what_is_owed(&self) -> Result<()> {
-        if self.unqueued().is_some_and(|unqueued| unqueued.wants_rows()) {
+        if self.unqueued().is_some_and(Unqueued::wants_rows) {
             let mut tx = self.begin_hot().await?;
             tx.queue_what_is_owed().await?;
             tx.commit().await?;
@@ -252,7 +269,7 @@ impl Tx {
     pub(super) async fn owe(&mut self, fired: &[&Fired]) -> Result<()> {
         const MOVE_BACK_SQLITE: &str = "UPDATE facts SET value = $2 WHERE name = $1 AND value > $2";
         let Some(first) = fired.iter().map(|fired| fired.event.id).min() else { return Ok(()) };
-        let owed = fired.iter().map(|fired| Owed::of(fired));
+        let owed = fired.iter().copied().map(Owed::of);
         if !self.1.puts_off() {
             return self.queue(owed.collect()).await;
         }
@@ -453,6 +470,8 @@ mod tests {
         brief.event.expires_at = Some(NOW + MOVES_AFTER);
         stage.record(vec![plain, shadow, brief]).await;
         assert_eq!((stage.rows().await, stage.depth().await), (0, 2));
+        let other = open(&stage.folder).await;
+        assert_eq!(other.operator_depth().await.unwrap().deliveries, 2, "another process knows of them too");
         let stage = stage.killed().await;
         assert_eq!((stage.rows().await, stage.depth().await), (2, 2));
         let due: Vec<_> = stage.due(Lane::First).await.iter().map(|due| (due.event_id, due.expires_at)).collect();

@@ -2,6 +2,7 @@
 
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -11,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::history::{Fault, FaultKind, History, Moment};
 use crate::support::Database;
-use crate::support::process::pulsehook_in_turn;
+use crate::support::process::{is_turn_of_the_past, pulsehook_in_turn};
 
 /// How long a node that could not start is left alone.
 const BETWEEN_STARTS: Duration = Duration::from_millis(100);
@@ -25,6 +26,7 @@ pub struct Node {
     url: watch::Receiver<Option<String>>,
     orders: mpsc::UnboundedSender<Order>,
     ended: JoinHandle<ExitStatus>,
+    turns: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -48,8 +50,8 @@ enum Next {
 
 struct Supervisor {
     number: usize,
-    /// Processes so far.
-    starts: usize,
+    /// Whose turn is next: a process each.
+    turns: Arc<AtomicUsize>,
     home: Arc<Database>,
     url: watch::Sender<Option<String>>,
     orders: mpsc::UnboundedReceiver<Order>,
@@ -61,8 +63,9 @@ impl Node {
     pub async fn start(number: usize, home: Arc<Database>, history: Arc<History>) -> Self {
         let (orders, taken) = mpsc::unbounded_channel();
         let (announce, url) = watch::channel(None);
-        let supervisor = Supervisor { number, starts: 0, home, url: announce, orders: taken, history };
-        let node = Self { url, orders, ended: tokio::spawn(supervisor.run()) };
+        let turns = Arc::new(AtomicUsize::new(number));
+        let supervisor = Supervisor { number, turns: Arc::clone(&turns), home, url: announce, orders: taken, history };
+        let node = Self { url, orders, ended: tokio::spawn(supervisor.run()), turns };
         node.listens().await;
         node
     }
@@ -82,6 +85,20 @@ impl Node {
     /// Kills it where it stands and has it start again after `down_for`.
     pub fn kill(&self, down_for: Duration) {
         self.order(Order::Kill { down_for });
+    }
+
+    /// Whether an earlier version runs there, and not this one.
+    pub fn is_of_the_past(&self) -> bool {
+        is_turn_of_the_past(self.turns.load(Ordering::SeqCst) - 1)
+    }
+
+    /// Kills it and waits until the next process listens.
+    pub async fn restart(&self) {
+        let before = self.turns.load(Ordering::SeqCst);
+        let mut url = self.url.clone();
+        self.kill(Duration::ZERO);
+        let next = |url: &Option<String>| url.is_some() && self.turns.load(Ordering::SeqCst) > before;
+        url.wait_for(next).await.expect("its supervisor lives until it is stopped");
     }
 
     pub fn pause(&self) {
@@ -117,8 +134,7 @@ impl Supervisor {
 
     /// One process, from its start to its end.
     async fn run_once(&mut self) -> (ExitStatus, Next) {
-        let mut command = pulsehook_in_turn(self.number + self.starts, &self.home);
-        self.starts += 1;
+        let mut command = pulsehook_in_turn(self.turns.fetch_add(1, Ordering::SeqCst), &self.home);
         command.arg("serve").env("PULSEHOOK_LOG_FORMAT", "text").stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary is there");
         let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();

@@ -1,5 +1,6 @@
 //! The real binary, as somebody would run it.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::{ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -20,10 +21,18 @@ pub fn pulsehook(database: &Database) -> Command {
 /// The same of the binary whose turn it is. Where `CHAOS_OLD` names one of an earlier version, the two take turns, the
 /// earlier one first: an upgrade with nodes of both on one database, and its way back.
 pub fn pulsehook_in_turn(turn: usize, database: &Database) -> Command {
-    match std::env::var_os("CHAOS_OLD").filter(|path| !path.is_empty()) {
-        Some(old) if turn.is_multiple_of(2) => of_version(Path::new(&old), database),
-        _ => pulsehook(database),
+    match old_binary().filter(|_| is_turn_of_the_past(turn)) {
+        Some(old) => of_version(Path::new(&old), database),
+        None => pulsehook(database),
     }
+}
+
+pub fn is_turn_of_the_past(turn: usize) -> bool {
+    old_binary().is_some() && turn.is_multiple_of(2)
+}
+
+fn old_binary() -> Option<OsString> {
+    std::env::var_os("CHAOS_OLD").filter(|path| !path.is_empty())
 }
 
 fn of_version(binary: &Path, database: &Database) -> Command {
