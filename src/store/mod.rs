@@ -362,7 +362,7 @@ impl Store {
             Backend::Sqlite(pools) => {
                 // IMMEDIATE: a transaction that reads first must not find itself behind another writer later.
                 let tx = pools.write.begin_with("BEGIN IMMEDIATE").await?;
-                Tx(Backend::Sqlite(tx), Taken::from(&pools.unqueued))
+                Tx(Backend::Sqlite(tx), Taken::of(&pools.unqueued))
             }
             Backend::Postgres(pools) => Tx(Backend::Postgres(pools.rest.begin().await?), Taken::default()),
         })

@@ -115,7 +115,7 @@ pub(super) struct Taken {
 }
 
 impl Taken {
-    pub fn from(unqueued: &Arc<Unqueued>) -> Self {
+    pub fn of(unqueued: &Arc<Unqueued>) -> Self {
         Self { from: Some(Arc::clone(unqueued)), owed: Vec::new() }
     }
 
@@ -188,16 +188,24 @@ fn in_digits(id: EventId) -> String {
     id.0.simple().to_string()
 }
 
+/// What is to be told of them, from what is on disk. `$1` is [`SINCE`].
+macro_rules! unqueued_sql {
+    ($select:literal) => {
+        concat!(
+            $select,
+            " FROM events
+            WHERE id >= (SELECT unhex(value) FROM facts WHERE name = $1)
+                AND owed_until IS NOT NULL
+                AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.event_id = events.id)"
+        )
+    };
+}
+
 impl Store {
     /// Puts rows off from now on, as who sends what is recorded here may. Before that, what a process that did so before
     /// and was killed has left behind gets its rows.
     pub async fn put_rows_off(&self, now: Timestamp) -> Result<()> {
-        const LEFT_SQLITE: &str = "
-            SELECT id, account_id, site_id, webhook_id, inserted_at, owed_until
-            FROM events
-            WHERE id >= (SELECT unhex(value) FROM facts WHERE name = $1)
-                AND owed_until IS NOT NULL
-                AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.event_id = events.id)";
+        const LEFT_SQLITE: &str = unqueued_sql!("SELECT id, account_id, site_id, webhook_id, inserted_at, owed_until");
         const BEGIN_SQLITE: &str = "
             INSERT INTO facts (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
         let Some(unqueued) = self.unqueued() else { return Ok(()) };
@@ -230,12 +238,7 @@ impl Store {
 
     /// How many there are, whichever process remembers them.
     pub(super) async fn unqueued_depth(&self) -> Result<Depth> {
-        const DEPTH_SQLITE: &str = "
-            SELECT count(*) AS deliveries, min(inserted_at) AS oldest_due_at
-            FROM events
-            WHERE id >= (SELECT unhex(value) FROM facts WHERE name = $1)
-                AND owed_until IS NOT NULL
-                AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.event_id = events.id)";
+        const DEPTH_SQLITE: &str = unqueued_sql!("SELECT count(*) AS deliveries, min(inserted_at) AS oldest_due_at");
         match (self.reader(), self.unqueued().and_then(Unqueued::depth)) {
             (_, Some(depth)) => Ok(depth),
             (Backend::Sqlite(pool), None) => Ok(sqlx::query_as(DEPTH_SQLITE).bind(SINCE).fetch_one(pool).await?),
