@@ -10,8 +10,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{Connection as _, SqliteConnection};
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+use sqlx::{Connection as _, SqliteConnection, SqlitePool};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -67,17 +67,27 @@ impl Checkpoints {
         Self { commits, stop, task }
     }
 
-    /// Counts the commits of `writer` from now on.
+    /// The one connection that writes, whose commits are counted.
+    ///
+    /// When the disk is full or fails, SQLite takes a transaction back by itself, and refuses the ROLLBACK that follows. The
+    /// driver takes the connection to be inside that transaction ever after and begins no other on it, so there is a new one
+    /// then. See "Response To Errors Within A Transaction" in <https://sqlite.org/lang_transaction.html>.
     ///
     /// # Errors
-    /// The connection's thread is gone.
-    pub async fn follow(&self, writer: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    /// The file cannot be opened.
+    pub async fn writer(&self, options: SqliteConnectOptions) -> Result<SqlitePool, sqlx::Error> {
         let commits = Arc::clone(&self.commits);
-        writer.lock_handle().await?.set_commit_hook(move || {
-            commits.one_more();
-            true
-        });
-        Ok(())
+        SqlitePoolOptions::new()
+            .max_connections(1)
+            // What is in this process need not be asked whether it is there: that would be a trip to the driver's thread.
+            .test_before_acquire(false)
+            .before_acquire(|writer, _| Box::pin(async move { Ok(!writer.is_in_transaction()) }))
+            .after_connect(move |writer, _| {
+                let commits = Arc::clone(&commits);
+                Box::pin(async move { commits.follow(writer).await })
+            })
+            .connect_with(options)
+            .await
     }
 
     /// Once it returns nobody here has the file open.
@@ -94,6 +104,16 @@ impl Drop for Checkpoints {
 }
 
 impl Commits {
+    /// Counts those of `writer` from now on.
+    async fn follow(self: &Arc<Self>, writer: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+        let commits = Arc::clone(self);
+        writer.lock_handle().await?.set_commit_hook(move || {
+            commits.one_more();
+            true
+        });
+        Ok(())
+    }
+
     fn one_more(&self) {
         let made = self.made.fetch_add(1, Ordering::Relaxed) + 1;
         if made >= self.look_at.load(Ordering::Relaxed) {
@@ -238,7 +258,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (options, mut writer) = a_writer(&folder).await;
         let checkpoints = Checkpoints::start(options, 50, 20);
-        checkpoints.follow(&mut writer).await.unwrap();
+        checkpoints.commits.follow(&mut writer).await.unwrap();
         let committed = commit_until_it_begins_anew(&mut writer).await;
         checkpoints.close().await;
         assert_eq!(count(&mut writer).await, committed);
@@ -255,7 +275,7 @@ mod tests {
         let mut long = reader.begin().await.unwrap();
         assert_eq!(count(&mut long).await, 0);
         let checkpoints = Checkpoints::start(options, 50, 20);
-        checkpoints.follow(&mut writer).await.unwrap();
+        checkpoints.commits.follow(&mut writer).await.unwrap();
         for number in 0..500 {
             sqlx::query("INSERT INTO numbers (number) VALUES ($1)").bind(number).execute(&mut writer).await.unwrap();
         }
@@ -265,6 +285,27 @@ mod tests {
         let committed = commit_until_it_begins_anew(&mut writer).await;
         checkpoints.close().await;
         assert_eq!(count(&mut writer).await, 500 + committed);
+    }
+
+    #[tokio::test]
+    async fn a_transaction_that_a_full_disk_ended_is_not_the_last_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (options, first) = a_writer(&folder).await;
+        first.close().await.unwrap();
+        let checkpoints = Checkpoints::start(options.clone(), 50, 20);
+        let writer = checkpoints.writer(options).await.unwrap();
+        // As long as the connection lives.
+        sqlx::query("PRAGMA max_page_count = 5").execute(&writer).await.unwrap();
+        let mut full = writer.begin_with("BEGIN IMMEDIATE").await.unwrap();
+        let refused = sqlx::query("INSERT INTO numbers VALUES (zeroblob(100000))").execute(&mut *full).await;
+        assert!(refused.unwrap_err().to_string().contains("disk is full"));
+        drop(full);
+        let mut next = writer.begin_with("BEGIN IMMEDIATE").await.unwrap();
+        sqlx::query("INSERT INTO numbers VALUES (1)").execute(&mut *next).await.unwrap();
+        next.commit().await.unwrap();
+        assert_eq!(count(&mut writer.acquire().await.unwrap()).await, 1);
+        checkpoints.close().await;
+        writer.close().await;
     }
 
     proptest! {

@@ -231,17 +231,8 @@ impl Store {
             // A page holds ten payloads.
             .page_size(8_192)
             .pragma("wal_autocheckpoint", LOG_PAGES.to_string());
-        // What is in this process need not be asked whether it is there: each question is a trip to the driver's thread.
-        let pool = |most| SqlitePoolOptions::new().max_connections(most).test_before_acquire(false);
         let checkpoints = Arc::new(Checkpoints::start(options.clone(), LOG_PAGES, LOG_PAGES));
-        let follow = Arc::clone(&checkpoints);
-        let write = pool(1)
-            .after_connect(move |writer, _| {
-                let checkpoints = Arc::clone(&follow);
-                Box::pin(async move { checkpoints.follow(writer).await })
-            })
-            .connect_with(options.clone())
-            .await?;
+        let write = checkpoints.writer(options.clone()).await?;
         let (version,): (String,) = sqlx::query_as("SELECT sqlite_version()").fetch_one(&write).await?;
         if parse_version(&version) < Some(OLDEST_SQLITE) {
             let (major, minor, patch) = OLDEST_SQLITE;
@@ -249,7 +240,12 @@ impl Store {
                 "SQLite {version} can corrupt databases; {major}.{minor}.{patch} or newer is needed"
             )));
         }
-        let read = pool(SQLITE_READERS).connect_with(options.read_only(true)).await?;
+        let read = SqlitePoolOptions::new()
+            .max_connections(SQLITE_READERS)
+            // What is in this process need not be asked whether it is there.
+            .test_before_acquire(false)
+            .connect_with(options.read_only(true))
+            .await?;
         Ok(Self { db: Backend::Sqlite(SqlitePools { write, read, checkpoints, unqueued: Arc::default() }) })
     }
 

@@ -1,5 +1,5 @@
 //! Killed between any two steps of the flow: after a restart every moment has exactly one event, and every event ends
-//! delivered.
+//! delivered. Out of disk: it goes on by itself once there is room.
 
 use std::collections::HashMap;
 
@@ -36,8 +36,12 @@ impl Stage {
     }
 
     async fn api(&self, served: &Served, path: &str, body: Value) -> Value {
+        self.ask(served, path, body).await.expect(201)
+    }
+
+    async fn ask(&self, served: &Served, path: &str, body: Value) -> Answer {
         let request = self.http.request(Method::POST, format!("{}{path}", served.url)).bearer_auth(&self.key);
-        Answer::of(request.json(&body)).await.expect(201)
+        Answer::of(request.json(&body)).await
     }
 
     async fn set_up(&self, served: &Served) {
@@ -194,6 +198,34 @@ crate::support::on_both!({
         assert!(served.stop().await.success());
         assert_eq!(total(&stage.endpoint.arrived(), "goal_completion"), u64::from(SIGNUPS));
         assert_eq!(total(&stage.endpoint.arrived(), "visitor_spike"), 1);
+    }
+
+    async fn a_full_disk_is_told_and_outlived(database: Database) {
+        let stage = Stage::new(database).await;
+        let served = Served::start_on_a_small_disk(&stage.database).await;
+        stage.set_up(&served).await;
+        assert!(stage.sign_up(&served, 1).await);
+        // A failure, and the retry that it asks for.
+        stage.endpoint.wait_for(2).await;
+
+        served.fill_the_disk().await;
+        for visitor in 2..=SIGNUPS {
+            assert!(!stage.sign_up(&served, visitor).await, "what is not stored is not accepted");
+        }
+        if stage.database.url.starts_with("sqlite") {
+            let refused = stage.ask(&served, "/api/sites", json!({"domain": "full.example"})).await;
+            assert_eq!(refused.expect(503)["code"], "unavailable");
+        }
+
+        served.empty_the_disk().await;
+        stage.api(&served, "/api/sites", json!({"domain": "room.example"})).await;
+        for visitor in 2..=SIGNUPS {
+            assert!(stage.sign_up(&served, visitor).await);
+        }
+        stage.endpoint.wait_until(|arrived| total(arrived, "goal_completion") >= u64::from(SIGNUPS)).await;
+        assert!(served.stop().await.success());
+        assert_eq!(total(&stage.endpoint.arrived(), "goal_completion"), u64::from(SIGNUPS));
+        assert_eq!(stage.stored_signups().await, u64::from(SIGNUPS));
     }
 
     async fn a_second_process_in_the_same_folder_does_not_disturb_the_first(database: Database) {

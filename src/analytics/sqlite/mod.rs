@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
-use sqlx::{Connection as _, Row as _, SqliteConnection, SqlitePool};
+use sqlx::{Row as _, SqlitePool};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -84,7 +84,7 @@ pub struct HitSeq(pub i64);
 /// The store. Cheap to clone.
 #[derive(Clone)]
 pub struct Embedded {
-    writer: mpsc::Sender<Write>,
+    write: mpsc::Sender<Write>,
     read: SqlitePool,
     /// For the rare writes that are not hits; SQLite makes it and the writer take turns.
     maintain: SqlitePool,
@@ -117,28 +117,27 @@ impl Embedded {
             .synchronous(SqliteSynchronous::Normal)
             .pragma("wal_autocheckpoint", LOG_PAGES.to_string())
             .busy_timeout(Duration::from_secs(10));
-        let mut connection = SqliteConnection::connect_with(&options).await?;
-        let (version,): (String,) = sqlx::query_as("SELECT sqlite_version()").fetch_one(&mut connection).await?;
+        let checkpoints = Checkpoints::start(options.clone(), LOG_PAGES, CARRIED_AT_ONCE);
+        let writer = checkpoints.writer(options.clone()).await?;
+        let (version,): (String,) = sqlx::query_as("SELECT sqlite_version()").fetch_one(&writer).await?;
         if parts(&version) < parts(OLDEST_SQLITE) {
             return Err(AnalyticsError::Refused(format!(
                 "SQLite {version} can corrupt databases; {OLDEST_SQLITE} or newer is needed"
             )));
         }
-        sqlx::raw_sql(SCHEMA).execute(&mut connection).await?;
-        let last = last_live(&mut connection).await?;
-        let source: String = sqlx::query_scalar("SELECT id FROM source").fetch_one(&mut connection).await?;
-        let checkpoints = Checkpoints::start(options.clone(), LOG_PAGES, CARRIED_AT_ONCE);
-        checkpoints.follow(&mut connection).await?;
+        sqlx::raw_sql(SCHEMA).execute(&writer).await?;
+        let last = last_live(&writer).await?;
+        let source: String = sqlx::query_scalar("SELECT id FROM source").fetch_one(&writer).await?;
         let maintain = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(options.clone());
         let read = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await?;
-        let (writer, writes) = mpsc::channel(WAITING_WRITES);
+        let (write, writes) = mpsc::channel(WAITING_WRITES);
         let (announce, committed) = watch::channel(last);
         let recent = Arc::new(Mutex::new(Recent { next: last + 1, hits: VecDeque::new() }));
         let (closing, writing) = (CancellationToken::new(), TaskTracker::new());
-        writing.spawn(write_until_closed(connection, writes, closing.clone(), announce, Arc::clone(&recent)));
+        writing.spawn(write_until_closed(writer, writes, closing.clone(), announce, Arc::clone(&recent)));
         writing.close();
         let (source, checkpoints) = (source.into(), Arc::new(checkpoints));
-        Ok(Self { writer, read, maintain, committed, recent, source, closing, writing, checkpoints })
+        Ok(Self { write, read, maintain, committed, recent, source, closing, writing, checkpoints })
     }
 
     /// Stores hits as they happen. Returns once they are committed; calls made at the same time share a commit.
@@ -149,7 +148,7 @@ impl Embedded {
     pub async fn record(&self, hits: Vec<Hit>) -> Result<()> {
         let (done, finished) = oneshot::channel();
         let hits = hits.into_iter().map(Arc::new).collect();
-        self.writer.try_send(Write { hits, live: true, done }).map_err(|error| match error {
+        self.write.try_send(Write { hits, live: true, done }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => AnalyticsError::Busy,
             mpsc::error::TrySendError::Closed(_) => AnalyticsError::Unavailable("it is closed".to_owned()),
         })?;
@@ -160,7 +159,7 @@ impl Embedded {
     pub async fn import(&self, hits: Vec<Hit>) -> Result<()> {
         let (done, finished) = oneshot::channel();
         let write = Write { hits: hits.into_iter().map(Arc::new).collect(), live: false, done };
-        self.writer.send(write).await.map_err(|_| AnalyticsError::Unavailable("it is closed".to_owned()))?;
+        self.write.send(write).await.map_err(|_| AnalyticsError::Unavailable("it is closed".to_owned()))?;
         answer(finished).await
     }
 
@@ -356,8 +355,8 @@ fn read_props(text: &str) -> Vec<(String, String)> {
     props.into_iter().map(|(key, value)| (key, value.as_str().unwrap_or_default().to_owned())).collect()
 }
 
-async fn last_live(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("SELECT max(0, coalesce(max(id), 0)) FROM hits").fetch_one(connection).await
+async fn last_live(pool: &SqlitePool) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("SELECT max(0, coalesce(max(id), 0)) FROM hits").fetch_one(pool).await
 }
 
 /// A version as numbers, so that 3.9 comes before 3.51.

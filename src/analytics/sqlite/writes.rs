@@ -2,8 +2,9 @@
 
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::SqliteArguments;
-use sqlx::{Connection as _, Sqlite, SqliteConnection};
+use sqlx::{Connection as _, Sqlite, SqliteConnection, SqlitePool};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
@@ -23,13 +24,14 @@ pub(super) struct Write {
 
 /// One commit after the other, each with everything that came in during the one before.
 pub(super) async fn write_until_closed(
-    mut connection: SqliteConnection,
+    writer: SqlitePool,
     mut writes: mpsc::Receiver<Write>,
     closing: CancellationToken,
     announce: watch::Sender<i64>,
     recent: Arc<Mutex<Recent>>,
 ) {
     let mut waiting = Vec::new();
+    let mut connection: Option<PoolConnection<Sqlite>> = None;
     loop {
         tokio::select! {
             count = writes.recv_many(&mut waiting, WAITING_WRITES) => if count == 0 { break },
@@ -38,7 +40,18 @@ pub(super) async fn write_until_closed(
         }
         while !waiting.is_empty() {
             let batch = next_batch(&mut waiting);
-            let outcome = commit(&mut connection, &batch).await.map_err(|error| error.to_string());
+            let outcome = match &mut connection {
+                Some(connection) => commit(connection, &batch).await,
+                None => match writer.acquire().await {
+                    Ok(acquired) => commit(connection.insert(acquired), &batch).await,
+                    Err(error) => Err(error),
+                },
+            };
+            if outcome.is_err() {
+                // The next one is the same again, if it is fit for that.
+                connection = None;
+            }
+            let outcome = outcome.map_err(|error| error.to_string());
             match &outcome {
                 Ok(Some(last)) => {
                     let live = batch.iter().filter(|write| write.live).flat_map(|write| &write.hits).cloned();
@@ -57,7 +70,8 @@ pub(super) async fn write_until_closed(
             }
         }
     }
-    let _ = connection.close().await;
+    drop(connection);
+    writer.close().await;
 }
 
 /// As many requests as fit into a commit; one larger than that gets its own.
@@ -179,4 +193,50 @@ fn bind<'q>(query: Query<'q>, id: Option<i64>, hit: &'q Hit) -> Query<'q> {
         .bind(i64::from(hit.engagement_ms))
         .bind(hit.revenue.as_ref().map(|revenue| revenue.amount.as_str()))
         .bind(hit.revenue.as_ref().map(|revenue| revenue.currency.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
+
+    use super::super::SCHEMA;
+    use super::*;
+    use crate::checkpoints::Checkpoints;
+    use crate::domain::ids::SiteId;
+    use crate::domain::time::Timestamp;
+
+    #[tokio::test]
+    async fn a_full_disk_refuses_what_comes_and_nothing_of_what_comes_after_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = SqliteConnectOptions::new()
+            .filename(folder.path().join("analytics.db"))
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal);
+        let checkpoints = Checkpoints::start(options.clone(), 1_000, 100);
+        let writer = checkpoints.writer(options.clone()).await.unwrap();
+        sqlx::raw_sql(SCHEMA).execute(&writer).await.unwrap();
+        // As long as the connection lives.
+        sqlx::query("PRAGMA max_page_count = 20").execute(&writer).await.unwrap();
+        let (sender, writes) = mpsc::channel(WAITING_WRITES);
+        let (announce, _committed) = watch::channel(0);
+        let recent = Arc::new(Mutex::new(Recent { next: 1, hits: Default::default() }));
+        let closing = CancellationToken::new();
+        let writing = tokio::spawn(write_until_closed(writer, writes, closing.clone(), announce, recent));
+        let hits: Vec<_> =
+            (0..2_000).map(|visitor| Arc::new(Hit::new(SiteId(1), Timestamp::EPOCH, visitor, "pageview"))).collect();
+        let import = async || {
+            let (done, finished) = oneshot::channel();
+            let whole = Write { hits: hits.clone(), live: false, done };
+            assert!(sender.send(whole).await.is_ok());
+            finished.await.unwrap()
+        };
+        assert!(import().await.unwrap_err().contains("disk is full"));
+        assert_eq!(import().await, Ok(()));
+        closing.cancel();
+        writing.await.unwrap();
+        checkpoints.close().await;
+        let mut reader = SqliteConnection::connect_with(&options).await.unwrap();
+        let stored: i64 = sqlx::query_scalar("SELECT count(*) FROM hits").fetch_one(&mut reader).await.unwrap();
+        assert_eq!(stored, 2_000);
+    }
 }

@@ -88,6 +88,30 @@ impl Served {
         Self::run(command).await
     }
 
+    /// Starts it so that its disk can be full: [`Served::fill_the_disk`].
+    pub async fn start_on_a_small_disk(database: &Database) -> Self {
+        let mut command = of_version(Path::new("/bin/sh"), database);
+        // Whoever writes beyond the limit is told so, instead of being killed.
+        command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", BINARY]);
+        Self::run(command).await
+    }
+
+    /// From now on no file of its own can be written to.
+    pub async fn fill_the_disk(&self) {
+        self.limit_files("1").await;
+    }
+
+    /// There is room again.
+    pub async fn empty_the_disk(&self) {
+        self.limit_files("unlimited").await;
+    }
+
+    async fn limit_files(&self, bytes: &str) {
+        let id = self.child.id().expect("it runs").to_string();
+        let limit = format!("--fsize={bytes}:");
+        assert!(Command::new("prlimit").args(["--pid", &id, &limit]).status().await.unwrap().success());
+    }
+
     /// Has this command serve, and waits until it listens.
     pub async fn run(mut command: Command) -> Self {
         command.arg("serve").env("PULSEHOOK_LOG_FORMAT", "text").stdout(Stdio::null()).stderr(Stdio::piped());
