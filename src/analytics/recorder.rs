@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tracing::error;
+
 use super::sessions::Sessions;
 use super::visitor::{SALT_BYTES, Salts, day_of, visitor_id};
 use super::{Analytics, Result};
@@ -47,6 +49,31 @@ pub struct Recorder {
     clock: Clock,
     chance: Chance,
     state: Arc<Mutex<State>>,
+    refusals: Arc<Mutex<Refusals>>,
+}
+
+/// How often it is told that hits are refused, whatever their number: a log that grows with every one of them is no help, least
+/// of all where it is the disk that is full.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+
+/// Hits that could not be stored.
+#[derive(Default)]
+struct Refusals {
+    told_at: Option<Duration>,
+    /// Of which nothing was told yet.
+    untold: usize,
+}
+
+impl Refusals {
+    /// `now`: of the monotonic clock. Answers how many are to be told of, when it is time.
+    fn add(&mut self, hits: usize, now: Duration) -> Option<usize> {
+        self.untold += hits;
+        if self.told_at.is_some_and(|told_at| now.saturating_sub(told_at) < TOLD_EVERY) {
+            return None;
+        }
+        self.told_at = Some(now);
+        Some(std::mem::take(&mut self.untold))
+    }
 }
 
 /// How often the salts are read again: another node may have been first.
@@ -67,7 +94,7 @@ impl Recorder {
         let now = clock.now();
         let salts = load_salts(&analytics, &chance, now).await?;
         let state = Arc::new(Mutex::new(State { salts, read_at: now, sessions: Sessions::default() }));
-        Ok(Self { analytics, clock, chance, state })
+        Ok(Self { analytics, clock, chance, state, refusals: Arc::default() })
     }
 
     /// Attributes an event to a visitor of `site_id`. Storing it is the caller's next step: [`Recorder::store`].
@@ -87,9 +114,20 @@ impl Recorder {
         Ok(self.attribute_at(event, site_id, domain, client, device, now))
     }
 
-    /// Stores hits; returns once they are committed.
+    /// Stores hits; returns once they are committed. Tells in the log when they are not, once for many.
+    ///
+    /// # Errors
+    /// There is no room for them, or too many wait already. None of them was stored.
     pub async fn store(&self, hits: Vec<Hit>) -> Result<()> {
-        self.analytics.record(hits).await
+        let count = hits.len();
+        let outcome = self.analytics.record(hits).await;
+        if let Err(error) = &outcome {
+            let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(refused) = refusals.add(count, self.clock.monotonic()) {
+                error!(%error, "{refused} events could not be stored and were refused: {error}");
+            }
+        }
+        outcome
     }
 
     /// The same for history, which carries its own time.
@@ -163,4 +201,18 @@ async fn load_salts(analytics: &Analytics, chance: &Chance, now: Timestamp) -> R
         known.iter().find(|(day, _)| *day == wanted).and_then(|(_, salt)| salt.as_slice().try_into().ok())
     };
     Ok(Salts { day, current: of(day).unwrap_or_default(), previous: of(day - 1) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_told_at_once_and_then_once_for_many() {
+        let at = |secs| Duration::from_secs(secs);
+        let mut refusals = Refusals::default();
+        let told =
+            [(1, 5), (2, 6), (3, 14), (1, 15), (1, 16), (4, 60)].map(|(hits, secs)| refusals.add(hits, at(secs)));
+        assert_eq!(told, [Some(1), None, None, Some(6), None, Some(5)]);
+    }
 }

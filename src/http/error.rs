@@ -151,6 +151,11 @@ impl ApiError {
         Self { cause: Some(cause.into()), ..error }
     }
 
+    /// Somebody has told of its cause.
+    pub fn told(self) -> Self {
+        Self { cause: None, ..self }
+    }
+
     pub fn status(&self) -> StatusCode {
         self.status
     }

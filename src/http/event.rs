@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::body::{EVENT_BYTES, read};
-use super::error::{Problem, Result};
+use super::error::{ApiError, Problem, Result};
 use super::origin::{client_address, peer};
 use crate::analytics::recorder::{Client, Dropped};
 use crate::analytics::{bots, event_body, user_agent};
@@ -126,7 +126,10 @@ async fn take(api: &Api, request: Request) -> Result<Response> {
     }
     let accepted = hits.len() as u64;
     if accepted > 0 {
-        api.recorder.store(hits).await?;
+        if let Err(error) = api.recorder.store(hits).await {
+            counter!("pulsehook_hits_total", "result" => "refused").increment(accepted);
+            return Err(ApiError::from(error).told());
+        }
         counter!("pulsehook_hits_total", "result" => "accepted").increment(accepted);
     }
     let mut response = (StatusCode::ACCEPTED, "ok").into_response();

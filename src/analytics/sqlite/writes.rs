@@ -7,7 +7,6 @@ use sqlx::sqlite::SqliteArguments;
 use sqlx::{Connection as _, Sqlite, SqliteConnection, SqlitePool};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::error;
 
 use super::{Recent, WAITING_WRITES};
 use crate::domain::hit::Hit;
@@ -58,11 +57,7 @@ pub(super) async fn write_until_closed(
                     recent.lock().unwrap_or_else(PoisonError::into_inner).extend(*last, live);
                     announce.send_if_modified(|committed| std::mem::replace(committed, *last) != *last)
                 }
-                Ok(None) => false,
-                Err(error) => {
-                    error!(%error, "{} events could not be stored and were refused: {error}", batch.len());
-                    false
-                }
+                Ok(None) | Err(_) => false,
             };
             for write in batch {
                 // Somebody who does not wait any more has hung up; the hits are stored all the same.

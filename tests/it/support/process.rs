@@ -3,10 +3,11 @@
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::{ExitStatus, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
+use tokio::sync::watch;
 
 use super::Database;
 
@@ -75,7 +76,7 @@ pub async fn key_of(database: &Database, account: &str) -> String {
 pub struct Served {
     child: Child,
     pub url: String,
-    log: Arc<Mutex<Vec<String>>>,
+    log: Arc<watch::Sender<Vec<String>>>,
 }
 
 impl Served {
@@ -117,10 +118,11 @@ impl Served {
         command.arg("serve").env("PULSEHOOK_LOG_FORMAT", "text").stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary is there");
         let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
-        let log = Arc::<Mutex<Vec<String>>>::default();
+        let log = Arc::new(watch::Sender::<Vec<String>>::default());
         let url = loop {
-            let line = lines.next_line().await.unwrap().unwrap_or_else(|| panic!("it ended early: {log:?}"));
-            log.lock().unwrap().push(line.clone());
+            let line =
+                lines.next_line().await.unwrap().unwrap_or_else(|| panic!("it ended early: {:?}", *log.borrow()));
+            log.send_modify(|log| log.push(line.clone()));
             if let Some((_, url)) = line.split_once("listens on ") {
                 break url.trim().to_owned();
             }
@@ -129,7 +131,7 @@ impl Served {
         let more = Arc::clone(&log);
         tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
-                more.lock().unwrap().push(line);
+                more.send_modify(|log| log.push(line));
             }
         });
         Self { child, url, log }
@@ -137,7 +139,13 @@ impl Served {
 
     /// What it logged so far.
     pub fn log(&self) -> String {
-        self.log.lock().unwrap().join("\n")
+        self.log.borrow().join("\n")
+    }
+
+    /// Waits until it has logged this.
+    pub async fn said(&self, text: &str) {
+        let mut log = self.log.subscribe();
+        log.wait_for(|log| log.iter().any(|line| line.contains(text))).await.expect("it is not over while we hold it");
     }
 
     /// Bytes of memory it holds.

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::error;
 
 use super::{BATCH_BYTES, BATCH_ROWS, ENDING, Segment, Standing, WAITING, folder, frames};
 use crate::analytics::clickhouse::rows::Rows;
@@ -152,7 +151,6 @@ impl Appender {
             }
             Err(error) => {
                 self.bytes.fetch_sub(size, Ordering::Relaxed);
-                error!(%error, "{} requests were refused: {} cannot be written: {error}", waiting.len(), open.segment.path.display());
                 for done in waiting.drain(..) {
                     let _ = done.send(Err(io::Error::new(error.kind(), error.to_string())));
                 }
