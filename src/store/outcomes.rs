@@ -98,7 +98,7 @@ impl Store {
         Ok(())
     }
 
-    /// Some of the deliveries are not owed any more, which is rare enough to be found out afterwards.
+    /// Some of the deliveries may not be owed any more, which is rare enough to be found out afterwards.
     async fn settle_what_is_owed(
         &self,
         node: NodeId,
@@ -108,6 +108,7 @@ impl Store {
     ) -> Result<()> {
         let mut tx = self.begin_hot().await?;
         tx.hold(node, leases).await?;
+        tx.queue_and_believe().await?;
         let owed = tx.owed(settled).await?;
         let settled: Vec<_> = settled.iter().filter(|row| owed.contains(&row.event_id)).cloned().collect();
         if !tx.settle_in_parts(&settled, now).await? {
@@ -217,7 +218,7 @@ async fn settle_at_once(
 
 impl Tx {
     /// In process it is the rows that cost: endings, retries and attempts, a few hundred rows a statement. `false`: not
-    /// all of them were owed, and nothing of this is to be committed.
+    /// all of them were owed, or that is to be looked at, and nothing of this is to be committed.
     async fn settle_in_parts(&mut self, settled: &[Settled], now: Timestamp) -> Result<bool> {
         static ATTEMPTS: Rows = Rows::new(
             "INSERT OR FAIL INTO attempts (event_id, number, account_id, webhook_id, started_at, duration_ms, outcome,
@@ -235,6 +236,9 @@ impl Tx {
             4,
             "AS next WHERE queue.event_id = next.column1",
         );
+        if !self.believes_its_memory().await? {
+            return Ok(false);
+        }
         let never_queued = self.forget_what_is_over(settled).await?;
         let Backend::Sqlite(tx) = &mut self.0 else { unreachable!("the caller looked") };
         let mut moved = never_queued.len() as u64;
@@ -263,8 +267,7 @@ impl Tx {
     /// Which of these deliveries are owed.
     async fn owed(&mut self, settled: &[Settled]) -> Result<HashSet<EventId>> {
         static OWED: Rows = Rows::new("SELECT event_id FROM queue WHERE event_id IN", 1, "");
-        let unqueued = settled.iter().map(|row| row.event_id).filter(|id| self.is_unqueued(*id));
-        let mut owed: HashSet<_> = unqueued.collect();
+        let mut owed = HashSet::default();
         let Backend::Sqlite(tx) = &mut self.0 else { unreachable!("on PostgreSQL the statement itself finds out") };
         for rows in settled.chunks(MOST_ROWS) {
             for row in OWED.query(rows, |query, row| query.bind(row.event_id)).fetch_all(&mut **tx).await? {

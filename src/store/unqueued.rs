@@ -44,6 +44,8 @@ struct Memory {
     since: Timestamp,
     /// When the event was recorded that was remembered last.
     newest: Timestamp,
+    /// Of the configuration under which it is believed.
+    catalog_version: String,
 }
 
 /// A first attempt that is owed.
@@ -170,8 +172,12 @@ impl Taken {
         self.with(|memory, _| id < first_id_of(memory.since)).unwrap_or(false)
     }
 
-    fn knows(&mut self, id: EventId) -> bool {
-        self.with(|memory, _| memory.owed.contains_key(&id)).unwrap_or(false)
+    fn believe_under(&mut self, catalog_version: String) {
+        self.with(|memory, _| memory.catalog_version = catalog_version);
+    }
+
+    fn is_believed_under(&mut self, catalog_version: &str) -> bool {
+        self.with(|memory, _| memory.catalog_version == catalog_version).unwrap_or(true)
     }
 }
 
@@ -215,8 +221,9 @@ impl Store {
         let since = now - SLACK;
         sqlx::query(BEGIN_SQLITE).bind(SINCE).bind(in_digits(first_id_of(since))).execute(&mut **connection).await?;
         tx.queue(left.into_iter().map(Owed::of_row).collect()).await?;
+        let catalog_version = tx.catalog_version_text().await?;
         tx.commit().await?;
-        *unqueued.memory() = Some(Memory { owed: HashMap::default(), since, newest: now });
+        *unqueued.memory() = Some(Memory { owed: HashMap::default(), since, newest: now, catalog_version });
         Ok(())
     }
 
@@ -295,12 +302,31 @@ impl Tx {
         Ok(over.into_iter().map(|owed| owed.event_id).collect())
     }
 
-    /// Whether it is owed without having a row.
-    pub(super) fn is_unqueued(&mut self, id: EventId) -> bool {
-        self.1.knows(id)
+    /// Whether what is remembered is to be believed without looking. Another process that changed the configuration, and may
+    /// have deleted webhooks, knows nothing of what is owed to them here: what is not believed is to be queued, or not, by
+    /// [`Tx::queue_and_believe`].
+    pub(super) async fn believes_its_memory(&mut self) -> Result<bool> {
+        let catalog_version = self.catalog_version_text().await?;
+        Ok(self.1.is_believed_under(&catalog_version))
     }
 
-    /// Writes rows, in the order in which they lie, unless there are some or the events are not there or not owed any more.
+    /// What is owed, and still is, has its row afterwards.
+    pub(super) async fn queue_and_believe(&mut self) -> Result<()> {
+        self.queue_what_is_owed().await?;
+        // Should this not be committed, then what was taken is looked at anyway, since it may have a row.
+        let catalog_version = self.catalog_version_text().await?;
+        self.1.believe_under(catalog_version);
+        Ok(())
+    }
+
+    async fn catalog_version_text(&mut self) -> Result<String> {
+        const VERSION_SQLITE: &str = "SELECT value FROM facts WHERE name = 'catalog_version'";
+        let Backend::Sqlite(tx) = &mut self.0 else { unreachable!("the caller looked") };
+        Ok(sqlx::query_scalar(VERSION_SQLITE).fetch_optional(&mut **tx).await?.unwrap_or_default())
+    }
+
+    /// Writes rows, in the order in which they lie, unless there are some, or the events or their webhooks are not there or
+    /// the events not owed any more.
     async fn queue(&mut self, mut owed: Vec<Owed>) -> Result<()> {
         static QUEUE: Rows = Rows::new(
             "INSERT OR FAIL INTO queue (event_id, account_id, webhook_id, shard, lane, attempt, other_attempts, due_at,
@@ -309,6 +335,7 @@ impl Tx {
             6,
             "WHERE EXISTS (SELECT 1 FROM events WHERE events.id = column1)
                 AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.event_id = column1)
+                AND EXISTS (SELECT 1 FROM webhooks WHERE webhooks.id = column3)
             ON CONFLICT (event_id) DO NOTHING",
         );
         static QUEUED: Rows = Rows::new("UPDATE OR FAIL events SET owed_until = NULL WHERE id IN", 1, "");
@@ -532,6 +559,38 @@ mod tests {
         assert_eq!(stage.count("SELECT count(*) FROM attempts").await, 0);
         let stage = stage.killed().await;
         assert_eq!((stage.rows().await, stage.depth().await), (0, 0));
+    }
+
+    /// The command line works on accounts beside the server.
+    #[tokio::test]
+    async fn what_another_process_deleted_gets_no_rows_and_no_outcomes() {
+        let stage = Stage::new().await;
+        stage.record((1..=3).map(|number| fired(id(NOW, number))).collect()).await;
+        open(&stage.folder).await.delete_account(ACCOUNT, NOW).await.unwrap();
+        // It was under way.
+        stage.settle(id(NOW, 1), over()).await;
+        stage.settle(id(NOW, 2), Standing::Again { attempt: 1, other_attempts: 0, due_at: NOW }).await;
+        assert_eq!(stage.count("SELECT count(*) FROM attempts").await, 0);
+        assert_eq!(stage.due(Lane::First).await, []);
+        assert_eq!((stage.rows().await, stage.depth().await), (0, 0));
+        let stage = stage.killed().await;
+        assert_eq!((stage.rows().await, stage.depth().await), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn what_another_process_changed_otherwise_is_delivered_like_before() {
+        let stage = Stage::new().await;
+        stage.record((1..=4).map(|number| fired(id(NOW, number))).collect()).await;
+        let mut tx = open(&stage.folder).await.begin().await.unwrap();
+        tx.touch_catalog().await.unwrap();
+        tx.commit().await.unwrap();
+        stage.settle(id(NOW, 1), over()).await;
+        assert_eq!((stage.rows().await, stage.depth().await), (3, 3));
+        stage.settle(id(NOW, 2), over()).await;
+        stage.record(vec![fired(id(NOW, 5))]).await;
+        stage.settle(id(NOW, 5), over()).await;
+        assert_eq!(stage.count("SELECT count(*) FROM attempts").await, 3);
+        assert_eq!((stage.rows().await, stage.depth().await), (2, 2));
     }
 
     #[tokio::test]
