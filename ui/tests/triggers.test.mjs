@@ -149,6 +149,26 @@ const CASES = () => [
   },
 ];
 
+describe("the page of a webhook", () => {
+  it("stays where it is when its health becomes known, so that nobody misses what they click", async () => {
+    let tell;
+    const told = new Promise((resolve) => { tell = resolve; });
+    await page.route("**/pulse", async (route) => {
+      await told;
+      await route.continue();
+    });
+    await page.goto(`${server.base}/sites/example.com/webhooks/${hook.id}`);
+    const edit = page.getByRole("link", { name: /^Edit / }).first();
+    await settle(page);
+    const before = await edit.boundingBox();
+    tell();
+    await page.getByText("Never used").first().waitFor();
+    await settle(page);
+    assert.deepEqual(await edit.boundingBox(), before);
+    await page.unroute("**/pulse");
+  });
+});
+
 describe("the trigger editor", () => {
   for (const [index, { type }] of CASES().entries()) {
     it(`makes a webhook with ${type} and changes it (${index + 1})`, async () => {

@@ -38,7 +38,8 @@ export function WebhookPage() {
               title={known.name}
               above={<Link to="/sites/$site/webhooks" params={{ site }} className="link">{words.title}</Link>}
               badge={health && <Badge tone={health.tone}>{words.health[health.word]}</Badge>}
-              lead={<><span className="text-ink">{host}</span>{path}{health && <span className="block text-sm">{health.why}</span>}</>}
+              // The line is there before its text, or what is below would move while somebody clicks it.
+              lead={<><span className="text-ink">{host}</span>{path}<span className="block text-sm">{health?.why || "\u00a0"}</span></>}
             >
               <Writes><Actions site={site} webhook={known} /></Writes>
             </Head>
