@@ -51,6 +51,13 @@ impl Tx {
         Ok(taken == 1)
     }
 
+    /// [`Store::catalog_version`], for who goes on only if it is what they knew.
+    pub(super) async fn catalog_version(&mut self) -> Result<i64> {
+        const SQL: &str = "SELECT value FROM facts WHERE name = 'catalog_version'";
+        let version: Option<String> = on!(&mut self.0, tx => sqlx::query_scalar(SQL).fetch_optional(&mut **tx).await)?;
+        Ok(version.and_then(|text| text.parse().ok()).unwrap_or(0))
+    }
+
     /// Tells every node that what is watched has changed.
     pub(super) async fn touch_catalog(&mut self) -> Result<()> {
         const SQL: &str = "

@@ -140,7 +140,6 @@ impl Tx {
                 FOR UPDATE OF shards
             )
             UPDATE shards SET looked_until = $4 FROM held WHERE shards.shard = held.shard";
-        const VERSION: &str = "SELECT value FROM facts WHERE name = 'catalog_version'";
         let leases = || looked.leases.iter();
         let moved = match &mut self.0 {
             Backend::Sqlite(tx) => {
@@ -160,8 +159,7 @@ impl Tx {
         if usize::try_from(moved) != Ok(looked.leases.len()) {
             return Err(StoreError::LeaseLost);
         }
-        let version: String = on!(&mut self.0, tx => sqlx::query_scalar(VERSION).fetch_one(&mut **tx).await)?;
-        if version == looked.catalog_version.to_string() { Ok(()) } else { Err(StoreError::Overtaken) }
+        if self.catalog_version().await? == looked.catalog_version { Ok(()) } else { Err(StoreError::Overtaken) }
     }
 
     async fn note_gap(&mut self, gap: &Gap) -> Result<()> {

@@ -45,7 +45,7 @@ struct Memory {
     /// When the event was recorded that was remembered last.
     newest: Timestamp,
     /// Of the configuration under which it is believed.
-    catalog_version: String,
+    catalog_version: i64,
 }
 
 /// A first attempt that is owed.
@@ -172,11 +172,11 @@ impl Taken {
         self.with(|memory, _| id < first_id_of(memory.since)).unwrap_or(false)
     }
 
-    fn believe_under(&mut self, catalog_version: String) {
+    fn believe_under(&mut self, catalog_version: i64) {
         self.with(|memory, _| memory.catalog_version = catalog_version);
     }
 
-    fn is_believed_under(&mut self, catalog_version: &str) -> bool {
+    fn is_believed_under(&mut self, catalog_version: i64) -> bool {
         self.with(|memory, _| memory.catalog_version == catalog_version).unwrap_or(true)
     }
 }
@@ -221,7 +221,7 @@ impl Store {
         let since = now - SLACK;
         sqlx::query(BEGIN_SQLITE).bind(SINCE).bind(in_digits(first_id_of(since))).execute(&mut **connection).await?;
         tx.queue(left.into_iter().map(Owed::of_row).collect()).await?;
-        let catalog_version = tx.catalog_version_text().await?;
+        let catalog_version = tx.catalog_version().await?;
         tx.commit().await?;
         *unqueued.memory() = Some(Memory { owed: HashMap::default(), since, newest: now, catalog_version });
         Ok(())
@@ -306,23 +306,17 @@ impl Tx {
     /// have deleted webhooks, knows nothing of what is owed to them here: what is not believed is to be queued, or not, by
     /// [`Tx::queue_and_believe`].
     pub(super) async fn believes_its_memory(&mut self) -> Result<bool> {
-        let catalog_version = self.catalog_version_text().await?;
-        Ok(self.1.is_believed_under(&catalog_version))
+        let catalog_version = self.catalog_version().await?;
+        Ok(self.1.is_believed_under(catalog_version))
     }
 
     /// What is owed, and still is, has its row afterwards.
     pub(super) async fn queue_and_believe(&mut self) -> Result<()> {
         self.queue_what_is_owed().await?;
         // Should this not be committed, then what was taken is looked at anyway, since it may have a row.
-        let catalog_version = self.catalog_version_text().await?;
+        let catalog_version = self.catalog_version().await?;
         self.1.believe_under(catalog_version);
         Ok(())
-    }
-
-    async fn catalog_version_text(&mut self) -> Result<String> {
-        const VERSION_SQLITE: &str = "SELECT value FROM facts WHERE name = 'catalog_version'";
-        let Backend::Sqlite(tx) = &mut self.0 else { unreachable!("the caller looked") };
-        Ok(sqlx::query_scalar(VERSION_SQLITE).fetch_optional(&mut **tx).await?.unwrap_or_default())
     }
 
     /// Writes rows, in the order in which they lie, unless there are some, or the events or their webhooks are not there or
