@@ -175,13 +175,16 @@ fn index(shard: i32) -> usize {
 pub async fn renew(store: &Store, leases: &Leases) -> Result<(), StoreError> {
     let node = leases.node();
     let asked_at = leases.0.clock.monotonic();
-    let senders = store.announce(&leases.0.node, TTL, leases.0.clock.now()).await?.max(1);
-    leases.0.senders.store(senders, Ordering::Relaxed);
+    let senders = store.announce(&leases.0.node, TTL, leases.0.clock.now()).await?;
+    let count = senders.count.max(1);
+    leases.0.senders.store(count, Ordering::Relaxed);
     let mut held = store.renew_shards(node, TTL).await?;
-    let part = if store.is_sqlite() { SHARDS as usize } else { (SHARDS as usize).div_ceil(senders) };
+    let part = if store.is_sqlite() { SHARDS as usize } else { (SHARDS as usize).div_ceil(count) };
     if held.len() < part {
         held.extend(store.claim_shards(node, TTL, part - held.len()).await?);
     }
+    // Before anything is sent for those that are new.
+    store.take_up(node, &held, senders.take_up, leases.0.clock.now()).await?;
     leases.replace(held, (!store.is_sqlite()).then_some(asked_at + TTL));
     leases.keep(part);
     Ok(())

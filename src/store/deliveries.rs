@@ -265,6 +265,10 @@ impl Store {
             SET due_at = excluded.due_at, expires_at = NULL";
         let mut tx = self.begin().await?;
         tx.queue_what_is_owed().await?;
+        if !self.is_sqlite() {
+            // An attempt that is being written has its number then, and no other is begun to be.
+            tx.wait_for_shards(vec![shard]).await?;
+        }
         let queued = on!(&mut tx.0, tx => sqlx::query(SQL)
             .bind(change.account_id)
             .bind(webhook_id)

@@ -14,6 +14,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection as _, PgPool, Postgres, Sqlite, SqlitePool, Transaction};
 
+use self::put_off::PutOff;
 use self::unqueued::{Taken, Unqueued};
 use crate::checkpoints::Checkpoints;
 
@@ -39,6 +40,7 @@ pub mod outbox;
 pub mod outcomes;
 pub mod people;
 pub mod profiles;
+mod put_off;
 pub mod queue;
 pub mod resends;
 pub mod retention;
@@ -106,6 +108,7 @@ pub struct Store {
 struct PostgresPools {
     hot: PgPool,
     rest: PgPool,
+    put_off: Arc<PutOff>,
 }
 
 /// SQLite has one writer; readers do not wait for it.
@@ -276,7 +279,7 @@ impl Store {
             outcome => outcome?,
         };
         let rest = pool(POSTGRES_CONNECTIONS, options).await?;
-        Ok(Self { db: Backend::Postgres(PostgresPools { hot, rest }) })
+        Ok(Self { db: Backend::Postgres(PostgresPools { hot, rest, put_off: Arc::default() }) })
     }
 
     /// Brings the schema up to date. Safe to run from several nodes at once.

@@ -39,10 +39,10 @@ pub struct Mark {
 }
 
 /// Which webhooks, which of their deliveries, and where those stand. `$1` is a list of accounts, sites and shards, `$2` the
-/// first id of recent events, `$3` since when, `$4` until when, `$5` the last id of the page before. Takes what finds since
-/// when a delivery is owed that is not in the queue yet.
+/// first id of recent events, `$3` since when, `$4` until when, `$5` the last id of the page before. An event says itself when
+/// it is owed and not in the queue yet.
 macro_rules! movements_sql {
-    ($ours:literal, $owed_since:literal) => {
+    ($ours:literal) => {
         concat!(
             "WITH ours AS (",
             $ours,
@@ -63,12 +63,20 @@ macro_rules! movements_sql {
             )
             SELECT account_id, site_id, id,
                 coalesce((SELECT max(number) FROM attempts WHERE attempts.event_id = moved.id), 0) AS attempts,
-                coalesce((SELECT attempt FROM queue WHERE queue.event_id = moved.id), CASE WHEN ",
-            $owed_since,
-            " IS NOT NULL THEN 0 END) AS in_round,
-                coalesce((SELECT due_at FROM queue WHERE queue.event_id = moved.id), ",
-            $owed_since,
-            ") AS due_at
+                coalesce((SELECT attempt FROM queue WHERE queue.event_id = moved.id), CASE WHEN EXISTS (
+                    SELECT 1
+                    FROM events
+                    WHERE events.id = moved.id
+                        AND events.owed_until IS NOT NULL
+                        AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.event_id = moved.id)
+                ) THEN 0 END) AS in_round,
+                coalesce((SELECT due_at FROM queue WHERE queue.event_id = moved.id), (
+                    SELECT inserted_at
+                    FROM events
+                    WHERE events.id = moved.id
+                        AND events.owed_until IS NOT NULL
+                        AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.event_id = moved.id)
+                )) AS due_at
             FROM moved
             WHERE moved.id > $5
             ORDER BY moved.id
@@ -93,14 +101,7 @@ impl Store {
                 json_extract(listened.value, '$[2]') AS shard
             FROM json_each($1) AS listened
             JOIN webhooks ON webhooks.site_id = json_extract(listened.value, '$[1]')
-                AND webhooks.account_id = json_extract(listened.value, '$[0]')",
-            "(
-                SELECT inserted_at
-                FROM events
-                WHERE events.id = moved.id
-                    AND events.owed_until IS NOT NULL
-                    AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.event_id = moved.id)
-            )"
+                AND webhooks.account_id = json_extract(listened.value, '$[0]')"
         );
         // Site by site, whatever the planner makes of a list whose length it does not know.
         const POSTGRES: &str = movements_sql!(
@@ -113,8 +114,7 @@ impl Store {
                 WHERE site_id = CAST(listened.value ->> 1 AS BIGINT)
                     AND account_id = CAST(listened.value ->> 0 AS BIGINT)
                 OFFSET 0
-            ) AS webhook",
-            "CAST(NULL AS BIGINT)"
+            ) AS webhook"
         );
         let sites: Vec<_> = sites.iter().map(|(account, site)| (account.0, site.0, shard_of(*site))).collect();
         let sites = serde_json::to_string(&sites).expect("numbers serialise");

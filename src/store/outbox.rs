@@ -92,15 +92,15 @@ macro_rules! events_and_owed {
         owed AS (
             INSERT INTO queue (event_id, account_id, webhook_id, shard, lane, attempt, other_attempts, due_at,
                 expires_at)
-            SELECT unnest($11::uuid[]), unnest($12::bigint[]), unnest($13::uuid[]), unnest($14::integer[]), 0, 0, 0,
-                unnest($15::bigint[]), unnest($16::bigint[])
+            SELECT unnest($12::uuid[]), unnest($13::bigint[]), unnest($14::uuid[]), unnest($15::integer[]), 0, 0, 0,
+                unnest($16::bigint[]), unnest($17::bigint[])
         ),
         recorded AS (
             INSERT INTO events (id, account_id, site_id, webhook_id, trigger_id, type, moment, format, payload,
-                inserted_at)
+                inserted_at, owed_until)
             SELECT unnest($1::uuid[]), unnest($2::bigint[]), unnest($3::bigint[]), unnest($4::uuid[]),
                 unnest($5::uuid[]), unnest($6::text[]), unnest($7::text[]), unnest($8::text[]), unnest($9::bytea[]),
-                unnest($10::bigint[])
+                unnest($10::bigint[]), unnest($11::bigint[])
             ",
             $on_conflict,
             "
@@ -120,19 +120,25 @@ impl Store {
     /// [`StoreError::Overtaken`] when somebody else moved the watermark, a trigger's state, or the configuration that the
     /// watermark was based on. Nothing was recorded then.
     pub async fn record(&self, step: &Step, now: Timestamp) -> Result<Vec<EventId>> {
-        let owed = match self.record_at_once(step).await? {
-            Some(owed) => owed,
-            None => self.record_in_parts(step, now).await?,
+        let outcome = match self.record_at_once(step).await {
+            Ok(Some(owed)) => Ok(owed),
+            Ok(None) => self.record_in_parts(step, now).await,
+            Err(error) => Err(error),
         };
+        if let (Some((_, put_off)), true) = (self.put_off(), step.watermark.is_some())
+            && matches!(outcome, Ok(_) | Err(StoreError::Overtaken))
+        {
+            put_off.watermark_is_known();
+        }
         crate::failpoint::hit("evaluator.after_commit");
-        Ok(owed)
+        outcome
     }
 
     /// Nothing is recorded, and nothing answered, where that is not possible.
     async fn record_at_once(&self, step: &Step) -> Result<Option<Vec<EventId>>> {
-        let (Backend::Postgres(pool), Some(whole)) = (self.hot(), Whole::of(step)) else { return Ok(None) };
+        let (Some((pools, put_off)), Some(whole)) = (self.put_off(), Whole::of(step)) else { return Ok(None) };
         crate::failpoint::hit("evaluator.before_commit");
-        whole.record(pool).await
+        whole.record(&pools.hot, put_off).await
     }
 
     async fn record_in_parts(&self, step: &Step, now: Timestamp) -> Result<Vec<EventId>> {
@@ -331,7 +337,7 @@ impl Tx {
         const NOT_OWED_POSTGRES: &str = "DELETE FROM queue WHERE event_id = ANY ($1)";
         let Backend::Postgres(tx) = &mut self.0 else { unreachable!("the caller looked") };
         let ids = column(wanted, |fired| fired.event.id.0);
-        let columns = event_columns(wanted, to_be_sent)?;
+        let columns = event_columns(wanted, |_| false, to_be_sent)?;
         let count: i64 = sqlx::query_scalar_with(POSTGRES, columns).fetch_one(&mut **tx).await?;
         if usize::try_from(count) == Ok(wanted.len()) {
             return Ok(wanted.iter().map(|fired| fired.event.id).collect());
@@ -384,8 +390,13 @@ pub(super) fn put_in_order<'a>(fired: &mut [&'a Fired]) -> Vec<&'a Fired> {
     to_be_sent
 }
 
-/// Events and what of them is owed, as columns to be unnested: ten of the one, then six of the other.
-pub(super) fn event_columns(fired: &[&Fired], to_be_sent: &[&Fired]) -> Result<PgArguments> {
+/// Events and which of them get rows in the queue, as columns to be unnested: eleven of the one, then six of the other. An
+/// event that is `put_off` says itself that it is owed.
+pub(super) fn event_columns(
+    fired: &[&Fired],
+    put_off: impl Fn(&Fired) -> bool,
+    queued: &[&Fired],
+) -> Result<PgArguments> {
     let mut columns = PgArguments::default();
     let mut add = || -> std::result::Result<(), BoxDynError> {
         columns.add(column(fired, |fired| fired.event.id.0))?;
@@ -398,19 +409,20 @@ pub(super) fn event_columns(fired: &[&Fired], to_be_sent: &[&Fired]) -> Result<P
         columns.add(column(fired, |fired| fired.event.format.as_str()))?;
         columns.add(column(fired, |fired| fired.event.payload.as_slice()))?;
         columns.add(column(fired, |fired| fired.event.inserted_at.micros()))?;
-        columns.add(column(to_be_sent, |fired| fired.event.id.0))?;
-        columns.add(column(to_be_sent, |fired| fired.event.account_id.0))?;
-        columns.add(column(to_be_sent, |fired| fired.event.webhook_id.0))?;
-        columns.add(column(to_be_sent, |fired| fired.shard))?;
-        columns.add(column(to_be_sent, |fired| fired.event.inserted_at.micros()))?;
-        columns.add(column(to_be_sent, |fired| fired.event.expires_at.map(Timestamp::micros)))
+        columns.add(column(fired, |fired| owed_until(fired).filter(|_| put_off(fired))))?;
+        columns.add(column(queued, |fired| fired.event.id.0))?;
+        columns.add(column(queued, |fired| fired.event.account_id.0))?;
+        columns.add(column(queued, |fired| fired.event.webhook_id.0))?;
+        columns.add(column(queued, |fired| fired.shard))?;
+        columns.add(column(queued, |fired| fired.event.inserted_at.micros()))?;
+        columns.add(column(queued, |fired| fired.event.expires_at.map(Timestamp::micros)))
     };
     add().map_err(sqlx::Error::Encode)?;
     Ok(columns)
 }
 
 fn column<'a, T>(fired: &[&'a Fired], get: impl Fn(&'a Fired) -> T) -> Vec<T> {
-    fired.iter().map(|fired| get(fired)).collect()
+    fired.iter().copied().map(get).collect()
 }
 
 fn bind_event<'q>(query: Query<'q>, fired: &'q Fired) -> Query<'q> {

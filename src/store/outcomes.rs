@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use foldhash::HashSet;
-use sqlx::Row as _;
+use sqlx::{PgPool, Row as _};
 
+use super::put_off::{PutOff, Taken};
 use super::rows::{MOST_ROWS, Query, Rows};
 use super::shards::Lease;
 use super::{Backend, Result, Store, StoreError, Tx, on};
@@ -75,27 +76,63 @@ impl Store {
     /// [`StoreError::LeaseLost`] when a shard has another owner by now: its results change nothing.
     pub async fn settle(&self, node: NodeId, leases: &[Lease], settled: &[Settled], now: Timestamp) -> Result<()> {
         crate::failpoint::hit("settle.before_commit");
-        let quiet = settled.iter().all(Settled::is_quiet);
-        if let (Backend::Postgres(pool), true) = (self.hot(), quiet) {
-            // One statement is a transaction by itself, and one round trip instead of four.
-            settle_at_once(pool, node, leases, settled, now).await?;
+        if let Some((pools, put_off)) = self.put_off() {
+            // Who deletes a row does not see one that is being written meanwhile.
+            let _turn = put_off.turn().await;
+            if !self.settle_by_memory(&pools.hot, put_off, node, leases, settled, now).await? {
+                self.queue_in_turn(put_off).await?;
+                self.settle_by_memory(&pools.hot, put_off, node, leases, settled, now).await?;
+            }
         } else {
             let mut tx = self.begin_hot().await?;
-            match &mut tx.0 {
-                Backend::Sqlite(_) => {
-                    tx.hold(node, leases).await?;
-                    if !tx.settle_in_parts(settled, now).await? {
-                        drop(tx);
-                        return self.settle_what_is_owed(node, leases, settled, now).await;
-                    }
-                }
-                Backend::Postgres(tx) => settle_at_once(&mut **tx, node, leases, settled, now).await?,
+            tx.hold(node, leases).await?;
+            if !tx.settle_in_parts(settled, now).await? {
+                drop(tx);
+                return self.settle_what_is_owed(node, leases, settled, now).await;
             }
             tx.spread_the_news(settled, now).await?;
             tx.commit().await?;
         }
         crate::failpoint::hit("settle.after_commit");
         Ok(())
+    }
+
+    /// On PostgreSQL. `false`: what is remembered was remembered under another configuration, and nothing was changed.
+    async fn settle_by_memory(
+        &self,
+        pool: &PgPool,
+        put_off: &PutOff,
+        node: NodeId,
+        leases: &[Lease],
+        settled: &[Settled],
+        now: Timestamp,
+    ) -> Result<bool> {
+        let taken = Taken::of(put_off, settled);
+        let (never_queued, needs_row) = taken.told_apart(settled);
+        let under = Under { node, leases, catalog_version: put_off.believed_under() };
+        let believed = if needs_row.is_empty() && settled.iter().all(Settled::is_quiet) {
+            // One statement is a transaction by itself, and one round trip instead of four.
+            settle_at_once(pool, &under, settled, &never_queued, now).await?
+        } else {
+            let mut tx = self.begin_hot().await?;
+            if needs_row.iter().any(|owed| !owed.has_no_row) {
+                // What was to become of it may still be under way.
+                tx.wait_for_shards(leases.iter().map(|lease| lease.shard).collect()).await?;
+            }
+            tx.queue_put_off(needs_row).await?;
+            let believed = settle_at_once(tx.postgres(), &under, settled, &never_queued, now).await?;
+            if believed {
+                tx.spread_the_news(settled, now).await?;
+                tx.commit().await?;
+            }
+            believed
+        };
+        if believed {
+            taken.for_good();
+        } else {
+            taken.put_back();
+        }
+        Ok(believed)
     }
 
     /// Some of the deliveries may not be owed any more, which is rare enough to be found out afterwards.
@@ -131,16 +168,24 @@ impl Store {
     }
 }
 
+/// What outcomes are written under.
+struct Under<'a> {
+    node: NodeId,
+    leases: &'a [Lease],
+    /// Of the configuration, for what never had a row.
+    catalog_version: Option<i64>,
+}
+
 /// Over a connection round trips are what costs, so leases, endings, retries and attempts are one statement. Rows are
 /// found by key alone; repeating a partial index's predicate here would tempt the planner into scanning it. The leases
-/// are locked until it commits, which keeps a taker-over waiting.
+/// are locked until it commits, which keeps a taker-over waiting. `false`: not under this configuration.
 async fn settle_at_once(
     connection: impl sqlx::PgExecutor<'_>,
-    node: NodeId,
-    leases: &[Lease],
+    under: &Under<'_>,
     settled: &[Settled],
+    never_queued: &[EventId],
     now: Timestamp,
-) -> Result<()> {
+) -> Result<bool> {
     const POSTGRES: &str = "
         WITH held AS MATERIALIZED (
             SELECT shards.shard
@@ -150,10 +195,21 @@ async fn settle_at_once(
             ORDER BY shards.shard
             FOR SHARE OF shards
         ),
+        allowed AS MATERIALIZED (
+            SELECT 1
+            WHERE (SELECT count(*) FROM held) = cardinality($2)
+                AND (cardinality($24::uuid[]) = 0
+                    OR (SELECT value FROM facts WHERE name = 'catalog_version') = $25)
+        ),
         over AS (
             DELETE FROM queue
-            WHERE event_id = ANY ($19::uuid[]) AND (SELECT count(*) FROM held) = cardinality($2)
+            WHERE event_id = ANY ($19::uuid[]) AND EXISTS (SELECT 1 FROM allowed)
             RETURNING event_id
+        ),
+        /* Who asks for a delivery once more gives it a row. */
+        asked_for AS (
+            DELETE FROM queue
+            WHERE event_id = ANY ($24) AND EXISTS (SELECT 1 FROM allowed)
         ),
         again AS (
             UPDATE queue
@@ -161,7 +217,7 @@ async fn settle_at_once(
                 lane = CASE WHEN queue.lane = 0 AND next.attempt > 0 THEN 1 ELSE queue.lane END
             FROM unnest($20::uuid[], $21::integer[], $22::integer[], $23::bigint[])
                 AS next (event_id, attempt, other_attempts, due_at)
-            WHERE queue.event_id = next.event_id AND (SELECT count(*) FROM held) = cardinality($2)
+            WHERE queue.event_id = next.event_id AND EXISTS (SELECT 1 FROM allowed)
             RETURNING queue.event_id
         ),
         moved AS MATERIALIZED (
@@ -179,16 +235,21 @@ async fn settle_at_once(
                     unnest($16::text[]), unnest($17::bigint[]), unnest($18::bigint[])
             ) AS made
             /* Usually all were owed. Asked like this it is looked up and never joined, whatever is thought of how many. */
-            WHERE (SELECT count(*) FROM moved) = cardinality($4) OR event_id IN (SELECT event_id FROM moved)
+            WHERE EXISTS (SELECT 1 FROM allowed)
+                AND ((SELECT count(*) FROM moved) + cardinality($24) = cardinality($4)
+                    OR event_id IN (SELECT event_id FROM moved)
+                    OR event_id IN (SELECT unnest($24)))
         )
-        SELECT count(*) FROM held";
+        SELECT (SELECT count(*) FROM held), EXISTS (SELECT 1 FROM allowed)";
     fn column<'a, T>(settled: &'a [Settled], get: impl Fn(&'a Settled) -> T) -> Vec<T> {
         settled.iter().map(get).collect()
     }
-    let over = settled.iter().filter(|row| !row.standing.goes_on());
+    let never: HashSet<_> = never_queued.iter().collect();
+    let over = settled.iter().filter(|row| !row.standing.goes_on() && !never.contains(&row.event_id));
+    let leases = under.leases;
     let again: Vec<_> = settled.iter().filter_map(|row| Some((row.event_id, row.standing.again()?))).collect();
-    let held: i64 = sqlx::query_scalar(POSTGRES)
-        .bind(node)
+    let (held, allowed): (i64, bool) = sqlx::query_as(POSTGRES)
+        .bind(under.node)
         .bind(leases.iter().map(|lease| lease.shard).collect::<Vec<_>>())
         .bind(leases.iter().map(|lease| lease.epoch).collect::<Vec<_>>())
         .bind(column(settled, |row| row.event_id.0))
@@ -211,9 +272,11 @@ async fn settle_at_once(
         .bind(again.iter().map(|(_, (attempt, _, _))| *attempt).collect::<Vec<_>>())
         .bind(again.iter().map(|(_, (_, others, _))| *others).collect::<Vec<_>>())
         .bind(again.iter().map(|(_, (_, _, due_at))| due_at.micros()).collect::<Vec<_>>())
+        .bind(never_queued.iter().map(|id| id.0).collect::<Vec<_>>())
+        .bind(under.catalog_version.map(|version| version.to_string()))
         .fetch_one(connection)
         .await?;
-    if usize::try_from(held) == Ok(leases.len()) { Ok(()) } else { Err(StoreError::LeaseLost) }
+    if usize::try_from(held) == Ok(leases.len()) { Ok(allowed) } else { Err(StoreError::LeaseLost) }
 }
 
 impl Tx {

@@ -103,7 +103,7 @@ pub struct Due {
 type DueRow = (i64, EventId, i32, i32, Timestamp, Option<Timestamp>, String, Format, Vec<u8>);
 
 /// How much is owed, for the metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromRow)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, FromRow)]
 pub struct Depth {
     pub deliveries: i64,
     pub oldest_due_at: Option<Timestamp>,

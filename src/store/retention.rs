@@ -55,21 +55,43 @@ impl Store {
     /// Gives up deliveries of events older than `before` that wait for a webhook which is paused, disabled or gone, at most
     /// `limit`: their events have outlived their retention, and nobody would be sent them any more. Answers how many.
     pub async fn operator_give_up_old(&self, before: Timestamp, limit: i64) -> Result<u64> {
-        const SQL: &str = "
-            DELETE FROM queue
-            WHERE event_id IN (
-                SELECT event_id
-                FROM queue
-                WHERE event_id < $1
-                    AND NOT coalesce(
-                        (SELECT active AND disabled_at IS NULL FROM webhooks WHERE webhooks.id = queue.webhook_id), FALSE
-                    )
-                ORDER BY event_id
-                LIMIT $2
-            )";
+        macro_rules! given_up {
+            () => {
+                "DELETE FROM queue
+                WHERE event_id IN (
+                    SELECT event_id
+                    FROM queue
+                    WHERE event_id < $1
+                        AND NOT coalesce(
+                            (SELECT active AND disabled_at IS NULL FROM webhooks WHERE webhooks.id = queue.webhook_id),
+                            FALSE
+                        )
+                    ORDER BY event_id
+                    LIMIT $2
+                )"
+            };
+        }
+        const SQLITE: &str = given_up!();
+        // An event whose row was put off goes on saying that it is owed when it has one.
+        const POSTGRES: &str = concat!(
+            "WITH given_up AS (",
+            given_up!(),
+            "RETURNING event_id
+            ),
+            told AS (
+                UPDATE events SET owed_until = NULL FROM given_up WHERE events.id = given_up.event_id
+            )
+            SELECT count(*) FROM given_up"
+        );
         self.queue_what_is_owed().await?;
-        Ok(on!(self.writer(), pool => sqlx::query(SQL)
-            .bind(first_id_of(before)).bind(limit).execute(pool).await.map(|done| done.rows_affected()))?)
+        let before = first_id_of(before);
+        Ok(match self.writer() {
+            Backend::Sqlite(pool) => sqlx::query(SQLITE).bind(before).bind(limit).execute(pool).await?.rows_affected(),
+            Backend::Postgres(pool) => {
+                let given_up: i64 = sqlx::query_scalar(POSTGRES).bind(before).bind(limit).fetch_one(pool).await?;
+                given_up.unsigned_abs()
+            }
+        })
     }
 
     /// Removes events older than `before` with their attempts, at most `limit`, none that is still owed. Answers how

@@ -54,6 +54,15 @@ pub struct Seen {
     pub looked_until: Option<Timestamp>,
 }
 
+/// Who lives that sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Senders {
+    pub count: usize,
+    /// Whether each of them gives rows to what whoever had a shard before it owed without ([`Store::take_up`]). Nodes of
+    /// versions before that do not.
+    pub take_up: bool,
+}
+
 impl Store {
     /// Every process that was seen lately, the oldest first.
     pub async fn operator_nodes(&self, now: Timestamp) -> Result<Vec<Seen>> {
@@ -80,23 +89,23 @@ impl Store {
         })
     }
 
-    /// Says that a process lives, and answers how many live that send. On PostgreSQL by the database's clock; on SQLite
-    /// there is only one.
-    pub async fn announce(&self, node: &Node, ttl: Duration, now: Timestamp) -> Result<usize> {
+    /// Says that a process lives, and answers who lives that sends. On PostgreSQL by the database's clock; on SQLite there is
+    /// only one.
+    pub async fn announce(&self, node: &Node, ttl: Duration, now: Timestamp) -> Result<Senders> {
         const SQLITE: &str = "
             INSERT INTO nodes (id, version, roles, started_at, seen_at) VALUES ($1, $2, $3, $4, $4)
             ON CONFLICT (id) DO UPDATE
             SET seen_at = excluded.seen_at, version = excluded.version, roles = excluded.roles";
         const POSTGRES: &str = "
-            INSERT INTO nodes (id, version, roles, started_at, seen_at)
-            SELECT $1, $2, $3, clock.now, clock.now
+            INSERT INTO nodes (id, version, roles, started_at, seen_at, takes_up)
+            SELECT $1, $2, $3, clock.now, clock.now, TRUE
             FROM (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now) AS clock
             ON CONFLICT (id) DO UPDATE
-            SET seen_at = excluded.seen_at, version = excluded.version, roles = excluded.roles";
+            SET seen_at = excluded.seen_at, version = excluded.version, roles = excluded.roles, takes_up = TRUE";
         match self.writer() {
             Backend::Sqlite(pool) => {
                 sqlx::query(SQLITE).bind(node.id).bind(node.version).bind(&node.roles).bind(now).execute(pool).await?;
-                Ok(1)
+                Ok(Senders { count: 1, take_up: true })
             }
             Backend::Postgres(pool) => {
                 sqlx::query(POSTGRES).bind(node.id).bind(node.version).bind(&node.roles).execute(pool).await?;
@@ -105,16 +114,16 @@ impl Store {
         }
     }
 
-    /// How many nodes that send were seen within `ttl`. On SQLite there is only one.
-    pub async fn operator_senders(&self, ttl: Duration) -> Result<usize> {
+    /// The nodes that send and were seen within `ttl`.
+    async fn operator_senders(&self, ttl: Duration) -> Result<Senders> {
         const POSTGRES: &str = "
-            SELECT count(*)
+            SELECT count(*), coalesce(bool_and(takes_up), FALSE)
             FROM nodes
             WHERE roles LIKE '%engine%'
                 AND seen_at > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - $1";
-        let Backend::Postgres(pool) = self.reader() else { return Ok(1) };
-        let count: i64 = sqlx::query_scalar(POSTGRES).bind(micros(ttl)).fetch_one(pool).await?;
-        Ok(usize::try_from(count).unwrap_or(1))
+        let Backend::Postgres(pool) = self.reader() else { return Ok(Senders { count: 1, take_up: true }) };
+        let (count, take_up): (i64, bool) = sqlx::query_as(POSTGRES).bind(micros(ttl)).fetch_one(pool).await?;
+        Ok(Senders { count: usize::try_from(count).unwrap_or(1), take_up })
     }
 
     /// A process that ends says so: the others need not wait until it is missed.

@@ -3,12 +3,14 @@
 //! is recorded in parts, which finds out what is different.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::Result;
 use super::outbox::{Fired, Step, Watermark, event_columns, events_and_owed, put_in_order};
+use super::put_off::{PutOff, Putting};
 use crate::domain::ids::EventId;
 
 /// What PostgreSQL answers to a division by zero, and to a moment that is recorded already (SQLSTATE).
@@ -45,32 +47,42 @@ impl<'a> Whole<'a> {
     /// Answers which events are owed, or nothing if something is not as the step knew it: nothing was recorded then.
     ///
     /// The configuration is looked at as it was when the statement began. That is late enough: the hits were read before.
-    pub async fn record(&self, pool: &PgPool) -> Result<Option<Vec<EventId>>> {
+    pub async fn record(&self, pool: &PgPool, put_off: &Arc<PutOff>) -> Result<Option<Vec<EventId>>> {
         // Webhooks are locked before triggers and both in the order of their ids, as everywhere ([`super::outbox`]).
         const POSTGRES: &str = concat!(
             "
             WITH live AS MATERIALIZED (
                 SELECT id
                 FROM webhooks
-                WHERE id = ANY ($17) AND active AND disabled_at IS NULL
+                WHERE id = ANY ($18) AND active AND disabled_at IS NULL
                 ORDER BY id
                 FOR KEY SHARE
             ),
             versions AS MATERIALIZED (
                 SELECT id, version
                 FROM triggers
-                WHERE id = ANY ($18) AND (SELECT count(*) FROM live) = cardinality($17::uuid[])
+                WHERE id = ANY ($19) AND (SELECT count(*) FROM live) = cardinality($18::uuid[])
                 ORDER BY id
                 FOR SHARE OF triggers
             ),
+            /* For what is put off: whoever takes these shards over sees all of it. */
+            lasting AS MATERIALIZED (
+                SELECT shards.shard
+                FROM unnest($25::integer[], $26::bigint[]) AS lease (shard, epoch)
+                JOIN shards ON shards.shard = lease.shard AND shards.epoch = lease.epoch
+                WHERE shards.node_id = $27 AND shards.unqueued_since <= $28
+                ORDER BY shards.shard
+                FOR SHARE OF shards
+            ),
             moved AS (
                 UPDATE watermarks
-                SET seq = $22
-                WHERE source = $20 AND seq = $21
-                    AND (SELECT value FROM facts WHERE name = 'catalog_version') = $23
-                    AND (SELECT count(*) FROM live) = cardinality($17::uuid[])
+                SET seq = $23
+                WHERE source = $21 AND seq = $22
+                    AND (SELECT value FROM facts WHERE name = 'catalog_version') = $24
+                    AND (SELECT count(*) FROM live) = cardinality($18::uuid[])
+                    AND (SELECT count(*) FROM lasting) = cardinality($25::integer[])
                     /* Both in the order of ids, so there is one for each of those asked for. */
-                    AND (SELECT coalesce(array_agg(version ORDER BY id), '{}') FROM versions) = $19::bigint[]
+                    AND (SELECT coalesce(array_agg(version ORDER BY id), '{}') FROM versions) = $20::bigint[]
                 RETURNING 1
             ),
             ",
@@ -79,7 +91,11 @@ impl<'a> Whole<'a> {
             /* Divides by zero, and so takes all of it back, if anything is not as it was: it is recorded in parts then. */
             SELECT 1 / (SELECT count(*) FROM moved)"
         );
-        let recorded = sqlx::query_scalar_with::<_, i64, _>(POSTGRES, event_columns(&self.fired, &self.to_be_sent)?)
+        let putting = Putting::of(put_off, &self.fired);
+        let is_put_off = |fired: &Fired| putting.as_ref().is_some_and(|putting| putting.puts_off(fired));
+        let queued: Vec<_> = self.to_be_sent.iter().copied().filter(|fired| !is_put_off(fired)).collect();
+        let leases = putting.as_ref().map_or(&[][..], |putting| &putting.leases);
+        let recorded = sqlx::query_scalar_with::<_, i64, _>(POSTGRES, event_columns(&self.fired, is_put_off, &queued)?)
             .bind(self.webhooks.iter().copied().collect::<Vec<_>>())
             .bind(self.versions.keys().copied().collect::<Vec<_>>())
             .bind(self.versions.values().copied().collect::<Vec<_>>())
@@ -87,14 +103,26 @@ impl<'a> Whole<'a> {
             .bind(self.watermark.from)
             .bind(self.watermark.to)
             .bind(self.watermark.catalog_version.to_string())
+            .bind(leases.iter().map(|lease| lease.shard).collect::<Vec<_>>())
+            .bind(leases.iter().map(|lease| lease.epoch).collect::<Vec<_>>())
+            .bind(putting.as_ref().map(|putting| putting.node))
+            .bind(putting.as_ref().map(|putting| putting.first))
             .fetch_one(pool)
             .await;
         match recorded {
-            Ok(_) => Ok(Some(self.to_be_sent.iter().map(|fired| fired.event.id).collect())),
-            Err(sqlx::Error::Database(error))
-                if error.code().is_some_and(|code| NOT_AS_KNOWN.contains(&code.as_ref())) =>
-            {
-                Ok(None)
+            Ok(_) => {
+                if let Some(putting) = putting {
+                    putting.remember(self.to_be_sent.iter().copied());
+                }
+                Ok(Some(self.to_be_sent.iter().map(|fired| fired.event.id).collect()))
+            }
+            // What the database refuses it has taken back. Of no answer nothing is known, nor of one that it ends with.
+            Err(sqlx::Error::Database(error)) if error.code().is_some_and(|code| !code.starts_with("57")) => {
+                if let Some(putting) = putting {
+                    putting.forget();
+                }
+                let not_as_known = error.code().is_some_and(|code| NOT_AS_KNOWN.contains(&code.as_ref()));
+                if not_as_known { Ok(None) } else { Err(sqlx::Error::Database(error).into()) }
             }
             Err(error) => Err(error.into()),
         }

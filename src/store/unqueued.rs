@@ -8,7 +8,7 @@
 //!
 //! What the process remembered when it was killed is found at the next start: events from `unqueued_since` on that are owed
 //! and have no attempt. Where nobody has begun to remember, as in a process that only records, rows are written at once; and
-//! a process that ends leaves nothing but rows. On PostgreSQL they always are: any node may be the one to send.
+//! a process that ends leaves nothing but rows. [`super::put_off`] is the same for PostgreSQL and its several nodes.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -51,14 +51,14 @@ struct Memory {
 /// A first attempt that is owed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Owed {
-    event_id: EventId,
-    account_id: AccountId,
-    webhook_id: WebhookId,
-    shard: i32,
-    due_at: Timestamp,
-    expires_at: Option<Timestamp>,
+    pub event_id: EventId,
+    pub account_id: AccountId,
+    pub webhook_id: WebhookId,
+    pub shard: i32,
+    pub due_at: Timestamp,
+    pub expires_at: Option<Timestamp>,
     /// Whether nobody has tried to write a row for it without hearing what came of that.
-    has_no_row: bool,
+    pub has_no_row: bool,
 }
 
 impl Owed {
@@ -74,14 +74,14 @@ impl Owed {
         }
     }
 
-    fn of_row(row: OwedRow) -> Self {
+    pub fn of_row(row: OwedRow) -> Self {
         let (event_id, account_id, site_id, webhook_id, due_at, owed_until) = row;
         let expires_at = (owed_until != FOR_EVER).then_some(Timestamp::from_micros(owed_until));
         Self { event_id, account_id, webhook_id, shard: shard_of(site_id), due_at, expires_at, has_no_row: true }
     }
 }
 
-type OwedRow = (EventId, AccountId, SiteId, WebhookId, Timestamp, i64);
+pub(super) type OwedRow = (EventId, AccountId, SiteId, WebhookId, Timestamp, i64);
 
 /// What an event says of itself: until when it is owed, or nothing if it is not.
 pub(super) fn owed_until(fired: &Fired) -> Option<i64> {
@@ -230,7 +230,7 @@ impl Store {
     /// Gives everything that is owed its row, and puts no other off.
     pub async fn put_rows_off_no_longer(&self) -> Result<()> {
         const END_SQLITE: &str = "DELETE FROM facts WHERE name = $1";
-        let Some(unqueued) = self.unqueued() else { return Ok(()) };
+        let Some(unqueued) = self.unqueued() else { return self.put_off_no_longer().await };
         let mut tx = self.begin().await?;
         if !tx.1.puts_off() {
             return Ok(());
@@ -249,7 +249,7 @@ impl Store {
         match (self.reader(), self.unqueued().and_then(Unqueued::depth)) {
             (_, Some(depth)) => Ok(depth),
             (Backend::Sqlite(pool), None) => Ok(sqlx::query_as(DEPTH_SQLITE).bind(SINCE).fetch_one(pool).await?),
-            (Backend::Postgres(_), None) => Ok(Depth { deliveries: 0, oldest_due_at: None }),
+            (Backend::Postgres(_), None) => self.put_off_depth().await,
         }
     }
 
@@ -260,7 +260,7 @@ impl Store {
             tx.queue_what_is_owed().await?;
             tx.commit().await?;
         }
-        Ok(())
+        self.queue_what_was_put_off().await
     }
 }
 

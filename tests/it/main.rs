@@ -34,6 +34,7 @@ mod operation;
 mod phases;
 mod plans;
 mod plausible;
+mod put_off;
 mod resends;
 mod rooms;
 mod rotate_key;

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use pulsehook::domain::access::{Origin, Who};
 use pulsehook::domain::event::{Addressee, Data, Event};
 use pulsehook::domain::ids::{AccountId, EventId, NodeId, WebhookId};
 use pulsehook::domain::settle::Ended;
 use pulsehook::domain::time::Timestamp;
 use pulsehook::engine::leases::TTL;
+use pulsehook::store::audit::Change;
 use pulsehook::store::outbox::{Fired, StateChange, Step, Watermark};
 use pulsehook::store::outcomes::{AttemptRow, Life, Settled, Standing};
 use pulsehook::store::queue::{Lane, Position, Rest, Wanted};
@@ -66,16 +68,16 @@ pub fn event(site: &Site, webhook: &Value, number: u128, moment: &str) -> Fired 
 }
 
 /// A store of its own, with a site and a webhook in it, and no engine.
-struct Bench {
-    store: Store,
-    site: Site,
-    webhook: Value,
-    account_id: AccountId,
-    database: Database,
+pub struct Bench {
+    pub store: Store,
+    pub site: Site,
+    pub webhook: Value,
+    pub account_id: AccountId,
+    pub database: Database,
 }
 
 impl Bench {
-    async fn new(database: Database) -> Self {
+    pub async fn new(database: Database) -> Self {
         let app = TestApp::start(database).await;
         app.site().await;
         app.goal(json!({"event_name": "Signup"})).await;
@@ -87,7 +89,7 @@ impl Bench {
         Self { store, site, webhook, account_id, database }
     }
 
-    fn event(&self, number: u128, moment: &str) -> Fired {
+    pub fn event(&self, number: u128, moment: &str) -> Fired {
         event(&self.site, &self.webhook, number, moment)
     }
 
@@ -99,18 +101,24 @@ impl Bench {
         (webhook_id, now)
     }
 
-    async fn claim(&self, node: NodeId) -> Vec<Lease> {
+    pub async fn claim(&self, node: NodeId) -> Vec<Lease> {
         self.store.claim_shards(node, TTL, 256).await.unwrap();
         self.store.held_shards(node).await.unwrap()
     }
 
-    fn mine(&self, leases: &[Lease]) -> Lease {
+    /// Who changes something by hand, for the `number`th time.
+    pub fn change(&self, number: u128) -> Change {
+        let (who, origin) = (Who::Plausible, Origin { network: None, request_id: None });
+        Change { account_id: self.account_id, who, now: self.site.inserted_at, id: Uuid::from_u128(number), origin }
+    }
+
+    pub fn mine(&self, leases: &[Lease]) -> Lease {
         *leases.iter().find(|lease| lease.shard == shard_of(self.site.id)).unwrap()
     }
 }
 
-const FIRST: NodeId = NodeId(Uuid::from_u128(1));
-const SECOND: NodeId = NodeId(Uuid::from_u128(2));
+pub const FIRST: NodeId = NodeId(Uuid::from_u128(1));
+pub const SECOND: NodeId = NodeId(Uuid::from_u128(2));
 
 on_both!({
     async fn of_two_that_look_at_the_same_hits_one_is_refused(database: Database) {
@@ -617,7 +625,7 @@ async fn steps_and_outcomes_go_on_while_days_are_dropped() {
     .await;
 }
 
-async fn until_somebody_waits(watch: &mut sqlx::PgConnection) {
+pub async fn until_somebody_waits(watch: &mut sqlx::PgConnection) {
     const WAITING: &str = "
         SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
     while sqlx::query_scalar::<_, i64>(WAITING).fetch_one(&mut *watch).await.unwrap() == 0 {
