@@ -457,3 +457,37 @@ async fn a_row_is_not_written_behind_the_back_of_who_deletes_its_webhook() {
     }))
     .await;
 }
+
+/// Somebody asks for a delivery once more while its outcome is being written: the next attempt has the next number.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_asked_for_while_its_outcome_is_written_goes_on_counting() {
+    in_time(Box::pin(async {
+        let mut stage = Stage::new().await;
+        let id = stage.record(1).await;
+        assert_eq!(ids(&stage.due(&stage.bench.store, Lane::First).await), [id]);
+        // An outcome on its way, all but its end.
+        let mut somebody = PgConnection::connect(&stage.bench.database.url).await.unwrap();
+        let mut outcome = somebody.begin().await.unwrap();
+        for sql in [
+            "SELECT 1 FROM shards FOR SHARE",
+            "INSERT INTO attempts (event_id, number, account_id, webhook_id, started_at, duration_ms, outcome, ended)
+                SELECT event_id, 1, account_id, webhook_id, 0, 0, 'success', 'success' FROM queue",
+            "DELETE FROM queue",
+        ] {
+            sqlx::query(sql).execute(&mut *outcome).await.unwrap();
+        }
+        let change = stage.bench.change(1);
+        let mut watch = PgConnection::connect(&stage.bench.database.url).await.unwrap();
+        let commit = async {
+            until_somebody_waits(&mut watch).await;
+            outcome.commit().await.unwrap();
+        };
+        let asked = stage.other.resend(&change, stage.webhook(), id, stage.lease.shard);
+        let (found, ()) = tokio::join!(asked, commit);
+        assert!(found.unwrap());
+        let due = stage.due(&stage.bench.store, Lane::Resend).await;
+        assert_eq!((ids(&due), due[0].other_attempts), (vec![id], 1));
+        stage.close().await;
+    }))
+    .await;
+}

@@ -21,230 +21,21 @@
 //! lock on its shard or a second later.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
-use foldhash::{HashMap, HashSet};
-use tokio::sync::MutexGuard as Turn;
+use foldhash::HashSet;
 
-use super::outbox::Fired;
-use super::outcomes::Settled;
+use self::memory::SLACK;
+pub(super) use self::memory::{PutOff, Putting, Taken};
 use super::queue::Depth;
 use super::retention::first_id_of;
 use super::shards::Lease;
 use super::unqueued::{Owed, OwedRow};
 use super::{Backend, PostgresPools, Result, Store, StoreError, Tx};
-use crate::domain::ids::{EventId, NodeId};
+use crate::domain::ids::NodeId;
 use crate::domain::time::Timestamp;
 
-/// So far back `unqueued_since` is from what is put off at the moment: a step that takes longer from its events' ids to its
-/// commit has rows.
-const SLACK: Duration = Duration::from_secs(20);
-/// It is moved on when what is put off has come so far from it: whoever takes a shard up has so much to look through.
-const MOVES_AFTER: Duration = Duration::from_secs(30);
-
-/// What this process remembers, and whose turn it is to write any of it.
-#[derive(Default)]
-pub(super) struct PutOff {
-    turn: tokio::sync::Mutex<()>,
-    /// Nothing in a process that does not send.
-    memory: Mutex<Option<Memory>>,
-}
-
-struct Memory {
-    node: NodeId,
-    /// The shards that were taken up, with their epochs.
-    leases: HashMap<i32, i64>,
-    /// Whether every node that sends would find what this one has left.
-    others_take_up: bool,
-    owed: HashMap<EventId, Owed>,
-    /// The newest event that was put off, and up to when it is known that nothing older is.
-    newest: Timestamp,
-    since: Timestamp,
-    /// Of the configuration under which it is believed; none to begin with.
-    catalog_version: Option<i64>,
-    /// The first event of the step under way.
-    recording: Option<Timestamp>,
-    doubt: Option<Doubt>,
-}
-
-/// A step of which nobody knows whether it was recorded: its first event.
-#[derive(Debug, Clone, Copy)]
-enum Doubt {
-    /// It may still happen.
-    Open(Timestamp),
-    /// It did, or never will.
-    Over(Timestamp),
-}
-
-impl Memory {
-    fn new(node: NodeId, now: Timestamp) -> Self {
-        Self {
-            node,
-            leases: HashMap::default(),
-            others_take_up: false,
-            owed: HashMap::default(),
-            newest: now,
-            since: now - SLACK,
-            catalog_version: None,
-            recording: None,
-            doubt: None,
-        }
-    }
-
-    /// Nothing before this is put off.
-    fn oldest(&self, now: Timestamp) -> Timestamp {
-        let doubted = self.doubt.map(|(Doubt::Open(first) | Doubt::Over(first))| first);
-        let owed = self.owed.keys().map(|id| id.recorded_at()).min();
-        [Some(now - SLACK), self.recording, doubted, owed].into_iter().flatten().min().unwrap_or(now)
-    }
-
-    fn wants_rows(&self) -> bool {
-        !self.owed.is_empty() || matches!(self.doubt, Some(Doubt::Over(_)))
-    }
-}
-
-impl PutOff {
-    fn memory(&self) -> MutexGuard<'_, Option<Memory>> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn with<T>(&self, work: impl FnOnce(&mut Memory) -> T) -> Option<T> {
-        self.memory().as_mut().map(work)
-    }
-
-    pub async fn turn(&self) -> Turn<'_, ()> {
-        self.turn.lock().await
-    }
-
-    /// Nothing where nothing is remembered.
-    fn depth(&self) -> Option<Depth> {
-        self.with(|memory| Depth {
-            deliveries: i64::try_from(memory.owed.len()).unwrap_or(i64::MAX),
-            oldest_due_at: memory.owed.values().map(|owed| owed.due_at).min(),
-        })
-    }
-
-    /// A step with a watermark was recorded, or refused because the watermark had moved: so one of the same hits that was in
-    /// doubt was recorded by now, or never will be.
-    pub fn watermark_is_known(&self) {
-        self.with(|memory| {
-            if let Some(Doubt::Open(first)) = memory.doubt {
-                memory.doubt = Some(Doubt::Over(first));
-            }
-        });
-    }
-}
-
-/// What a step puts off, and under which leases.
-pub(super) struct Putting {
-    from: Arc<PutOff>,
-    pub node: NodeId,
-    pub leases: Vec<Lease>,
-    /// The moment of its first event.
-    pub first: Timestamp,
-    shards: HashSet<i32>,
-    outcome_is_known: bool,
-}
-
-impl Putting {
-    /// Of these events, in the order of their ids; nothing if all of them get rows.
-    pub fn of(put_off: &Arc<PutOff>, fired: &[&Fired]) -> Option<Self> {
-        let first = fired.first()?.event.id.recorded_at();
-        let mut memory = put_off.memory();
-        let known = memory.as_mut().filter(|memory| memory.others_take_up && first >= memory.since)?;
-        let shards: HashSet<_> =
-            fired.iter().map(|fired| fired.shard).filter(|shard| known.leases.contains_key(shard)).collect();
-        let mut leases: Vec<_> =
-            shards.iter().map(|shard| Lease { shard: *shard, epoch: known.leases[shard] }).collect();
-        leases.sort_unstable_by_key(|lease| lease.shard);
-        known.recording = Some(first);
-        let node = known.node;
-        drop(memory);
-        Some(Self { from: Arc::clone(put_off), node, leases, first, shards, outcome_is_known: false })
-    }
-
-    pub fn puts_off(&self, fired: &Fired) -> bool {
-        !fired.shadow && self.shards.contains(&fired.shard)
-    }
-
-    /// They were recorded.
-    pub fn remember<'a>(mut self, fired: impl Iterator<Item = &'a Fired>) {
-        self.outcome_is_known = true;
-        let owed: Vec<_> = fired.filter(|fired| self.puts_off(fired)).map(Owed::of).collect();
-        self.from.with(|memory| {
-            for owed in owed {
-                memory.newest = memory.newest.max(owed.event_id.recorded_at());
-                memory.owed.insert(owed.event_id, owed);
-            }
-        });
-    }
-
-    /// They were not.
-    pub fn forget(mut self) {
-        self.outcome_is_known = true;
-    }
-}
-
-impl Drop for Putting {
-    fn drop(&mut self) {
-        self.from.with(|memory| {
-            memory.recording = None;
-            if !self.outcome_is_known {
-                let before = memory.doubt.map(|(Doubt::Open(first) | Doubt::Over(first))| first);
-                memory.doubt = Some(Doubt::Open(before.map_or(self.first, |before| before.min(self.first))));
-            }
-        });
-    }
-}
-
-/// What was taken out of memory to write it, or what became of it. Nothing is known of it if that ends without a word, so
-/// it is put back.
-pub(super) struct Taken<'a> {
-    from: &'a PutOff,
-    owed: Vec<Owed>,
-}
-
-impl<'a> Taken<'a> {
-    /// Those of these outcomes.
-    pub fn of(put_off: &'a PutOff, settled: &[Settled]) -> Self {
-        let take = |memory: &mut Memory| settled.iter().filter_map(|row| memory.owed.remove(&row.event_id)).collect();
-        Self { from: put_off, owed: put_off.with(take).unwrap_or_default() }
-    }
-
-    fn all(put_off: &'a PutOff) -> Self {
-        let take = |memory: &mut Memory| memory.owed.drain().map(|(_, owed)| owed).collect();
-        Self { from: put_off, owed: put_off.with(take).unwrap_or_default() }
-    }
-
-    /// Those that never had a row and need none, since these outcomes end them, and the rest.
-    pub fn told_apart(&self, settled: &[Settled]) -> (Vec<EventId>, Vec<Owed>) {
-        let goes_on: HashSet<_> = settled.iter().filter(|row| row.standing.goes_on()).map(|row| row.event_id).collect();
-        let (over, needs_row): (Vec<_>, Vec<_>) =
-            self.owed.iter().copied().partition(|owed| owed.has_no_row && !goes_on.contains(&owed.event_id));
-        (over.into_iter().map(|owed| owed.event_id).collect(), needs_row)
-    }
-
-    /// It was committed.
-    pub fn for_good(mut self) {
-        self.owed.clear();
-    }
-
-    /// Nothing was changed.
-    pub fn put_back(mut self) {
-        let owed = std::mem::take(&mut self.owed);
-        self.from.with(|memory| memory.owed.extend(owed.into_iter().map(|owed| (owed.event_id, owed))));
-    }
-}
-
-impl Drop for Taken<'_> {
-    fn drop(&mut self) {
-        let owed = std::mem::take(&mut self.owed);
-        self.from.with(|memory| {
-            memory.owed.extend(owed.into_iter().map(|owed| (owed.event_id, Owed { has_no_row: false, ..owed })));
-        });
-    }
-}
+mod memory;
 
 /// How much is to be written down.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -283,20 +74,14 @@ impl Store {
     pub async fn take_up(&self, node: NodeId, held: &[Lease], others_take_up: bool, now: Timestamp) -> Result<()> {
         let Some((_, put_off)) = self.put_off() else { return Ok(()) };
         let _turn = put_off.turn().await;
-        let (new, moves_to) = {
-            let mut memory = put_off.memory();
-            let memory = memory.get_or_insert_with(|| Memory::new(node, now));
-            memory.others_take_up = others_take_up;
-            let epochs: HashMap<_, _> = held.iter().map(|lease| (lease.shard, lease.epoch)).collect();
-            memory.leases.retain(|shard, epoch| epochs.get(shard) == Some(epoch));
-            let new: Vec<_> = held.iter().filter(|lease| !memory.leases.contains_key(&lease.shard)).copied().collect();
-            let oldest = memory.oldest(now);
-            (new, (memory.newest.since(memory.since) > SLACK + MOVES_AFTER).then_some(oldest))
-        };
+        let (new, moves_to) = put_off.is_to_take_up(node, held, others_take_up, now);
         if let Some(since) = moves_to {
             self.move_on(put_off, since).await?;
         }
-        if !new.is_empty() { self.look_through(put_off, node, &new, now).await } else { Ok(()) }
+        if !new.is_empty() {
+            self.look_through(put_off, node, &new, now).await?;
+        }
+        Ok(())
     }
 
     /// Says that nothing before this is put off.
@@ -310,14 +95,10 @@ impl Store {
                 AND shards.epoch = lease.epoch
                 AND shards.unqueued_since < $4";
         let Some((pools, _)) = self.put_off() else { return Ok(()) };
-        let Some((node, leases)) = put_off.with(|memory| {
-            // First here: steps that begin from now on know it.
-            memory.since = memory.since.max(since);
-            (memory.node, memory.leases.clone())
-        }) else {
-            return Ok(());
-        };
-        let (shards, epochs): (Vec<_>, Vec<_>) = in_order(&leases).into_iter().unzip();
+        // First here: steps that begin from now on know it.
+        put_off.begins_at(since);
+        let Some((node, leases)) = put_off.leases() else { return Ok(()) };
+        let (shards, epochs) = columns(&leases);
         sqlx::query(MOVE_POSTGRES).bind(node).bind(shards).bind(epochs).bind(since).execute(&pools.hot).await?;
         Ok(())
     }
@@ -333,7 +114,7 @@ impl Store {
             ORDER BY shards.shard
             FOR UPDATE OF shards";
         const BEGIN_POSTGRES: &str = "UPDATE shards SET unqueued_since = $2 WHERE shard = ANY ($1)";
-        let (shards, epochs): (Vec<_>, Vec<_>) = new.iter().map(|lease| (lease.shard, lease.epoch)).unzip();
+        let (shards, epochs) = columns(new);
         let mut tx = self.begin().await?;
         let held: Vec<(i32, Option<Timestamp>)> = {
             let connection = tx.postgres();
@@ -352,21 +133,19 @@ impl Store {
         let held: Vec<_> = held.into_iter().map(|(shard, _)| shard).collect();
         sqlx::query(BEGIN_POSTGRES).bind(held).bind(since).execute(tx.postgres()).await?;
         tx.commit().await?;
-        put_off.with(|memory| {
-            memory.since = memory.since.max(since);
-            memory.leases.extend(new.iter().map(|lease| (lease.shard, lease.epoch)));
-        });
+        put_off.begins_at(since);
+        put_off.has_taken_up(new);
         Ok(())
     }
 
     /// For those who read the queue: what was put off has its row afterwards, as far as it is this node's.
     pub(super) async fn queue_what_was_put_off(&self) -> Result<()> {
         let Some((_, put_off)) = self.put_off() else { return Ok(()) };
-        if !put_off.with(|memory| memory.wants_rows()).unwrap_or(false) {
-            return Ok(());
+        if put_off.wants_rows() {
+            let _turn = put_off.turn().await;
+            self.write_down(put_off, Extent::Now).await?;
         }
-        let _turn = put_off.turn().await;
-        self.write_down(put_off, Extent::Now).await
+        Ok(())
     }
 
     /// The same for who has the turn. What is remembered afterwards is believed under the configuration as it is.
@@ -379,7 +158,7 @@ impl Store {
         let Some((_, put_off)) = self.put_off() else { return Ok(()) };
         let _turn = put_off.turn().await;
         self.write_down(put_off, Extent::ForGood).await?;
-        *put_off.memory() = None;
+        put_off.ends();
         Ok(())
     }
 
@@ -392,28 +171,21 @@ impl Store {
             ORDER BY shards.shard
             FOR NO KEY UPDATE OF shards";
         const END_POSTGRES: &str = "UPDATE shards SET unqueued_since = NULL WHERE shard = ANY ($1)";
-        let Some((node, mut leases, doubt)) = put_off.with(|memory| (memory.node, memory.leases.clone(), memory.doubt))
-        else {
-            return Ok(());
-        };
+        let Some((node, mut leases)) = put_off.leases() else { return Ok(()) };
+        let looked_again = put_off.is_to_look_again(extent == Extent::ForGood);
         let taken = Taken::all(put_off);
-        let looked_again = match doubt {
-            Some(Doubt::Over(first)) => Some(first),
-            Some(Doubt::Open(first)) if extent == Extent::ForGood => Some(first),
-            _ => None,
-        };
         if looked_again.is_none() && extent == Extent::Now {
-            let concerned: HashSet<_> = taken.owed.iter().map(|owed| owed.shard).collect();
-            leases.retain(|shard, _| concerned.contains(shard));
+            let concerned: HashSet<_> = taken.owed().iter().map(|owed| owed.shard).collect();
+            leases.retain(|lease| concerned.contains(&lease.shard));
         }
-        let (shards, epochs): (Vec<_>, Vec<_>) = in_order(&leases).into_iter().unzip();
+        let (shards, epochs) = columns(&leases);
         let mut tx = self.begin_hot().await?;
         // Waits for every statement that was begun under these leases, and what comes after it sees what they did.
         let held: Vec<i32> =
             sqlx::query_scalar(LOCK_POSTGRES).bind(node).bind(shards).bind(epochs).fetch_all(tx.postgres()).await?;
         let held: HashSet<_> = held.into_iter().collect();
         let catalog_version = tx.catalog_version().await?;
-        let mut owed: Vec<_> = taken.owed.iter().copied().filter(|owed| held.contains(&owed.shard)).collect();
+        let mut owed: Vec<_> = taken.owed().iter().copied().filter(|owed| held.contains(&owed.shard)).collect();
         if let Some(first) = looked_again {
             owed.extend(tx.left_since(first, &held).await?);
         }
@@ -423,13 +195,7 @@ impl Store {
         }
         tx.commit().await?;
         taken.for_good();
-        put_off.with(|memory| {
-            memory.catalog_version = Some(catalog_version);
-            if looked_again.is_some() {
-                // Another may have come into doubt meanwhile.
-                memory.doubt = memory.doubt.filter(|doubt| matches!(doubt, Doubt::Open(_)));
-            }
-        });
+        put_off.is_written_down(catalog_version, looked_again.is_some());
         Ok(())
     }
 
@@ -444,13 +210,6 @@ impl Store {
         let since: Option<Timestamp> = sqlx::query_scalar(SINCE_POSTGRES).fetch_one(&pools.rest).await?;
         let Some(since) = since else { return Ok(Depth::default()) };
         Ok(sqlx::query_as(DEPTH_POSTGRES).bind(first_id_of(since)).fetch_one(&pools.rest).await?)
-    }
-}
-
-impl PutOff {
-    /// Under which configuration what is remembered is believed.
-    pub fn believed_under(&self) -> Option<i64> {
-        self.with(|memory| memory.catalog_version).flatten()
     }
 }
 
@@ -515,8 +274,7 @@ impl Tx {
     }
 }
 
-fn in_order(leases: &HashMap<i32, i64>) -> Vec<(i32, i64)> {
-    let mut leases: Vec<_> = leases.iter().map(|(shard, epoch)| (*shard, *epoch)).collect();
-    leases.sort_unstable();
-    leases
+/// Shards and epochs.
+fn columns(leases: &[Lease]) -> (Vec<i32>, Vec<i64>) {
+    leases.iter().map(|lease| (lease.shard, lease.epoch)).unzip()
 }
