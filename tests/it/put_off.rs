@@ -491,3 +491,29 @@ async fn what_is_asked_for_while_its_outcome_is_written_goes_on_counting() {
     }))
     .await;
 }
+
+/// A step takes long, and its shards are another node's meanwhile: who took them over has looked already.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_that_outlasts_its_lease_has_rows() {
+    in_time(Box::pin(async {
+        let mut stage = Stage::new().await;
+        let fired = stage.event_at(1, stage.now());
+        let id = fired.event.id;
+        let step = stage.step(vec![fired]).await;
+        let mut somebody = PgConnection::connect(&stage.bench.database.url).await.unwrap();
+        let mut lock = somebody.begin().await.unwrap();
+        sqlx::query("SELECT 1 FROM webhooks FOR UPDATE").execute(&mut *lock).await.unwrap();
+        let (store, now) = (stage.bench.store.clone(), stage.now());
+        let takeover = async {
+            until_somebody_waits(&mut stage.watch).await;
+            stage.second_takes_over().await;
+            lock.commit().await.unwrap();
+        };
+        let (owed, ()) = tokio::join!(store.record(&step, now), takeover);
+        assert_eq!(owed.unwrap(), [id]);
+        assert_eq!(stage.written().await, (1, 0));
+        assert_eq!(ids(&stage.due(&stage.other, Lane::First).await), [id]);
+        stage.close().await;
+    }))
+    .await;
+}
