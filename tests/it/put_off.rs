@@ -15,7 +15,7 @@ use pulsehook::store::shards::{Lease, Node};
 use pulsehook::store::{Store, StoreError};
 use sqlx::{Connection as _, PgConnection};
 
-use crate::steps::{Bench, FIRST, SECOND, settled, until_somebody_waits};
+use crate::steps::{Bench, FIRST, SECOND, settled, until_so_many_wait, until_somebody_waits};
 use crate::support::{Database, in_time};
 
 /// Two nodes over one database; the first has all shards and puts rows off.
@@ -425,8 +425,16 @@ async fn an_outcome_nobody_heard_of_leaves_no_row() {
             }
         }
         // A look waits for what is still under way.
-        let look = async { stage.due(&stage.bench.store, Lane::First).await };
-        let (left, ()) = tokio::join!(look, async { lock.commit().await.unwrap() });
+        let left = {
+            let mut watch = PgConnection::connect(&stage.bench.database.url).await.unwrap();
+            let mut look = Box::pin(stage.due(&stage.bench.store, Lane::First));
+            tokio::select! {
+                left = &mut look => panic!("it does not wait: {left:?}"),
+                () = until_so_many_wait(2, &mut watch) => {}
+            }
+            lock.commit().await.unwrap();
+            look.await
+        };
         assert_eq!(left, []);
         assert_eq!(stage.bench.store.recorded_attempts(&outcomes).await.unwrap(), [(id, 1)]);
         assert_eq!(stage.written().await, (0, 2));

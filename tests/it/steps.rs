@@ -626,9 +626,13 @@ async fn steps_and_outcomes_go_on_while_days_are_dropped() {
 }
 
 pub async fn until_somebody_waits(watch: &mut sqlx::PgConnection) {
+    until_so_many_wait(1, watch).await;
+}
+
+pub async fn until_so_many_wait(count: i64, watch: &mut sqlx::PgConnection) {
     const WAITING: &str = "
         SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    while sqlx::query_scalar::<_, i64>(WAITING).fetch_one(&mut *watch).await.unwrap() == 0 {
+    while sqlx::query_scalar::<_, i64>(WAITING).fetch_one(&mut *watch).await.unwrap() < count {
         tokio::task::yield_now().await;
     }
 }
