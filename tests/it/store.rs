@@ -87,8 +87,12 @@ fn statements() -> Vec<(String, Vec<String>, Vec<Kind>)> {
     let constant = regex::Regex::new(r#"(?s)const (\w+): &str =\s*(\w+!\()?\s*(".*?")\s*\)?;"#).unwrap();
     let literal = regex::Regex::new(r#"(?s)"(.*?)""#).unwrap();
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
+    let mut paths = vec![folder];
+    while let Some(path) = paths.pop() {
+        if path.is_dir() {
+            paths.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+            continue;
+        }
         let source = std::fs::read_to_string(&path).unwrap();
         for capture in constant.captures_iter(&source) {
             let parts: Vec<_> = literal.captures_iter(&capture[3]).map(|part| plain(&part[1])).collect();
