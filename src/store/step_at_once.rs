@@ -91,7 +91,7 @@ impl<'a> Whole<'a> {
             /* Divides by zero, and so takes all of it back, if anything is not as it was: it is recorded in parts then. */
             SELECT 1 / (SELECT count(*) FROM moved)"
         );
-        let putting = Putting::of(put_off, &self.fired);
+        let putting = Putting::of(put_off, &self.fired, self.watermark);
         let is_put_off = |fired: &Fired| putting.as_ref().is_some_and(|putting| putting.puts_off(fired));
         let queued: Vec<_> = self.to_be_sent.iter().copied().filter(|fired| !is_put_off(fired)).collect();
         let leases = putting.as_ref().map_or(&[][..], |putting| &putting.leases);

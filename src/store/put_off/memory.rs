@@ -6,7 +6,7 @@ use std::time::Duration;
 use foldhash::{HashMap, HashSet};
 use tokio::sync::MutexGuard as Turn;
 
-use super::super::outbox::Fired;
+use super::super::outbox::{Fired, Watermark};
 use super::super::outcomes::Settled;
 use super::super::queue::Depth;
 use super::super::shards::Lease;
@@ -42,6 +42,8 @@ struct Memory {
     catalog_version: Option<i64>,
     /// The first event of the step under way.
     recording: Option<Timestamp>,
+    /// From where the last step moves which source's watermark.
+    step: Option<(String, i64)>,
     doubt: Option<Doubt>,
 }
 
@@ -65,6 +67,7 @@ impl Memory {
             since: now - SLACK,
             catalog_version: None,
             recording: None,
+            step: None,
             doubt: None,
         }
     }
@@ -154,7 +157,12 @@ impl PutOff {
     }
 
     pub(super) fn wants_rows(&self) -> bool {
-        self.with(|memory| !memory.owed.is_empty() || matches!(memory.doubt, Some(Doubt::Over(_)))).unwrap_or(false)
+        self.with(|memory| !memory.owed.is_empty() || memory.doubt.is_some()).unwrap_or(false)
+    }
+
+    /// The step in doubt, by its source and from where it moves that one's watermark, while it may still happen.
+    pub(super) fn doubted(&self) -> Option<(String, i64)> {
+        self.with(|memory| memory.step.clone().filter(|_| matches!(memory.doubt, Some(Doubt::Open(_))))).flatten()
     }
 
     /// From which moment on, for what nobody remembers because nobody heard that it was recorded.
@@ -194,7 +202,7 @@ pub(in crate::store) struct Putting {
 
 impl Putting {
     /// Of these events, in the order of their ids; nothing if all of them get rows.
-    pub fn of(put_off: &Arc<PutOff>, fired: &[&Fired]) -> Option<Self> {
+    pub fn of(put_off: &Arc<PutOff>, fired: &[&Fired], watermark: &Watermark) -> Option<Self> {
         let first = fired.first()?.event.id.recorded_at();
         let mut memory = put_off.memory();
         let known = memory.as_mut().filter(|memory| memory.others_take_up && first >= memory.since)?;
@@ -204,6 +212,7 @@ impl Putting {
             shards.iter().map(|shard| Lease { shard: *shard, epoch: known.leases[shard] }).collect();
         leases.sort_unstable_by_key(|lease| lease.shard);
         known.recording = Some(first);
+        known.step = Some((watermark.source.clone(), watermark.from));
         let node = known.node;
         drop(memory);
         Some(Self { from: Arc::clone(put_off), node, leases, first, shards, outcome_is_known: false })
@@ -308,6 +317,10 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
     const MINUTE: Duration = Duration::from_secs(60);
 
+    fn step() -> Watermark {
+        Watermark { source: "here".to_owned(), from: 3, to: 4, catalog_version: 1 }
+    }
+
     fn leases(epoch: i64) -> [Lease; 2] {
         [1, 2].map(|shard| Lease { shard, epoch })
     }
@@ -335,7 +348,7 @@ mod tests {
     }
 
     fn put_off(memory: &Arc<PutOff>, fired: &Fired) {
-        Putting::of(memory, &[fired]).unwrap().remember([fired].into_iter());
+        Putting::of(memory, &[fired], &step()).unwrap().remember([fired].into_iter());
     }
 
     /// Where it would begin if it were said now.
@@ -347,12 +360,16 @@ mod tests {
     fn only_what_is_of_shards_that_were_taken_up_is_put_off() {
         let memory = begun();
         let [mine, others] = [1, 3].map(|shard| fired(NOW, shard));
-        let putting = Putting::of(&memory, &[&mine, &others]).unwrap();
+        let putting = Putting::of(&memory, &[&mine, &others], &step()).unwrap();
         assert_eq!((putting.puts_off(&mine), putting.puts_off(&others)), (true, false));
         assert_eq!((&putting.leases[..], putting.first), (&leases(1)[..1], NOW));
         putting.remember([&mine, &others].into_iter());
         assert_eq!(memory.depth().unwrap().deliveries, 1);
-        assert!(!Putting::of(&memory, &[&fired(NOW, 1)]).unwrap().puts_off(&Fired { shadow: true, ..fired(NOW, 1) }));
+        assert!(
+            !Putting::of(&memory, &[&fired(NOW, 1)], &step())
+                .unwrap()
+                .puts_off(&Fired { shadow: true, ..fired(NOW, 1) })
+        );
         // What was lost is new when it comes back.
         assert_eq!(memory.is_to_take_up(NODE, &leases(1)[..1], true, NOW).0, []);
         assert_eq!(memory.is_to_take_up(NODE, &leases(1), true, NOW).0, leases(1)[1..]);
@@ -362,14 +379,14 @@ mod tests {
     #[test]
     fn nothing_is_put_off_that_would_not_be_found() {
         let memory = begun();
-        assert!(Putting::of(&memory, &[&fired(NOW - SLACK, 1)]).is_some());
-        assert!(Putting::of(&memory, &[&fired(NOW - SLACK - Duration::from_millis(1), 1)]).is_none());
+        assert!(Putting::of(&memory, &[&fired(NOW - SLACK, 1)], &step()).is_some());
+        assert!(Putting::of(&memory, &[&fired(NOW - SLACK - Duration::from_millis(1), 1)], &step()).is_none());
         memory.begins_at(NOW);
-        assert!(Putting::of(&memory, &[&fired(NOW - SLACK, 1)]).is_none());
-        assert!(Putting::of(&memory, &[&fired(NOW, 1)]).is_some());
+        assert!(Putting::of(&memory, &[&fired(NOW - SLACK, 1)], &step()).is_none());
+        assert!(Putting::of(&memory, &[&fired(NOW, 1)], &step()).is_some());
         memory.is_to_take_up(NODE, &leases(1), false, NOW);
-        assert!(Putting::of(&memory, &[&fired(NOW, 1)]).is_none(), "others would not look");
-        assert!(Putting::of(&Arc::default(), &[&fired(NOW, 1)]).is_none(), "this process does not send");
+        assert!(Putting::of(&memory, &[&fired(NOW, 1)], &step()).is_none(), "others would not look");
+        assert!(Putting::of(&Arc::default(), &[&fired(NOW, 1)], &step()).is_none(), "this process does not send");
     }
 
     #[test]
@@ -377,19 +394,19 @@ mod tests {
         let memory = begun();
         let (event, later) = (fired(NOW, 1), NOW + 10 * MINUTE);
         assert_eq!(begins(&memory, later), later - SLACK);
-        let putting = Putting::of(&memory, &[&event]).unwrap();
+        let putting = Putting::of(&memory, &[&event], &step()).unwrap();
         assert_eq!(begins(&memory, later), NOW, "under way");
         putting.remember([&event].into_iter());
         assert_eq!(begins(&memory, later), NOW, "remembered");
         Taken::all(&memory).for_good();
         assert_eq!(begins(&memory, later), later - SLACK);
-        drop(Putting::of(&memory, &[&event]));
+        drop(Putting::of(&memory, &[&event], &step()));
         assert_eq!(begins(&memory, later), NOW, "in doubt");
         memory.watermark_is_known();
         assert_eq!(begins(&memory, later), NOW, "to be looked for");
         memory.is_written_down(1, true);
         assert_eq!(begins(&memory, later), later - SLACK);
-        Putting::of(&memory, &[&event]).unwrap().forget();
+        Putting::of(&memory, &[&event], &step()).unwrap().forget();
         assert_eq!(begins(&memory, later), later - SLACK, "refused");
     }
 
@@ -411,12 +428,14 @@ mod tests {
         let memory = begun();
         let look = |for_good| memory.is_to_look_again(for_good);
         assert_eq!((look(false), look(true), memory.wants_rows()), (None, None, false));
-        drop(Putting::of(&memory, &[&fired(NOW, 1)]));
-        assert_eq!((look(false), look(true), memory.wants_rows()), (None, Some(NOW), false));
+        drop(Putting::of(&memory, &[&fired(NOW, 1)], &step()));
+        assert_eq!((look(false), look(true), memory.wants_rows()), (None, Some(NOW), true));
+        assert_eq!(memory.doubted(), Some(("here".to_owned(), 3)));
         memory.watermark_is_known();
+        assert_eq!(memory.doubted(), None);
         assert_eq!((look(false), look(true), memory.wants_rows()), (Some(NOW), Some(NOW), true));
         // Another one before it was looked into: from the first of both on, when both are over.
-        drop(Putting::of(&memory, &[&fired(NOW + MINUTE, 1)]));
+        drop(Putting::of(&memory, &[&fired(NOW + MINUTE, 1)], &step()));
         assert_eq!((look(false), look(true)), (None, Some(NOW)));
         memory.is_written_down(1, true);
         assert_eq!(look(true), Some(NOW), "it was not over");

@@ -172,6 +172,12 @@ impl Store {
             FOR NO KEY UPDATE OF shards";
         const END_POSTGRES: &str = "UPDATE shards SET unqueued_since = NULL WHERE shard = ANY ($1)";
         let Some((node, mut leases)) = put_off.leases() else { return Ok(()) };
+        if let Some((source, from)) = put_off.doubted()
+            && self.operator_watermark_of(&source).await?.is_some_and(|seq| seq != from)
+        {
+            // It happened, or another of the same hits did: nobody need come again for them.
+            put_off.watermark_is_known();
+        }
         let looked_again = put_off.is_to_look_again(extent == Extent::ForGood);
         let taken = Taken::all(put_off);
         if looked_again.is_none() && extent == Extent::Now {
