@@ -120,18 +120,12 @@ impl Store {
     /// [`StoreError::Overtaken`] when somebody else moved the watermark, a trigger's state, or the configuration that the
     /// watermark was based on. Nothing was recorded then.
     pub async fn record(&self, step: &Step, now: Timestamp) -> Result<Vec<EventId>> {
-        let outcome = match self.record_at_once(step).await {
-            Ok(Some(owed)) => Ok(owed),
-            Ok(None) => self.record_in_parts(step, now).await,
-            Err(error) => Err(error),
+        let owed = match self.record_at_once(step).await? {
+            Some(owed) => owed,
+            None => self.record_in_parts(step, now).await?,
         };
-        if let (Some((_, put_off)), true) = (self.put_off(), step.watermark.is_some())
-            && matches!(outcome, Ok(_) | Err(StoreError::Overtaken))
-        {
-            put_off.watermark_is_known();
-        }
         crate::failpoint::hit("evaluator.after_commit");
-        outcome
+        Ok(owed)
     }
 
     /// Nothing is recorded, and nothing answered, where that is not possible.

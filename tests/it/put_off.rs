@@ -13,7 +13,7 @@ use pulsehook::store::queue::{Due, Lane, Position, Rest, Wanted};
 use pulsehook::store::retention::first_id_of;
 use pulsehook::store::shards::{Lease, Node};
 use pulsehook::store::{Store, StoreError};
-use sqlx::{Connection as _, PgConnection};
+use sqlx::{Connection as _, PgConnection, Postgres, Transaction};
 
 use crate::steps::{Bench, FIRST, SECOND, settled, until_so_many_wait, until_somebody_waits};
 use crate::support::{Database, in_time};
@@ -108,6 +108,12 @@ impl Stage {
         let held = self.other.claim_shards(SECOND, TTL, 256).await.unwrap();
         self.other.take_up(SECOND, &held, true, self.now()).await.unwrap();
         self.bench.mine(&held)
+    }
+
+    async fn commit_once_somebody_waits(&self, tx: Transaction<'_, Postgres>) {
+        let mut watch = PgConnection::connect(&self.bench.database.url).await.unwrap();
+        until_somebody_waits(&mut watch).await;
+        tx.commit().await.unwrap();
     }
 
     async fn close(self) {
@@ -450,11 +456,7 @@ async fn a_row_is_not_written_behind_the_back_of_who_deletes_its_webhook() {
         let mut deletion = somebody.begin().await.unwrap();
         sqlx::query("DELETE FROM webhooks").execute(&mut *deletion).await.unwrap();
         sqlx::query("DELETE FROM queue").execute(&mut *deletion).await.unwrap();
-        let mut watch = PgConnection::connect(&stage.bench.database.url).await.unwrap();
-        let commit = async {
-            until_somebody_waits(&mut watch).await;
-            deletion.commit().await.unwrap();
-        };
+        let commit = stage.commit_once_somebody_waits(deletion);
         let (left, ()) = tokio::join!(stage.due(&stage.bench.store, Lane::First), commit);
         assert_eq!(left, []);
         assert_eq!(stage.written().await, (0, 0));
@@ -482,11 +484,7 @@ async fn what_is_asked_for_while_its_outcome_is_written_goes_on_counting() {
             sqlx::query(sql).execute(&mut *outcome).await.unwrap();
         }
         let change = stage.bench.change(1);
-        let mut watch = PgConnection::connect(&stage.bench.database.url).await.unwrap();
-        let commit = async {
-            until_somebody_waits(&mut watch).await;
-            outcome.commit().await.unwrap();
-        };
+        let commit = stage.commit_once_somebody_waits(outcome);
         let asked = stage.other.resend(&change, stage.webhook(), id, stage.lease.shard);
         let (found, ()) = tokio::join!(asked, commit);
         assert!(found.unwrap());

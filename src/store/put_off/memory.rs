@@ -42,18 +42,17 @@ struct Memory {
     catalog_version: Option<i64>,
     /// The first event of the step under way.
     recording: Option<Timestamp>,
-    /// From where the last step moves which source's watermark.
-    step: Option<(String, i64)>,
     doubt: Option<Doubt>,
 }
 
-/// A step of which nobody knows whether it was recorded: its first event.
-#[derive(Debug, Clone, Copy)]
-enum Doubt {
-    /// It may still happen.
-    Open(Timestamp),
-    /// It did, or never will.
-    Over(Timestamp),
+/// Steps of which nobody knows whether they were recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Doubt {
+    /// The moment of the first event of any of them.
+    pub first: Timestamp,
+    /// From where the last one moves which source's watermark. While that is there it may still happen.
+    pub source: String,
+    pub from: i64,
 }
 
 impl Memory {
@@ -67,14 +66,13 @@ impl Memory {
             since: now - SLACK,
             catalog_version: None,
             recording: None,
-            step: None,
             doubt: None,
         }
     }
 
     /// Nothing before this is put off.
     fn oldest(&self, now: Timestamp) -> Timestamp {
-        let doubted = self.doubt.map(|(Doubt::Open(first) | Doubt::Over(first))| first);
+        let doubted = self.doubt.as_ref().map(|doubt| doubt.first);
         let owed = self.owed.keys().map(|id| id.recorded_at()).min();
         [Some(now - SLACK), self.recording, doubted, owed].into_iter().flatten().min().unwrap_or(now)
     }
@@ -104,16 +102,6 @@ impl PutOff {
     /// Under which configuration what is remembered is believed.
     pub fn believed_under(&self) -> Option<i64> {
         self.with(|memory| memory.catalog_version).flatten()
-    }
-
-    /// A step with a watermark was recorded, or refused because the watermark had moved: so one of the same hits that was in
-    /// doubt was recorded by now, or never will be.
-    pub fn watermark_is_known(&self) {
-        self.with(|memory| {
-            if let Some(Doubt::Open(first)) = memory.doubt {
-                memory.doubt = Some(Doubt::Over(first));
-            }
-        });
     }
 
     /// `node` holds these leases and no other. Answers which of them are new to it, and where what is put off begins by now if
@@ -160,26 +148,17 @@ impl PutOff {
         self.with(|memory| !memory.owed.is_empty() || memory.doubt.is_some()).unwrap_or(false)
     }
 
-    /// The step in doubt, by its source and from where it moves that one's watermark, while it may still happen.
-    pub(super) fn doubted(&self) -> Option<(String, i64)> {
-        self.with(|memory| memory.step.clone().filter(|_| matches!(memory.doubt, Some(Doubt::Open(_))))).flatten()
+    pub(super) fn doubt(&self) -> Option<Doubt> {
+        self.with(|memory| memory.doubt.clone()).flatten()
     }
 
-    /// From which moment on, for what nobody remembers because nobody heard that it was recorded.
-    pub(super) fn is_to_look_again(&self, for_good: bool) -> Option<Timestamp> {
-        match self.with(|memory| memory.doubt).flatten()? {
-            Doubt::Open(_) if !for_good => None,
-            Doubt::Open(first) | Doubt::Over(first) => Some(first),
-        }
-    }
-
-    /// Everything, under this configuration.
-    pub(super) fn is_written_down(&self, catalog_version: i64, looked_again: bool) {
+    /// Everything, under this configuration, and what was found of this doubt.
+    pub(super) fn is_written_down(&self, catalog_version: i64, cleared: Option<&Doubt>) {
         self.with(|memory| {
             memory.catalog_version = Some(catalog_version);
-            if looked_again {
-                // Another may have come into doubt meanwhile.
-                memory.doubt = memory.doubt.filter(|doubt| matches!(doubt, Doubt::Open(_)));
+            // Another may have come into doubt meanwhile.
+            if memory.doubt.as_ref() == cleared {
+                memory.doubt = None;
             }
         });
     }
@@ -197,7 +176,8 @@ pub(in crate::store) struct Putting {
     /// The moment of its first event.
     pub first: Timestamp,
     shards: HashSet<i32>,
-    outcome_is_known: bool,
+    /// Unless the outcome is known.
+    doubt: Option<Doubt>,
 }
 
 impl Putting {
@@ -212,10 +192,10 @@ impl Putting {
             shards.iter().map(|shard| Lease { shard: *shard, epoch: known.leases[shard] }).collect();
         leases.sort_unstable_by_key(|lease| lease.shard);
         known.recording = Some(first);
-        known.step = Some((watermark.source.clone(), watermark.from));
         let node = known.node;
         drop(memory);
-        Some(Self { from: Arc::clone(put_off), node, leases, first, shards, outcome_is_known: false })
+        let doubt = Some(Doubt { first, source: watermark.source.clone(), from: watermark.from });
+        Some(Self { from: Arc::clone(put_off), node, leases, first, shards, doubt })
     }
 
     pub fn puts_off(&self, fired: &Fired) -> bool {
@@ -224,7 +204,7 @@ impl Putting {
 
     /// They were recorded.
     pub fn remember<'a>(mut self, fired: impl Iterator<Item = &'a Fired>) {
-        self.outcome_is_known = true;
+        self.doubt = None;
         let owed: Vec<_> = fired.filter(|fired| self.puts_off(fired)).map(Owed::of).collect();
         self.from.with(|memory| {
             for owed in owed {
@@ -236,7 +216,7 @@ impl Putting {
 
     /// They were not.
     pub fn forget(mut self) {
-        self.outcome_is_known = true;
+        self.doubt = None;
     }
 }
 
@@ -244,9 +224,9 @@ impl Drop for Putting {
     fn drop(&mut self) {
         self.from.with(|memory| {
             memory.recording = None;
-            if !self.outcome_is_known {
-                let before = memory.doubt.map(|(Doubt::Open(first) | Doubt::Over(first))| first);
-                memory.doubt = Some(Doubt::Open(before.map_or(self.first, |before| before.min(self.first))));
+            if let Some(doubt) = self.doubt.take() {
+                let first = memory.doubt.take().map_or(doubt.first, |before| before.first.min(doubt.first));
+                memory.doubt = Some(Doubt { first, ..doubt });
             }
         });
     }
@@ -317,8 +297,8 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
     const MINUTE: Duration = Duration::from_secs(60);
 
-    fn step() -> Watermark {
-        Watermark { source: "here".to_owned(), from: 3, to: 4, catalog_version: 1 }
+    fn step(from: i64) -> Watermark {
+        Watermark { source: "here".to_owned(), from, to: from + 1, catalog_version: 1 }
     }
 
     fn leases(epoch: i64) -> [Lease; 2] {
@@ -348,7 +328,7 @@ mod tests {
     }
 
     fn put_off(memory: &Arc<PutOff>, fired: &Fired) {
-        Putting::of(memory, &[fired], &step()).unwrap().remember([fired].into_iter());
+        Putting::of(memory, &[fired], &step(3)).unwrap().remember([fired].into_iter());
     }
 
     /// Where it would begin if it were said now.
@@ -360,13 +340,13 @@ mod tests {
     fn only_what_is_of_shards_that_were_taken_up_is_put_off() {
         let memory = begun();
         let [mine, others] = [1, 3].map(|shard| fired(NOW, shard));
-        let putting = Putting::of(&memory, &[&mine, &others], &step()).unwrap();
+        let putting = Putting::of(&memory, &[&mine, &others], &step(3)).unwrap();
         assert_eq!((putting.puts_off(&mine), putting.puts_off(&others)), (true, false));
         assert_eq!((&putting.leases[..], putting.first), (&leases(1)[..1], NOW));
         putting.remember([&mine, &others].into_iter());
         assert_eq!(memory.depth().unwrap().deliveries, 1);
         assert!(
-            !Putting::of(&memory, &[&fired(NOW, 1)], &step())
+            !Putting::of(&memory, &[&fired(NOW, 1)], &step(3))
                 .unwrap()
                 .puts_off(&Fired { shadow: true, ..fired(NOW, 1) })
         );
@@ -379,14 +359,14 @@ mod tests {
     #[test]
     fn nothing_is_put_off_that_would_not_be_found() {
         let memory = begun();
-        assert!(Putting::of(&memory, &[&fired(NOW - SLACK, 1)], &step()).is_some());
-        assert!(Putting::of(&memory, &[&fired(NOW - SLACK - Duration::from_millis(1), 1)], &step()).is_none());
+        assert!(Putting::of(&memory, &[&fired(NOW - SLACK, 1)], &step(3)).is_some());
+        assert!(Putting::of(&memory, &[&fired(NOW - SLACK - Duration::from_millis(1), 1)], &step(3)).is_none());
         memory.begins_at(NOW);
-        assert!(Putting::of(&memory, &[&fired(NOW - SLACK, 1)], &step()).is_none());
-        assert!(Putting::of(&memory, &[&fired(NOW, 1)], &step()).is_some());
+        assert!(Putting::of(&memory, &[&fired(NOW - SLACK, 1)], &step(3)).is_none());
+        assert!(Putting::of(&memory, &[&fired(NOW, 1)], &step(3)).is_some());
         memory.is_to_take_up(NODE, &leases(1), false, NOW);
-        assert!(Putting::of(&memory, &[&fired(NOW, 1)], &step()).is_none(), "others would not look");
-        assert!(Putting::of(&Arc::default(), &[&fired(NOW, 1)], &step()).is_none(), "this process does not send");
+        assert!(Putting::of(&memory, &[&fired(NOW, 1)], &step(3)).is_none(), "others would not look");
+        assert!(Putting::of(&Arc::default(), &[&fired(NOW, 1)], &step(3)).is_none(), "this process does not send");
     }
 
     #[test]
@@ -394,19 +374,19 @@ mod tests {
         let memory = begun();
         let (event, later) = (fired(NOW, 1), NOW + 10 * MINUTE);
         assert_eq!(begins(&memory, later), later - SLACK);
-        let putting = Putting::of(&memory, &[&event], &step()).unwrap();
+        let putting = Putting::of(&memory, &[&event], &step(3)).unwrap();
         assert_eq!(begins(&memory, later), NOW, "under way");
         putting.remember([&event].into_iter());
         assert_eq!(begins(&memory, later), NOW, "remembered");
         Taken::all(&memory).for_good();
         assert_eq!(begins(&memory, later), later - SLACK);
-        drop(Putting::of(&memory, &[&event], &step()));
+        drop(Putting::of(&memory, &[&event], &step(3)));
         assert_eq!(begins(&memory, later), NOW, "in doubt");
-        memory.watermark_is_known();
-        assert_eq!(begins(&memory, later), NOW, "to be looked for");
-        memory.is_written_down(1, true);
+        memory.is_written_down(1, None);
+        assert_eq!(begins(&memory, later), NOW, "nobody looked");
+        memory.is_written_down(1, memory.doubt().as_ref());
         assert_eq!(begins(&memory, later), later - SLACK);
-        Putting::of(&memory, &[&event], &step()).unwrap().forget();
+        Putting::of(&memory, &[&event], &step(3)).unwrap().forget();
         assert_eq!(begins(&memory, later), later - SLACK, "refused");
     }
 
@@ -424,26 +404,22 @@ mod tests {
     }
 
     #[test]
-    fn a_doubt_is_looked_into_when_it_is_over_or_for_the_last_time() {
+    fn a_doubt_lasts_until_it_was_looked_into_and_another_after_it_too() {
         let memory = begun();
-        let look = |for_good| memory.is_to_look_again(for_good);
-        assert_eq!((look(false), look(true), memory.wants_rows()), (None, None, false));
-        drop(Putting::of(&memory, &[&fired(NOW, 1)], &step()));
-        assert_eq!((look(false), look(true), memory.wants_rows()), (None, Some(NOW), true));
-        assert_eq!(memory.doubted(), Some(("here".to_owned(), 3)));
-        memory.watermark_is_known();
-        assert_eq!(memory.doubted(), None);
-        assert_eq!((look(false), look(true), memory.wants_rows()), (Some(NOW), Some(NOW), true));
-        // Another one before it was looked into: from the first of both on, when both are over.
-        drop(Putting::of(&memory, &[&fired(NOW + MINUTE, 1)], &step()));
-        assert_eq!((look(false), look(true)), (None, Some(NOW)));
-        memory.is_written_down(1, true);
-        assert_eq!(look(true), Some(NOW), "it was not over");
-        memory.watermark_is_known();
-        memory.is_written_down(1, false);
-        assert_eq!(look(false), Some(NOW), "nobody looked");
-        memory.is_written_down(1, true);
-        assert_eq!((look(false), look(true), memory.wants_rows()), (None, None, false));
+        assert_eq!((memory.doubt(), memory.wants_rows()), (None, false));
+        let doubt = |first, from| Some(Doubt { first, source: "here".to_owned(), from });
+        drop(Putting::of(&memory, &[&fired(NOW, 1)], &step(3)));
+        assert_eq!((memory.doubt(), memory.wants_rows()), (doubt(NOW, 3), true));
+        let looked_into = memory.doubt();
+        // Another one meanwhile: from the first of both on, when the last is over.
+        drop(Putting::of(&memory, &[&fired(NOW + MINUTE, 1)], &step(4)));
+        assert_eq!(memory.doubt(), doubt(NOW, 4));
+        memory.is_written_down(1, looked_into.as_ref());
+        assert_eq!(memory.doubt(), doubt(NOW, 4), "it was not over");
+        memory.is_written_down(1, None);
+        assert_eq!(memory.doubt(), doubt(NOW, 4), "nobody looked");
+        memory.is_written_down(1, memory.doubt().as_ref());
+        assert_eq!((memory.doubt(), memory.wants_rows()), (None, false));
     }
 
     #[test]

@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use foldhash::HashSet;
 
-use self::memory::SLACK;
+use self::memory::{Doubt, SLACK};
 pub(super) use self::memory::{PutOff, Putting, Taken};
 use super::queue::Depth;
 use super::retention::first_id_of;
@@ -172,15 +172,13 @@ impl Store {
             FOR NO KEY UPDATE OF shards";
         const END_POSTGRES: &str = "UPDATE shards SET unqueued_since = NULL WHERE shard = ANY ($1)";
         let Some((node, mut leases)) = put_off.leases() else { return Ok(()) };
-        if let Some((source, from)) = put_off.doubted()
-            && self.operator_watermark_of(&source).await?.is_some_and(|seq| seq != from)
-        {
-            // It happened, or another of the same hits did: nobody need come again for them.
-            put_off.watermark_is_known();
-        }
-        let looked_again = put_off.is_to_look_again(extent == Extent::ForGood);
+        let doubt = match put_off.doubt() {
+            // It happened, or another of the same hits did; or it may not any more, since nothing is put off then.
+            Some(doubt) if extent == Extent::ForGood || self.is_past(&doubt).await? => Some(doubt),
+            _ => None,
+        };
         let taken = Taken::all(put_off);
-        if looked_again.is_none() && extent == Extent::Now {
+        if doubt.is_none() && extent == Extent::Now {
             let concerned: HashSet<_> = taken.owed().iter().map(|owed| owed.shard).collect();
             leases.retain(|lease| concerned.contains(&lease.shard));
         }
@@ -192,8 +190,8 @@ impl Store {
         let held: HashSet<_> = held.into_iter().collect();
         let catalog_version = tx.catalog_version().await?;
         let mut owed: Vec<_> = taken.owed().iter().copied().filter(|owed| held.contains(&owed.shard)).collect();
-        if let Some(first) = looked_again {
-            owed.extend(tx.left_since(first, &held).await?);
+        if let Some(doubt) = &doubt {
+            owed.extend(tx.left_since(doubt.first, &held).await?);
         }
         tx.queue_put_off(owed).await?;
         if extent == Extent::ForGood {
@@ -201,8 +199,13 @@ impl Store {
         }
         tx.commit().await?;
         taken.for_good();
-        put_off.is_written_down(catalog_version, looked_again.is_some());
+        put_off.is_written_down(catalog_version, doubt.as_ref());
         Ok(())
+    }
+
+    /// Whether the watermark is not where a step in doubt would move it from.
+    async fn is_past(&self, doubt: &Doubt) -> Result<bool> {
+        Ok(self.operator_watermark_of(&doubt.source).await?.is_some_and(|seq| seq != doubt.from))
     }
 
     /// How many there are: those this process remembers, or, where it does not send, those of all nodes.
