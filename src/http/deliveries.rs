@@ -233,11 +233,13 @@ pub async fn list_deliveries(
 ) -> Result<Json<DeliveriesAnswer>> {
     let webhook = find_webhook(&api, &asking.0, &site, &id).await?;
     let (filter, page, limit) = read_query(&query)?;
-    let offset = if filter.before.is_some() { 0 } else { i64::from(page - 1) * i64::from(limit) };
+    let rows = usize::try_from(limit).unwrap_or(usize::MAX);
+    let pages_before = if filter.before.is_some() { 0 } else { usize::try_from(page - 1).unwrap_or(usize::MAX) };
     let account_id = webhook.account_id;
-    let deliveries = api.store.deliveries(account_id, webhook.id, &filter, i64::from(limit), offset).await?;
+    let offset = pages_before.saturating_mul(rows);
+    let deliveries = api.store.deliveries(account_id, webhook.id, &filter, rows, offset).await?;
     let total_count = api.store.count_deliveries(account_id, webhook.id, &filter).await?;
-    let full = deliveries.len() == usize::try_from(limit).unwrap_or(usize::MAX);
+    let full = deliveries.len() == rows;
     let next_cursor = deliveries.last().filter(|_| full).map(|last| last.id.to_string());
     Ok(Json(DeliveriesAnswer {
         deliveries: deliveries.into_iter().map(DeliveryView::from).collect(),
@@ -272,12 +274,13 @@ pub async fn list_site_deliveries(
     let wanted =
         |id: WebhookId| webhook_id.as_ref().filter(|text| !text.is_empty()).is_none_or(|text| *text == id.to_string());
     let ids: Vec<_> = webhooks.iter().map(|webhook| webhook.id).filter(|id| wanted(*id)).collect();
-    let deliveries = api.store.deliveries_of(account_id, &ids, &filter, i64::from(limit)).await?;
+    let rows = usize::try_from(limit).unwrap_or(usize::MAX);
+    let deliveries = api.store.deliveries_of(account_id, &ids, &filter, rows).await?;
     let mut total_count = 0;
     for id in &ids {
         total_count += api.store.count_deliveries(account_id, *id, &filter).await?;
     }
-    let full = deliveries.len() == usize::try_from(limit).unwrap_or(usize::MAX);
+    let full = deliveries.len() == rows;
     let next_cursor = deliveries.last().filter(|_| full).map(|last| last.id.to_string());
     Ok(Json(SiteDeliveriesAnswer {
         deliveries: deliveries.into_iter().map(DeliveryView::from).collect(),

@@ -2,8 +2,11 @@
 //! afterwards what its last attempt says.
 
 use sqlx::FromRow;
+use uuid::Uuid;
 
 use super::audit::Change;
+use super::lists::{Listing, hex_list, uuids};
+use super::retention::first_id_of;
 use super::{Backend, Result, Store, on};
 use crate::domain::ids::{AccountId, EventId, TriggerId, WebhookId};
 use crate::domain::time::Timestamp;
@@ -63,12 +66,11 @@ pub struct Filter {
     pub before: Option<EventId>,
 }
 
-/// The part of the statements that says what a delivery is; `$1` is the account, `$2` the webhook, unless something else
-/// says which deliveries are looked at.
+/// Events whose deliveries are looked at in one statement.
+const LOOKED_AT: usize = 1_000;
+
+/// The part of the statements that says what a delivery is; `$1` is the account, `$which` says which deliveries are looked at.
 macro_rules! delivery_sql {
-    ($select:literal, $rest:literal) => {
-        delivery_sql!($select, "events.webhook_id = $2", $rest)
-    };
     ($select:literal, $which:literal, $rest:literal) => {
         concat!(
             "WITH delivery AS (
@@ -106,6 +108,50 @@ macro_rules! delivery_sql {
     };
 }
 
+/// `$select` of the deliveries with one of the ids in `$2` which a filter lets through.
+macro_rules! among_sql {
+    ($select:literal, $which:literal) => {
+        delivery_sql!(
+            $select,
+            $which,
+            "WHERE ($3 IS NULL OR status = $3)
+                AND ($4 IS NULL OR event_type = $4)
+                AND ($5 IS NULL OR inserted_at >= $5)
+                AND ($6 IS NULL OR inserted_at <= $6)"
+        )
+    };
+    ($select:literal, $which:literal, $rest:literal) => {
+        concat!(among_sql!($select, $which), $rest)
+    };
+}
+
+/// As one of them is asked.
+macro_rules! among {
+    ($query:expr, $account_id:expr, $ids:expr, $filter:expr) => {
+        $query
+            .bind($account_id)
+            .bind($ids)
+            .bind(&$filter.status)
+            .bind(&$filter.event_type)
+            .bind($filter.from)
+            .bind($filter.to)
+    };
+}
+
+impl Filter {
+    /// A way through the deliveries it may let through, newest first.
+    fn listing(&self, account_id: AccountId, webhook_id: WebhookId) -> Listing {
+        // Ids are of the moment an event is recorded at, or later.
+        let after = first_id_of(self.from.unwrap_or_default());
+        Listing::newest(account_id, webhook_id, after, self.before.unwrap_or(EventId(Uuid::max())))
+    }
+
+    /// Whether it lets everything through that its listing has.
+    fn is_open(&self) -> bool {
+        self.status.is_none() && self.event_type.is_none() && self.from.is_none() && self.to.is_none()
+    }
+}
+
 impl Store {
     /// One page, newest first.
     pub async fn deliveries(
@@ -113,32 +159,26 @@ impl Store {
         account_id: AccountId,
         webhook_id: WebhookId,
         filter: &Filter,
-        limit: i64,
-        offset: i64,
+        limit: usize,
+        offset: usize,
     ) -> Result<Vec<Delivery>> {
-        const SQL: &str = delivery_sql!(
-            "SELECT id, webhook_id, trigger_id, event_type, status, reason, payload, attempts, next_attempt_at, outcome,
-                advice, response_code, response_body, inserted_at, updated_at",
-            "WHERE ($3 IS NULL OR status = $3)
-                AND ($4 IS NULL OR event_type = $4)
-                AND ($5 IS NULL OR inserted_at >= $5)
-                AND ($6 IS NULL OR inserted_at <= $6)
-                AND ($7 IS NULL OR id < $7)
-            ORDER BY id DESC
-            LIMIT $8 OFFSET $9"
-        );
-        Ok(on!(self.reader(), pool => sqlx::query_as(SQL)
-            .bind(account_id)
-            .bind(webhook_id)
-            .bind(&filter.status)
-            .bind(&filter.event_type)
-            .bind(filter.from)
-            .bind(filter.to)
-            .bind(filter.before)
-            .bind(limit)
-            .bind(offset)
-            .fetch_all(pool)
-            .await)?)
+        let mut listing = filter.listing(account_id, webhook_id);
+        let (mut to_skip, mut page) = (offset, Vec::new());
+        let most = if filter.is_open() { LOOKED_AT.min(offset.saturating_add(limit)) } else { LOOKED_AT };
+        while page.len() < limit {
+            let mut ids = self.next_of(&mut listing, most).await?;
+            if ids.is_empty() {
+                break;
+            }
+            if to_skip > 0 {
+                let let_through = self.let_through(account_id, ids, filter).await?;
+                let skipped = to_skip.min(let_through.len());
+                to_skip -= skipped;
+                ids = let_through[skipped..].to_vec();
+            }
+            page.extend(self.some_among(account_id, &ids, filter, limit - page.len()).await?);
+        }
+        Ok(page)
     }
 
     /// The newest of several webhooks, newest first: as many of each as might be among them, then those that are.
@@ -147,34 +187,36 @@ impl Store {
         account_id: AccountId,
         webhook_ids: &[WebhookId],
         filter: &Filter,
-        limit: i64,
+        limit: usize,
     ) -> Result<Vec<Delivery>> {
         let mut found = Vec::new();
         for webhook_id in webhook_ids {
             found.extend(self.deliveries(account_id, *webhook_id, filter, limit, 0).await?);
         }
         found.sort_by_key(|delivery| std::cmp::Reverse(delivery.id));
-        found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        found.truncate(limit);
         Ok(found)
     }
 
+    /// How many a filter lets through, however old. A part at a time, so that no statement takes long, unless it is all.
     pub async fn count_deliveries(&self, account_id: AccountId, webhook_id: WebhookId, filter: &Filter) -> Result<i64> {
-        const SQL: &str = delivery_sql!(
-            "SELECT count(*)",
-            "WHERE ($3 IS NULL OR status = $3)
-                AND ($4 IS NULL OR event_type = $4)
-                AND ($5 IS NULL OR inserted_at >= $5)
-                AND ($6 IS NULL OR inserted_at <= $6)"
-        );
-        Ok(on!(self.reader(), pool => sqlx::query_scalar(SQL)
-            .bind(account_id)
-            .bind(webhook_id)
-            .bind(&filter.status)
-            .bind(&filter.event_type)
-            .bind(filter.from)
-            .bind(filter.to)
-            .fetch_one(pool)
-            .await)?)
+        const ALL: &str = "
+            SELECT CAST(count(*) + coalesce(sum(length(lists)), 0) / 16 AS BIGINT)
+            FROM events
+            WHERE account_id = $1 AND webhook_id = $2 AND (lists IS NULL OR length(lists) > 0)";
+        if filter.is_open() {
+            return Ok(on!(self.reader(), pool => sqlx::query_scalar(ALL)
+                .bind(account_id).bind(webhook_id).fetch_one(pool).await)?);
+        }
+        let mut listing = Filter { before: None, ..filter.clone() }.listing(account_id, webhook_id);
+        let mut count = 0;
+        loop {
+            let ids = self.next_of(&mut listing, LOOKED_AT).await?;
+            if ids.is_empty() {
+                return Ok(count);
+            }
+            count += self.count_among(account_id, &ids, filter).await?;
+        }
     }
 
     pub async fn delivery(
@@ -186,6 +228,7 @@ impl Store {
         const SQL: &str = delivery_sql!(
             "SELECT id, webhook_id, trigger_id, event_type, status, reason, payload, attempts, next_attempt_at, outcome,
                 advice, response_code, response_body, inserted_at, updated_at",
+            "events.webhook_id = $2",
             "WHERE id = $3"
         );
         Ok(on!(self.reader(), pool => sqlx::query_as(SQL)
@@ -194,24 +237,72 @@ impl Store {
 
     /// Those of the account's deliveries that have one of these ids, in the order of their ids.
     pub async fn deliveries_among(&self, account_id: AccountId, ids: &[EventId]) -> Result<Vec<Delivery>> {
-        const SQLITE: &str = delivery_sql!(
+        let mut found = self.some_among(account_id, ids, &Filter::default(), ids.len()).await?;
+        found.reverse();
+        Ok(found)
+    }
+
+    /// Those of the account's deliveries that have one of these ids and pass a filter, newest first, at most `limit`.
+    async fn some_among(
+        &self,
+        account_id: AccountId,
+        ids: &[EventId],
+        filter: &Filter,
+        limit: usize,
+    ) -> Result<Vec<Delivery>> {
+        const SQLITE: &str = among_sql!(
             "SELECT id, webhook_id, trigger_id, event_type, status, reason, payload, attempts, next_attempt_at, outcome,
                 advice, response_code, response_body, inserted_at, updated_at",
             "events.id IN (SELECT unhex(value) FROM json_each($2))",
-            "ORDER BY id"
+            " ORDER BY id DESC LIMIT $7"
         );
-        const POSTGRES: &str = delivery_sql!(
+        const POSTGRES: &str = among_sql!(
             "SELECT id, webhook_id, trigger_id, event_type, status, reason, payload, attempts, next_attempt_at, outcome,
                 advice, response_code, response_body, inserted_at, updated_at",
             "events.id = ANY ($2)",
-            "ORDER BY id"
+            " ORDER BY id DESC LIMIT $7"
         );
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         Ok(match self.reader() {
             Backend::Sqlite(pool) => {
-                sqlx::query_as(SQLITE).bind(account_id).bind(hex_list(ids)).fetch_all(pool).await?
+                let query = among!(sqlx::query_as(SQLITE), account_id, hex_list(ids), filter);
+                query.bind(limit).fetch_all(pool).await?
             }
             Backend::Postgres(pool) => {
-                sqlx::query_as(POSTGRES).bind(account_id).bind(uuids(ids)).fetch_all(pool).await?
+                let query = among!(sqlx::query_as(POSTGRES), account_id, uuids(ids), filter);
+                query.bind(limit).fetch_all(pool).await?
+            }
+        })
+    }
+
+    /// Which of these a filter lets through, newest first.
+    async fn let_through(&self, account_id: AccountId, ids: Vec<EventId>, filter: &Filter) -> Result<Vec<EventId>> {
+        const SQLITE: &str =
+            among_sql!("SELECT id", "events.id IN (SELECT unhex(value) FROM json_each($2))", " ORDER BY id DESC");
+        const POSTGRES: &str = among_sql!("SELECT id", "events.id = ANY ($2)", " ORDER BY id DESC");
+        if filter.is_open() {
+            return Ok(ids);
+        }
+        Ok(match self.reader() {
+            Backend::Sqlite(pool) => {
+                among!(sqlx::query_scalar(SQLITE), account_id, hex_list(&ids), filter).fetch_all(pool).await?
+            }
+            Backend::Postgres(pool) => {
+                among!(sqlx::query_scalar(POSTGRES), account_id, uuids(&ids), filter).fetch_all(pool).await?
+            }
+        })
+    }
+
+    /// How many of these a filter lets through.
+    async fn count_among(&self, account_id: AccountId, ids: &[EventId], filter: &Filter) -> Result<i64> {
+        const SQLITE: &str = among_sql!("SELECT count(*)", "events.id IN (SELECT unhex(value) FROM json_each($2))");
+        const POSTGRES: &str = among_sql!("SELECT count(*)", "events.id = ANY ($2)");
+        Ok(match self.reader() {
+            Backend::Sqlite(pool) => {
+                among!(sqlx::query_scalar(SQLITE), account_id, hex_list(ids), filter).fetch_one(pool).await?
+            }
+            Backend::Postgres(pool) => {
+                among!(sqlx::query_scalar(POSTGRES), account_id, uuids(ids), filter).fetch_one(pool).await?
             }
         })
     }
@@ -285,13 +376,4 @@ impl Store {
         tx.commit().await?;
         Ok(true)
     }
-}
-
-fn hex_list(ids: &[EventId]) -> String {
-    let ids: Vec<_> = ids.iter().map(|id| id.0.simple().to_string()).collect();
-    serde_json::to_string(&ids).expect("texts serialise")
-}
-
-fn uuids(ids: &[EventId]) -> Vec<uuid::Uuid> {
-    ids.iter().map(|id| id.0).collect()
 }

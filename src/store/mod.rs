@@ -32,6 +32,7 @@ pub mod idempotency;
 pub mod inbox;
 pub mod invitations;
 pub mod keys;
+mod lists;
 pub mod mirror;
 pub mod movements;
 pub mod notices;

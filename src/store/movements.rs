@@ -38,19 +38,22 @@ pub struct Mark {
     pub due_at: Option<Timestamp>,
 }
 
-/// Which webhooks, which of their deliveries, and where those stand. `$1` is a list of accounts, sites and shards, `$2` the
+/// Which webhooks, which of their events are recent, which of their deliveries moved, and where those stand. `$1` is a list of accounts, sites and shards, `$2` the
 /// first id of recent events, `$3` since when, `$4` until when, `$5` the last id of the page before. An event says itself when
 /// it is owed and not in the queue yet.
 macro_rules! movements_sql {
-    ($ours:literal) => {
+    ($with:literal, $ours:literal, $recent:literal) => {
         concat!(
-            "WITH ours AS (",
+            $with,
+            " ours AS (",
             $ours,
             "),
             moved AS (
-                SELECT ours.account_id, ours.site_id, events.id
-                FROM ours
-                JOIN events ON events.webhook_id = ours.id AND events.id >= $2
+                SELECT account_id, site_id, id
+                FROM (",
+            $recent,
+            ") AS recent
+                WHERE id >= $2
                 UNION
                 SELECT ours.account_id, ours.site_id, attempts.event_id
                 FROM ours
@@ -97,14 +100,22 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<Movement>> {
         const SQLITE: &str = movements_sql!(
+            "WITH RECURSIVE places (place) AS (SELECT 0 UNION ALL SELECT place + 1 FROM places WHERE place < 64),",
             "SELECT webhooks.id, webhooks.account_id, webhooks.site_id,
                 json_extract(listened.value, '$[2]') AS shard
             FROM json_each($1) AS listened
             JOIN webhooks ON webhooks.site_id = json_extract(listened.value, '$[1]')
-                AND webhooks.account_id = json_extract(listened.value, '$[0]')"
+                AND webhooks.account_id = json_extract(listened.value, '$[0]')",
+            "SELECT ours.account_id, ours.site_id,
+                CASE place WHEN 0 THEN events.id ELSE substr(events.lists, place * 16 - 15, 16) END AS id
+            FROM ours
+            JOIN events ON events.webhook_id = ours.id AND events.id >= $2
+                AND (events.lists IS NULL OR length(events.lists) > 0)
+            JOIN places ON place * 16 <= coalesce(length(events.lists), 0)"
         );
         // Site by site, whatever the planner makes of a list whose length it does not know.
         const POSTGRES: &str = movements_sql!(
+            "WITH",
             "SELECT webhook.id, webhook.account_id, webhook.site_id,
                 CAST(listened.value ->> 2 AS INTEGER) AS shard
             FROM json_array_elements(CAST($1 AS JSON)) AS listened
@@ -114,7 +125,19 @@ impl Store {
                 WHERE site_id = CAST(listened.value ->> 1 AS BIGINT)
                     AND account_id = CAST(listened.value ->> 0 AS BIGINT)
                 OFFSET 0
-            ) AS webhook"
+            ) AS webhook",
+            "SELECT account_id, site_id,
+                CASE place
+                    WHEN 0 THEN id
+                    ELSE CAST(encode(substr(lists, place * 16 - 15, 16), 'hex') AS UUID)
+                END AS id
+            FROM (
+                SELECT ours.account_id, ours.site_id, events.id, events.lists,
+                    generate_series(0, coalesce(length(events.lists), 0) / 16) AS place
+                FROM ours
+                JOIN events ON events.webhook_id = ours.id AND events.id >= $2
+                    AND (events.lists IS NULL OR length(events.lists) > 0)
+            ) AS entries"
         );
         let sites: Vec<_> = sites.iter().map(|(account, site)| (account.0, site.0, shard_of(*site))).collect();
         let sites = serde_json::to_string(&sites).expect("numbers serialise");

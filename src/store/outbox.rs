@@ -7,6 +7,7 @@ use sqlx::postgres::PgArguments;
 use uuid::Uuid;
 
 use super::gathered::Gathered;
+use super::lists::lists;
 use super::rows::{MOST_ROWS, Query, Rows};
 use super::step_at_once::Whole;
 use super::unqueued::owed_until;
@@ -92,15 +93,15 @@ macro_rules! events_and_owed {
         owed AS (
             INSERT INTO queue (event_id, account_id, webhook_id, shard, lane, attempt, other_attempts, due_at,
                 expires_at)
-            SELECT unnest($12::uuid[]), unnest($13::bigint[]), unnest($14::uuid[]), unnest($15::integer[]), 0, 0, 0,
-                unnest($16::bigint[]), unnest($17::bigint[])
+            SELECT unnest($13::uuid[]), unnest($14::bigint[]), unnest($15::uuid[]), unnest($16::integer[]), 0, 0, 0,
+                unnest($17::bigint[]), unnest($18::bigint[])
         ),
         recorded AS (
             INSERT INTO events (id, account_id, site_id, webhook_id, trigger_id, type, moment, format, payload,
-                inserted_at, owed_until)
+                inserted_at, owed_until, lists)
             SELECT unnest($1::uuid[]), unnest($2::bigint[]), unnest($3::bigint[]), unnest($4::uuid[]),
                 unnest($5::uuid[]), unnest($6::text[]), unnest($7::text[]), unnest($8::text[]), unnest($9::bytea[]),
-                unnest($10::bigint[]), unnest($11::bigint[])
+                unnest($10::bigint[]), unnest($11::bigint[]), unnest($12::bytea[])
             ",
             $on_conflict,
             "
@@ -297,16 +298,19 @@ impl Tx {
     async fn insert_in_parts(&mut self, wanted: &[&Fired], to_be_sent: &mut Vec<&Fired>) -> Result<HashSet<EventId>> {
         static EVENTS: Rows = Rows::new(
             "INSERT OR FAIL INTO events (id, account_id, site_id, webhook_id, trigger_id, type, moment, format, payload,
-                inserted_at, owed_until)
+                inserted_at, owed_until, lists)
             SELECT * FROM",
-            11,
+            12,
             "WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING",
         );
         static RECORDED: Rows = Rows::new("SELECT id FROM events WHERE id IN", 1, "");
+        static LISTED_APART: Rows = Rows::new("UPDATE OR FAIL events SET lists = NULL WHERE id IN", 1, "");
         let Backend::Sqlite(tx) = &mut self.0 else { unreachable!("the caller looked") };
         let mut recorded = HashSet::default();
-        for rows in wanted.chunks(MOST_ROWS) {
-            let insert = EVENTS.query(rows, |query, fired| bind_event(query, fired));
+        let lists = lists(wanted);
+        let listed: Vec<_> = wanted.iter().copied().zip(&lists).collect();
+        for (rows, listed) in wanted.chunks(MOST_ROWS).zip(listed.chunks(MOST_ROWS)) {
+            let insert = EVENTS.query(listed, |query, (fired, lists)| bind_event(query, fired).bind(lists.as_deref()));
             let inserted = insert.execute(&mut **tx).await?.rows_affected();
             // Every row that is answered is a trip to the driver's thread, so they are asked for only if some are missing.
             if inserted == rows.len() as u64 {
@@ -316,6 +320,13 @@ impl Tx {
             let present = RECORDED.query(rows, |query, fired| query.bind(fired.event.id));
             for row in present.fetch_all(&mut **tx).await? {
                 recorded.insert(sqlx::Row::try_get(&row, 0)?);
+            }
+        }
+        if recorded.len() < wanted.len() {
+            // One that is not recorded may have been to list others.
+            for rows in wanted.chunks(MOST_ROWS) {
+                let apart = LISTED_APART.query(rows, |query, fired| query.bind(fired.event.id));
+                apart.execute(&mut **tx).await?;
             }
         }
         to_be_sent.retain(|fired| recorded.contains(&fired.event.id));
@@ -331,7 +342,7 @@ impl Tx {
         const NOT_OWED_POSTGRES: &str = "DELETE FROM queue WHERE event_id = ANY ($1)";
         let Backend::Postgres(tx) = &mut self.0 else { unreachable!("the caller looked") };
         let ids = column(wanted, |fired| fired.event.id.0);
-        let columns = event_columns(wanted, |_| false, to_be_sent)?;
+        let columns = event_columns(wanted, |_| false, &vec![None; wanted.len()], to_be_sent)?;
         let count: i64 = sqlx::query_scalar_with(POSTGRES, columns).fetch_one(&mut **tx).await?;
         if usize::try_from(count) == Ok(wanted.len()) {
             return Ok(wanted.iter().map(|fired| fired.event.id).collect());
@@ -389,6 +400,7 @@ pub(super) fn put_in_order<'a>(fired: &mut [&'a Fired]) -> Vec<&'a Fired> {
 pub(super) fn event_columns(
     fired: &[&Fired],
     put_off: impl Fn(&Fired) -> bool,
+    lists: &[Option<Vec<u8>>],
     queued: &[&Fired],
 ) -> Result<PgArguments> {
     let mut columns = PgArguments::default();
@@ -404,6 +416,7 @@ pub(super) fn event_columns(
         columns.add(column(fired, |fired| fired.event.payload.as_slice()))?;
         columns.add(column(fired, |fired| fired.event.inserted_at.micros()))?;
         columns.add(column(fired, |fired| owed_until(fired).filter(|_| put_off(fired))))?;
+        columns.add(lists)?;
         columns.add(column(queued, |fired| fired.event.id.0))?;
         columns.add(column(queued, |fired| fired.event.account_id.0))?;
         columns.add(column(queued, |fired| fired.event.webhook_id.0))?;

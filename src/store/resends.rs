@@ -4,17 +4,17 @@
 use sqlx::{FromRow, Row as _};
 
 use super::audit::Change;
+use super::lists::{Listing, hex_list, uuids};
 use super::queue::Lane;
 use super::retention::first_id_of;
-use super::{Result, Store, StoreError, Tx, on};
+use super::{Backend, Result, Store, StoreError, Tx, on};
 use crate::domain::ids::{AccountId, EventId, ResendId, WebhookId};
 use crate::domain::resend::{Range, Status};
 use crate::domain::time::Timestamp;
 
-/// Deliveries looked at in one transaction, so that a range of which few are meant holds nobody up.
+/// Deliveries looked at in one transaction, or counted by one statement, so that a range of which few are meant holds nobody
+/// up.
 const LOOKED_AT: usize = 1_000;
-/// Deliveries one statement counts.
-const COUNTED_AT_ONCE: i64 = 1_000;
 
 /// What came of feeding a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,52 +70,53 @@ impl Store {
         range: &Range,
         now: Timestamp,
     ) -> Result<i64> {
-        const SQL: &str = "
-            SELECT count(*)
-            FROM events
-            JOIN attempts AS last ON last.event_id = events.id
-                AND last.number = (SELECT max(number) FROM attempts WHERE attempts.event_id = events.id)
-            WHERE events.account_id = $1
-                AND events.webhook_id = $2
-                AND events.id > $3
-                AND events.id <= $4
-                AND last.ended = $5
-                AND ($6 IS NULL OR events.type = $6)
-                AND ($7 IS NULL OR events.inserted_at >= $7)
-                AND ($8 IS NULL OR events.inserted_at <= $8)
-                AND NOT EXISTS (SELECT 1 FROM queue WHERE queue.event_id = events.id)";
-        const PART_END: &str = "
-            SELECT id
-            FROM events
-            WHERE account_id = $1 AND webhook_id = $2 AND id > $3 AND id < $4
-            ORDER BY id
-            LIMIT 1
-            OFFSET $5";
-        let (mut after, until) = bounds(range, now);
+        macro_rules! count_sql {
+            ($select:literal, $which:literal) => {
+                concat!(
+                    $select,
+                    " FROM events
+                    JOIN attempts AS last ON last.event_id = events.id
+                        AND last.number = (SELECT max(number) FROM attempts WHERE attempts.event_id = events.id)
+                    WHERE events.account_id = $1
+                        AND ",
+                    $which,
+                    "
+                        AND last.ended = $3
+                        AND ($4 IS NULL OR events.type = $4)
+                        AND ($5 IS NULL OR events.inserted_at >= $5)
+                        AND ($6 IS NULL OR events.inserted_at <= $6)
+                        AND NOT EXISTS (SELECT 1 FROM queue WHERE queue.event_id = events.id)"
+                )
+            };
+        }
+        const SQLITE: &str = count_sql!("SELECT count(*)", "events.id IN (SELECT unhex(value) FROM json_each($2))");
+        const POSTGRES: &str = count_sql!("SELECT count(*)", "events.id = ANY ($2)");
+        macro_rules! count {
+            ($sql:expr, $pool:expr, $ids:expr) => {
+                sqlx::query_scalar($sql)
+                    .bind(account_id)
+                    .bind($ids)
+                    .bind(range.ended.as_str())
+                    .bind(&range.event_type)
+                    .bind(range.from_at)
+                    .bind(range.to_at)
+                    .fetch_one($pool)
+                    .await
+            };
+        }
+        let (after, until) = bounds(range, now);
+        let mut listing = Listing::oldest(account_id, webhook_id, after, until);
         let mut count = 0;
         loop {
-            let end: Option<EventId> = on!(self.reader(), pool => sqlx::query_scalar(PART_END)
-                .bind(account_id)
-                .bind(webhook_id)
-                .bind(after)
-                .bind(until)
-                .bind(COUNTED_AT_ONCE)
-                .fetch_optional(pool)
-                .await)?;
-            let part: i64 = on!(self.reader(), pool => sqlx::query_scalar(SQL)
-                .bind(account_id)
-                .bind(webhook_id)
-                .bind(after)
-                .bind(end.unwrap_or(until))
-                .bind(range.ended.as_str())
-                .bind(&range.event_type)
-                .bind(range.from_at)
-                .bind(range.to_at)
-                .fetch_one(pool)
-                .await)?;
+            let ids = self.next_of(&mut listing, LOOKED_AT).await?;
+            if ids.is_empty() {
+                return Ok(count);
+            }
+            let part: i64 = match self.reader() {
+                Backend::Sqlite(pool) => count!(SQLITE, pool, hex_list(&ids)),
+                Backend::Postgres(pool) => count!(POSTGRES, pool, uuids(&ids)),
+            }?;
             count += part;
-            let Some(end) = end else { return Ok(count) };
-            after = end;
         }
     }
 
@@ -242,8 +243,7 @@ impl Store {
         if room <= 0 {
             return Ok(fed);
         }
-        let looked_at = tx.next_of_range(resend).await?;
-        let is_last = looked_at.len() < LOOKED_AT;
+        let (looked_at, is_last) = tx.next_of_range(resend).await?;
         let mut is_full = false;
         for (event_id, attempts, is_meant) in looked_at {
             if is_meant == Some(true) {
@@ -285,33 +285,50 @@ impl Tx {
             .await)?)
     }
 
-    /// The next deliveries of the webhook, the attempts made of each, and whether it is in the range.
-    async fn next_of_range(&mut self, resend: &Resend) -> Result<Vec<(EventId, Option<i32>, Option<bool>)>> {
-        const SQL: &str = "
-            SELECT events.id, last.number,
-                last.ended = $5
-                    AND ($6 IS NULL OR events.type = $6)
-                    AND ($7 IS NULL OR events.inserted_at >= $7)
-                    AND ($8 IS NULL OR events.inserted_at <= $8)
-                    AND (SELECT queue.event_id FROM queue WHERE queue.event_id = events.id) IS NULL
-            FROM events
-            LEFT JOIN attempts AS last ON last.event_id = events.id
-                AND last.number = (SELECT max(number) FROM attempts WHERE attempts.event_id = events.id)
-            WHERE events.account_id = $1 AND events.webhook_id = $2 AND events.id > $3 AND events.id < $4
-            ORDER BY events.id
-            LIMIT $9";
-        Ok(on!(&mut self.0, tx => sqlx::query_as(SQL)
-            .bind(resend.account_id)
-            .bind(resend.webhook_id)
-            .bind(resend.cursor)
-            .bind(resend.until)
-            .bind(resend.range.ended.as_str())
-            .bind(&resend.range.event_type)
-            .bind(resend.range.from_at)
-            .bind(resend.range.to_at)
-            .bind(i64::try_from(LOOKED_AT).unwrap_or(i64::MAX))
-            .fetch_all(&mut **tx)
-            .await)?)
+    /// The next deliveries of the webhook, the attempts made of each, and whether it is in the range. Then whether there are
+    /// no more.
+    async fn next_of_range(&mut self, resend: &Resend) -> Result<(Vec<(EventId, Option<i32>, Option<bool>)>, bool)> {
+        macro_rules! next_sql {
+            ($select:literal, $which:literal) => {
+                concat!(
+                    $select,
+                    ", last.ended = $3
+                            AND ($4 IS NULL OR events.type = $4)
+                            AND ($5 IS NULL OR events.inserted_at >= $5)
+                            AND ($6 IS NULL OR events.inserted_at <= $6)
+                            AND (SELECT queue.event_id FROM queue WHERE queue.event_id = events.id) IS NULL
+                    FROM events
+                    LEFT JOIN attempts AS last ON last.event_id = events.id
+                        AND last.number = (SELECT max(number) FROM attempts WHERE attempts.event_id = events.id)
+                    WHERE events.account_id = $1 AND ",
+                    $which,
+                    " ORDER BY events.id"
+                )
+            };
+        }
+        const SQLITE: &str =
+            next_sql!("SELECT events.id, last.number", "events.id IN (SELECT unhex(value) FROM json_each($2))");
+        const POSTGRES: &str = next_sql!("SELECT events.id, last.number", "events.id = ANY ($2)");
+        macro_rules! next {
+            ($sql:expr, $tx:expr, $ids:expr) => {
+                sqlx::query_as($sql)
+                    .bind(resend.account_id)
+                    .bind($ids)
+                    .bind(resend.range.ended.as_str())
+                    .bind(&resend.range.event_type)
+                    .bind(resend.range.from_at)
+                    .bind(resend.range.to_at)
+                    .fetch_all(&mut **$tx)
+                    .await
+            };
+        }
+        let mut listing = Listing::oldest(resend.account_id, resend.webhook_id, resend.cursor, resend.until);
+        let ids = self.next_of(&mut listing, LOOKED_AT).await?;
+        let looked_at = match &mut self.0 {
+            Backend::Sqlite(tx) => next!(SQLITE, tx, hex_list(&ids)),
+            Backend::Postgres(tx) => next!(POSTGRES, tx, uuids(&ids)),
+        }?;
+        Ok((looked_at, ids.len() < LOOKED_AT))
     }
 
     async fn queue_resend(

@@ -6,6 +6,7 @@ use std::time::Duration;
 use sqlx::{PgConnection, PgExecutor, PgPool};
 use uuid::Uuid;
 
+use super::lists::Entry;
 use super::{Backend, Result, Store, on};
 use crate::domain::ids::{EventId, WebhookId};
 use crate::domain::time::Timestamp;
@@ -94,55 +95,75 @@ impl Store {
         })
     }
 
-    /// Removes events older than `before` with their attempts, at most `limit`, none that is still owed. Answers how
-    /// many. On PostgreSQL it is for those that belong to no day.
+    /// Removes events older than `before` with their attempts, about `limit`, none that is still owed and none that is listed
+    /// with one. Answers how many. On PostgreSQL it is for those that belong to no day.
     pub async fn operator_prune_events(&self, before: Timestamp, limit: i64) -> Result<u64> {
         const SQLITE: &str = "
-            SELECT id
+            WITH RECURSIVE places (place) AS (SELECT 1 UNION ALL SELECT place + 1 FROM places WHERE place < 64)
+            SELECT id, lists
             FROM events
             WHERE id < $1
                 AND inserted_at < $2
+                AND (lists IS NULL OR length(lists) > 0)
                 AND NOT EXISTS (SELECT 1 FROM queue WHERE queue.event_id = events.id)
+                AND NOT EXISTS (
+                    SELECT 1
+                    FROM places
+                    JOIN queue ON queue.event_id = substr(events.lists, place * 16 - 15, 16)
+                    WHERE place * 16 <= length(events.lists)
+                )
             ORDER BY id
             LIMIT $3";
         const POSTGRES: &str = "
-            SELECT id
+            SELECT id, lists
             FROM events_rest AS events
             WHERE id < $1
                 AND inserted_at < $2
+                AND (lists IS NULL OR length(lists) > 0)
                 AND NOT EXISTS (SELECT 1 FROM queue WHERE queue.event_id = events.id)
+                AND NOT EXISTS (
+                    SELECT 1
+                    FROM generate_series(1, length(events.lists) / 16) AS place
+                    JOIN queue ON queue.event_id
+                        = CAST(encode(substr(events.lists, place * 16 - 15, 16), 'hex') AS UUID)
+                )
             ORDER BY id
             LIMIT $3";
         self.queue_what_is_owed().await?;
         let before_id = first_id_of(before);
-        let ids: Vec<EventId> = match self.reader() {
+        let entries: Vec<Entry> = match self.reader() {
             Backend::Sqlite(pool) => {
-                sqlx::query_scalar(SQLITE).bind(before_id).bind(before).bind(limit).fetch_all(pool).await?
+                sqlx::query_as(SQLITE).bind(before_id).bind(before).bind(limit).fetch_all(pool).await?
             }
             Backend::Postgres(pool) => {
-                sqlx::query_scalar(POSTGRES).bind(before_id).bind(before).bind(limit).fetch_all(pool).await?
+                sqlx::query_as(POSTGRES).bind(before_id).bind(before).bind(limit).fetch_all(pool).await?
             }
         };
-        self.remove_events(&ids).await
+        self.remove_events(&events_of(&entries, limit)).await
     }
 
-    /// Removes deliveries of a webhook that was deleted, at most `limit`. Answers how many; none means that it is done.
+    /// Removes deliveries of a webhook that was deleted, about `limit`. Answers how many; none means that it is done.
     pub async fn operator_remove_deleted(&self, limit: i64) -> Result<u64> {
         const NEXT: &str = "SELECT webhook_id FROM removals ORDER BY inserted_at, webhook_id LIMIT 1";
-        const EVENTS: &str = "SELECT id FROM events WHERE webhook_id = $1 ORDER BY id LIMIT $2";
+        const EVENTS: &str = "
+            SELECT id, lists
+            FROM events
+            WHERE webhook_id = $1 AND (lists IS NULL OR length(lists) > 0)
+            ORDER BY id
+            LIMIT $2";
         const DONE: &str = "DELETE FROM removals WHERE webhook_id = $1";
         let mut removed = 0;
         loop {
             let next: Option<WebhookId> =
                 on!(self.writer(), pool => sqlx::query_scalar(NEXT).fetch_optional(pool).await)?;
             let Some(webhook_id) = next else { return Ok(removed) };
-            let ids: Vec<EventId> = on!(self.writer(), pool => sqlx::query_scalar(EVENTS)
+            let entries: Vec<Entry> = on!(self.writer(), pool => sqlx::query_as(EVENTS)
                 .bind(webhook_id).bind(limit).fetch_all(pool).await)?;
-            if ids.is_empty() {
+            if entries.is_empty() {
                 on!(self.writer(), pool => sqlx::query(DONE).bind(webhook_id).execute(pool).await.map(drop))?;
                 continue;
             }
-            removed += self.remove_events(&ids).await?;
+            removed += self.remove_events(&events_of(&entries, limit)).await?;
             if removed >= limit.unsigned_abs() {
                 return Ok(removed);
             }
@@ -163,6 +184,18 @@ impl Store {
         tx.commit().await?;
         Ok(ids.len() as u64)
     }
+}
+
+/// All that the first of these entries list, until there are so many.
+fn events_of(entries: &[Entry], enough: i64) -> Vec<EventId> {
+    let mut ids = Vec::new();
+    for entry in entries {
+        if ids.len() as u64 >= enough.unsigned_abs() {
+            break;
+        }
+        ids.extend(entry.ids());
+    }
+    ids
 }
 
 fn midnight_before(moment: Timestamp) -> Timestamp {

@@ -9,6 +9,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::Result;
+use super::lists::lists;
 use super::outbox::{Fired, Step, Watermark, event_columns, events_and_owed, put_in_order};
 use super::put_off::{PutOff, Putting};
 use crate::domain::ids::EventId;
@@ -54,35 +55,35 @@ impl<'a> Whole<'a> {
             WITH live AS MATERIALIZED (
                 SELECT id
                 FROM webhooks
-                WHERE id = ANY ($18) AND active AND disabled_at IS NULL
+                WHERE id = ANY ($19) AND active AND disabled_at IS NULL
                 ORDER BY id
                 FOR KEY SHARE
             ),
             versions AS MATERIALIZED (
                 SELECT id, version
                 FROM triggers
-                WHERE id = ANY ($19) AND (SELECT count(*) FROM live) = cardinality($18::uuid[])
+                WHERE id = ANY ($20) AND (SELECT count(*) FROM live) = cardinality($19::uuid[])
                 ORDER BY id
                 FOR SHARE OF triggers
             ),
             /* For what is put off: whoever takes these shards over sees all of it. */
             lasting AS MATERIALIZED (
                 SELECT shards.shard
-                FROM unnest($25::integer[], $26::bigint[]) AS lease (shard, epoch)
+                FROM unnest($26::integer[], $27::bigint[]) AS lease (shard, epoch)
                 JOIN shards ON shards.shard = lease.shard AND shards.epoch = lease.epoch
-                WHERE shards.node_id = $27 AND shards.unqueued_since <= $28
+                WHERE shards.node_id = $28 AND shards.unqueued_since <= $29
                 ORDER BY shards.shard
                 FOR SHARE OF shards
             ),
             moved AS (
                 UPDATE watermarks
-                SET seq = $23
-                WHERE source = $21 AND seq = $22
-                    AND (SELECT value FROM facts WHERE name = 'catalog_version') = $24
-                    AND (SELECT count(*) FROM live) = cardinality($18::uuid[])
-                    AND (SELECT count(*) FROM lasting) = cardinality($25::integer[])
+                SET seq = $24
+                WHERE source = $22 AND seq = $23
+                    AND (SELECT value FROM facts WHERE name = 'catalog_version') = $25
+                    AND (SELECT count(*) FROM live) = cardinality($19::uuid[])
+                    AND (SELECT count(*) FROM lasting) = cardinality($26::integer[])
                     /* Both in the order of ids, so there is one for each of those asked for. */
-                    AND (SELECT coalesce(array_agg(version ORDER BY id), '{}') FROM versions) = $20::bigint[]
+                    AND (SELECT coalesce(array_agg(version ORDER BY id), '{}') FROM versions) = $21::bigint[]
                 RETURNING 1
             ),
             ",
@@ -95,20 +96,23 @@ impl<'a> Whole<'a> {
         let is_put_off = |fired: &Fired| putting.as_ref().is_some_and(|putting| putting.puts_off(fired));
         let queued: Vec<_> = self.to_be_sent.iter().copied().filter(|fired| !is_put_off(fired)).collect();
         let leases = putting.as_ref().map_or(&[][..], |putting| &putting.leases);
-        let recorded = sqlx::query_scalar_with::<_, i64, _>(POSTGRES, event_columns(&self.fired, is_put_off, &queued)?)
-            .bind(self.webhooks.iter().copied().collect::<Vec<_>>())
-            .bind(self.versions.keys().copied().collect::<Vec<_>>())
-            .bind(self.versions.values().copied().collect::<Vec<_>>())
-            .bind(&self.watermark.source)
-            .bind(self.watermark.from)
-            .bind(self.watermark.to)
-            .bind(self.watermark.catalog_version.to_string())
-            .bind(leases.iter().map(|lease| lease.shard).collect::<Vec<_>>())
-            .bind(leases.iter().map(|lease| lease.epoch).collect::<Vec<_>>())
-            .bind(putting.as_ref().map(|putting| putting.node))
-            .bind(putting.as_ref().map(|putting| putting.first))
-            .fetch_one(pool)
-            .await;
+        let recorded = sqlx::query_scalar_with::<_, i64, _>(
+            POSTGRES,
+            event_columns(&self.fired, is_put_off, &lists(&self.fired), &queued)?,
+        )
+        .bind(self.webhooks.iter().copied().collect::<Vec<_>>())
+        .bind(self.versions.keys().copied().collect::<Vec<_>>())
+        .bind(self.versions.values().copied().collect::<Vec<_>>())
+        .bind(&self.watermark.source)
+        .bind(self.watermark.from)
+        .bind(self.watermark.to)
+        .bind(self.watermark.catalog_version.to_string())
+        .bind(leases.iter().map(|lease| lease.shard).collect::<Vec<_>>())
+        .bind(leases.iter().map(|lease| lease.epoch).collect::<Vec<_>>())
+        .bind(putting.as_ref().map(|putting| putting.node))
+        .bind(putting.as_ref().map(|putting| putting.first))
+        .fetch_one(pool)
+        .await;
         match recorded {
             Ok(_) => {
                 if let Some(putting) = putting {

@@ -26,6 +26,7 @@ mod interop;
 mod lab;
 mod life;
 mod listen;
+mod lists;
 mod looks;
 mod nab;
 mod nodes;

@@ -9,7 +9,7 @@ use sqlx::{Connection as _, PgConnection, Row as _, SqliteConnection};
 use crate::support::Database;
 
 /// Tables that do not grow with use, and rows that come from the statement itself.
-const SMALL: [&str; 25] = [
+const SMALL: [&str; 26] = [
     "facts",
     "gaps",
     // Folded every few seconds.
@@ -33,6 +33,7 @@ const SMALL: [&str; 25] = [
     "json_each",
     "next",
     "numbers",
+    "places",
     "told",
     "waiting",
     "wanted",
@@ -70,7 +71,7 @@ const MEANT: &[&str] = &[
     "WITH RECURSIVE waiting (event_id",
     "WITH RECURSIVE waiting AS ( ( SELECT",
     // Events of no day, which only a clock that is far off makes.
-    "SELECT id FROM events_rest AS events",
+    "SELECT id, lists FROM events_rest AS events",
     // SQLite says how it would look for children that came before their parent, which is never.
     "INSERT INTO accounts",
     // The first row of either.
