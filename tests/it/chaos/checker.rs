@@ -43,6 +43,7 @@ pub fn check(evidence: &Evidence) -> Verdict {
         hits(evidence),
         reports(evidence),
         moments(evidence),
+        lists(evidence),
         tests(evidence),
         resends(&evidence.log),
         endings(evidence),
@@ -136,6 +137,24 @@ fn moments(evidence: &Evidence) -> Vec<String> {
     let mut seen = HashSet::new();
     let twice = evidence.events.iter().filter(|event| !seen.insert((&event.trigger_id, &event.moment)));
     twice.map(|event| format!("event {} reports {} once more", event.id, event.moment)).collect()
+}
+
+/// Every event is in the list of its webhook, once and where it belongs.
+fn lists(evidence: &Evidence) -> Vec<String> {
+    let wrong = evidence.hooks.iter().filter_map(|hook| {
+        let newest_first = evidence.events.iter().rev().filter(|event| event.webhook_id == hook.id);
+        let there: Vec<_> = newest_first.map(|event| event.id.as_str()).collect();
+        let listed = evidence.listed.get(&hook.id).map_or(&[][..], Vec::as_slice);
+        let differs = (0..there.len().max(listed.len()))
+            .find(|place| there.get(*place).copied() != listed.get(*place).map(String::as_str))?;
+        Some(format!(
+            "webhook {} lists {:?} where {:?} belongs, {differs} from the newest",
+            hook.id,
+            listed.get(differs),
+            there.get(differs)
+        ))
+    });
+    wrong.collect()
 }
 
 /// A promised test is there, and there are no more tests than were asked for.

@@ -64,6 +64,7 @@ fn good() -> Evidence {
         hooks: vec![Hook { id: HOOK.to_owned(), site_id: SITE, goals: vec![(GOAL.to_owned(), "Signup")] }],
         stored: vec![Stored { node: 0, site_id: SITE, name: "Signup".to_owned(), count: 3 }],
         events: vec![event("a", Some(2)), event("b", Some(1)), event("t", None)],
+        listed: [(HOOK.to_owned(), ["t", "b", "a"].map(str::to_owned).to_vec())].into(),
     }
 }
 
@@ -114,6 +115,18 @@ fn a_hit_that_was_not_reported_is_found() {
 fn a_hit_that_was_reported_twice_is_found() {
     finds("2 completions were stored and 3 reported: 1 counted twice", |run| run.stored[0].count = 2);
     finds("event b reports moment of a once more", |run| run.events[1].moment = run.events[0].moment.clone());
+}
+
+#[test]
+fn an_event_that_is_not_listed_is_found() {
+    let listed = |run: &mut Evidence, ids: &[&str]| {
+        run.listed.insert(HOOK.to_owned(), ids.iter().map(|id| (*id).to_owned()).collect());
+    };
+    finds("lists Some(\"a\") where Some(\"b\") belongs, 1 from", |run| listed(run, &["t", "a"]));
+    finds("lists Some(\"b\") where Some(\"a\") belongs, 2 from", |run| listed(run, &["t", "b", "b", "a"]));
+    finds("lists Some(\"x\") where None belongs, 3 from", |run| listed(run, &["t", "b", "a", "x"]));
+    finds("lists Some(\"b\") where Some(\"t\") belongs, 0 from", |run| listed(run, &["b", "t", "a"]));
+    finds("lists None where Some(\"t\") belongs, 0 from", |run| run.listed.clear());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use pulsehook::store::Store;
+use pulsehook::store::deliveries::Filter;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection as _, PgConnection, SqliteConnection};
 use uuid::Uuid;
@@ -16,7 +17,10 @@ pub struct Evidence {
     pub log: Log,
     pub hooks: Vec<Hook>,
     pub stored: Vec<Stored>,
+    /// In the order of their ids.
     pub events: Vec<Event>,
+    /// Ids of each webhook's events as it lists them, newest first.
+    pub listed: HashMap<String, Vec<String>>,
 }
 
 /// A webhook and the goals it is to be told about.
@@ -75,6 +79,7 @@ pub async fn gather(world: &World) -> Evidence {
         hooks: hooks(world),
         stored: stored(world).await,
         events: events(&world.database_url, world.history.day_began()).await,
+        listed: listed(world).await,
     }
 }
 
@@ -100,6 +105,19 @@ pub async fn stored(world: &World) -> Vec<Stored> {
         stored.extend(rows.map(|(site_id, name, count)| Stored { node, site_id, name, count: count.unsigned_abs() }));
     }
     stored
+}
+
+async fn listed(world: &World) -> HashMap<String, Vec<String>> {
+    let store = Store::open(&world.database_url).await.expect("the database is there");
+    let ids: Vec<_> = world.hooks.iter().map(|hook| hook.id.parse().expect("it is one")).collect();
+    let mut listed = HashMap::new();
+    for webhook in store.operator_webhooks(&ids).await.expect("they are there") {
+        let all = store.deliveries(webhook.account_id, webhook.id, &Filter::default(), usize::MAX, 0).await;
+        let all = all.expect("they can be read").into_iter().map(|delivery| delivery.id.to_string());
+        listed.insert(webhook.id.to_string(), all.collect());
+    }
+    store.close().await;
+    listed
 }
 
 /// How many deliveries are still owed; `None` when the database does not say.
