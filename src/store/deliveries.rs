@@ -171,10 +171,13 @@ impl Store {
                 break;
             }
             if to_skip > 0 {
-                let let_through = self.let_through(account_id, ids, filter).await?;
-                let skipped = to_skip.min(let_through.len());
+                ids = self.let_through(account_id, ids, filter).await?;
+                let skipped = to_skip.min(ids.len());
                 to_skip -= skipped;
-                ids = let_through[skipped..].to_vec();
+                ids.drain(..skipped);
+                if ids.is_empty() {
+                    continue;
+                }
             }
             page.extend(self.some_among(account_id, &ids, filter, limit - page.len()).await?);
         }

@@ -1,7 +1,7 @@
 //! Which events a webhook has, in the order of their ids.
 //!
-//! An entry in an index for every event was an eighth of what a delivery costs on PostgreSQL, and what a step records for a
-//! webhook lies together in the list of its deliveries as well. So it has one entry there: the last event, which has the ids
+//! An entry in an index for every event is much of what an event costs, and what a step records for a webhook lies together in
+//! the list of its deliveries as well. So it has one entry there: the last event, which has the ids
 //! of the others with it (`events.lists`). What is recorded by itself has an entry of its own.
 
 use std::collections::BTreeSet;
