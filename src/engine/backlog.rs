@@ -26,6 +26,9 @@ const RECENT: Duration = Duration::from_secs(2);
 /// known too, unless somebody says that it is not: first attempts come by memory, and what fell due in another lane since is
 /// behind one that waits for its turn.
 const TRUSTED_FOR: Duration = Duration::from_secs(15);
+/// What is fired is attempted from memory and never has a row in the queue if that ends it, which takes less as a rule. What
+/// lasts longer is found by the next look.
+const YOUNG: Duration = Duration::from_secs(1);
 /// Lanes that fall due within this share what is kept with those that are due: there is a look at least that often.
 const SOON: Duration = Duration::from_secs(2);
 /// Lanes read with one statement.
@@ -60,6 +63,8 @@ pub struct Backlog {
     /// The last look found nothing that is not held, and nothing came since.
     clean: bool,
     stirred: bool,
+    /// Something that may be sent is in nobody's memory: the next look finds it, however young it is.
+    seeks_young: bool,
     /// Lanes that waited at the last look: what is kept is shared among them.
     crowd: usize,
 }
@@ -99,6 +104,7 @@ impl Backlog {
             looks,
             clean: false,
             stirred: false,
+            seeks_young: false,
             crowd: 1,
         }
     }
@@ -123,6 +129,12 @@ impl Backlog {
         self.stir();
     }
 
+    /// The same, and what was put there may have no row yet.
+    pub fn seek(&mut self, shard: i32) {
+        self.seeks_young = true;
+        self.doubt(shard);
+    }
+
     /// The next look leaves nothing out.
     pub fn doubt_all(&mut self) {
         self.looks.doubt();
@@ -134,9 +146,10 @@ impl Backlog {
     }
 
     /// A look begins. Answers which.
-    pub fn looks(&mut self, now: Timestamp) -> Look {
+    pub fn looks(&mut self, at_everything: bool, now: Timestamp) -> Look {
         self.stirred = false;
-        self.looks.begin(now)
+        let at_everything = std::mem::take(&mut self.seeks_young) || at_everything;
+        Look { young_since: (!at_everything).then_some(now - YOUNG), ..self.looks.begin(now) }
     }
 
     /// Forgets what was written more than a few seconds ago.
@@ -314,6 +327,7 @@ impl Backlog {
         }
         if !self.ready.push(due) {
             self.held.remove(&id);
+            self.seeks_young = true;
         }
     }
 
@@ -321,6 +335,7 @@ impl Backlog {
     pub fn put_back(&mut self, due: &Due, now: Timestamp) {
         self.held.remove(&due.event_id);
         self.ready.put_back(due.webhook_id, now);
+        self.seeks_young = true;
         self.stir();
     }
 
@@ -348,6 +363,7 @@ impl Backlog {
 
     pub fn unpark(&mut self, id: WebhookId) {
         self.parked.remove(&id);
+        self.seeks_young = true;
     }
 
     fn is_parked(&self, id: WebhookId, now: Timestamp) -> bool {
@@ -378,6 +394,7 @@ impl Backlog {
         self.read.clear();
         self.parked.clear();
         self.reading = None;
+        self.seeks_young = true;
         self.doubt_all();
     }
 
@@ -451,7 +468,7 @@ mod tests {
     }
 
     fn look(backlog: &mut Backlog, lanes: Vec<Waiting>) {
-        backlog.looks(NOW);
+        backlog.looks(false, NOW);
         backlog.waiting(lanes, Duration::ZERO, NOW, |_| true);
     }
 
@@ -506,6 +523,37 @@ mod tests {
         assert!(backlog.ready.take_turn(NOW).is_some());
         look(&mut backlog, vec![front]);
         assert!(backlog.wants().is_some(), "the next one could have a turn");
+    }
+
+    #[test]
+    fn a_look_leaves_the_young_without_rows_unless_nobody_may_have_them_in_memory() {
+        let mut backlog = backlog_of(1);
+        let young_since = |backlog: &mut Backlog| {
+            let look = backlog.looks(false, NOW);
+            backlog.waiting(Vec::new(), Duration::ZERO, NOW, |_| true);
+            look.young_since
+        };
+        let as_usual = Some(NOW - YOUNG);
+        assert_eq!(young_since(&mut backlog), as_usual);
+        backlog.take(due(0, 1), NOW);
+        backlog.leave(&due(0, 2), NOW);
+        assert_eq!(young_since(&mut backlog), as_usual, "one is here and the other is read when its turn comes");
+        let turn = backlog.ready.take_turn(NOW).expect("it is its turn");
+        backlog.put_back(&turn, NOW);
+        assert_eq!((young_since(&mut backlog), young_since(&mut backlog)), (None, as_usual));
+        backlog.take(due(7, 3), NOW);
+        assert_eq!((young_since(&mut backlog), young_since(&mut backlog)), (None, as_usual), "nobody met its webhook");
+        backlog.forget_what_waits();
+        assert_eq!((young_since(&mut backlog), young_since(&mut backlog)), (None, as_usual));
+        backlog.park(webhook(0), NOW + Duration::from_secs(60));
+        assert_eq!(young_since(&mut backlog), as_usual, "it may not be spoken to before they are old");
+        backlog.unpark(webhook(0));
+        assert_eq!((young_since(&mut backlog), young_since(&mut backlog)), (None, as_usual));
+        backlog.seek(0);
+        assert_eq!((young_since(&mut backlog), young_since(&mut backlog)), (None, as_usual));
+        backlog.doubt(0);
+        assert_eq!(young_since(&mut backlog), as_usual, "another node writes rows at once");
+        assert_eq!(backlog.looks(true, NOW).young_since, None);
     }
 
     /// The row came after the read that was under way had begun.

@@ -216,7 +216,7 @@ impl Dispatcher {
                 *sweep_at = self.clock.now();
             }
             ToDispatcher::QueueChanged(shard) => {
-                self.backlog.doubt(shard);
+                self.backlog.seek(shard);
                 *sweep_at = self.clock.now();
                 if self.leases.lease(shard).is_none() {
                     self.tell(shard);
@@ -243,7 +243,7 @@ impl Dispatcher {
     /// Asks the database what waits, without waiting for the answer.
     fn look(&mut self, under: &Under) {
         let now = self.clock.now();
-        let look = self.backlog.looks(now);
+        let look = self.backlog.looks(!under.draining.is_empty(), now);
         self.backlog.ready.forget_idle(now - IDLE_FOR);
         let (store, found, clock) = (self.store.clone(), under.found.clone(), self.clock.clone());
         under.tasks.spawn(async move {

@@ -109,7 +109,7 @@ impl Looks {
         self.looked_at = now;
         self.under_way = Some(UnderWay { began_at: now, is_whole: known.is_none(), is_doubted: false });
         let patiently = known.is_none() && (self.whole.failed || self.whole.took >= PATIENT_AFTER);
-        Look { known, patiently }
+        Look { known, patiently, ..Look::default() }
     }
 
     /// What a look found, and how long that took.
@@ -230,7 +230,7 @@ mod tests {
         looks.end(&[], secs(30), NOW + secs(72));
         assert!(looks.begin(NOW + secs(42 + 299)).known.is_some());
         looks.end(&[], secs(1), NOW + secs(42 + 299));
-        assert_eq!(looks.begin(NOW + secs(42 + 300)), Look { known: None, patiently: true });
+        assert_eq!(looks.begin(NOW + secs(42 + 300)), Look { patiently: true, ..Look::default() });
         looks.end(&[], secs(1), NOW + secs(42 + 300));
         assert!(!looks.begin(NOW + secs(2_000)).patiently, "it does not take long any more");
     }

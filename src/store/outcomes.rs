@@ -107,7 +107,7 @@ impl Store {
         settled: &[Settled],
         now: Timestamp,
     ) -> Result<bool> {
-        let taken = Taken::of(put_off, settled);
+        let taken = Taken::of(put_off, settled.iter().map(|row| row.event_id));
         let (never_queued, needs_row) = taken.told_apart(settled);
         let under = Under { node, leases, catalog_version: put_off.believed_under() };
         let believed = if needs_row.is_empty() && settled.iter().all(Settled::is_quiet) {

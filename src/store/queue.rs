@@ -2,6 +2,7 @@
 //! ([`super::outcomes`]). Which lanes there is something in is looked for in [`super::waiting`].
 
 use bytes::Bytes;
+use foldhash::HashSet;
 use sqlx::FromRow;
 
 use super::rows::{MOST_ROWS, Rows};
@@ -148,7 +149,9 @@ const DUE_POSTGRES: &str = "
 impl Store {
     /// Deliveries that are due by `now`, oldest first.
     pub async fn due(&self, wanted: &Wanted, now: Timestamp) -> Result<Vec<Due>> {
-        self.queue_what_is_owed().await?;
+        let first_of: HashSet<_> =
+            wanted.lanes.iter().filter(|rest| rest.lane == Lane::First).map(|rest| rest.webhook_id).collect();
+        self.queue_of_what_is_owed(|owed| first_of.contains(&owed.webhook_id)).await?;
         let mut rows: Vec<DueRow> = Vec::new();
         match self.hot() {
             Backend::Sqlite(pool) => {

@@ -3,8 +3,9 @@
 //! Nearly every delivery is made within milliseconds by the process that recorded its event. A row in the queue would be
 //! written, found and deleted again for it, which is much beside what else is written once per delivery. So an event
 //! says itself that it is owed (`owed_until`), this process remembers which are, and what is left of them gets its rows
-//! before anybody reads or changes the queue: each time the dispatcher looks at everything that waits, which is every
-//! second or two. Who gives a delivery up does it behind that, in the same transaction.
+//! before anybody reads or changes that part of the queue: each time the dispatcher looks at what waits, which is every
+//! second or two, those that are older than a second. Who only reads has them written in bites, so that nobody who records
+//! waits for all of many; who gives a delivery up does it behind that, in the same transaction.
 //!
 //! What the process remembered when it was killed is found at the next start: events from `unqueued_since` on that are owed
 //! and have no attempt. Where nobody has begun to remember, as in a process that only records, rows are written at once; and
@@ -30,9 +31,13 @@ const SINCE: &str = "unqueued_since";
 /// How far before the newest event that is, so that events which are recorded a little out of order need not move it.
 const SLACK: Duration = Duration::from_secs(5);
 /// It is moved on after so long even if every event found its end by itself: the next start has so much to look through.
-const MOVES_AFTER: Duration = Duration::from_secs(60);
+const MOVES_AFTER: Duration = Duration::from_secs(10);
 /// `owed_until` of what does not expire.
 const FOR_EVER: i64 = i64::MAX;
+/// Those who only read the queue have rows written for so many at once, or for more where there would be too many bites: who
+/// records events or tells outcomes gets his turn in between.
+const BITE: usize = 16;
+const MOST_BITES: usize = 64;
 
 /// What this process remembers; nothing where it writes rows at once. Changed under the write lock of the database alone.
 #[derive(Default)]
@@ -74,6 +79,11 @@ impl Owed {
         }
     }
 
+    /// Where its row lies in the queue.
+    pub fn place(&self) -> (i32, WebhookId, Timestamp, EventId) {
+        (self.shard, self.webhook_id, self.due_at, self.event_id)
+    }
+
     pub fn of_row(row: OwedRow) -> Self {
         let (event_id, account_id, site_id, webhook_id, due_at, owed_until) = row;
         let expires_at = (owed_until != FOR_EVER).then_some(Timestamp::from_micros(owed_until));
@@ -86,6 +96,18 @@ pub(super) type OwedRow = (EventId, AccountId, SiteId, WebhookId, Timestamp, i64
 /// What an event says of itself: until when it is owed, or nothing if it is not.
 pub(super) fn owed_until(fired: &Fired) -> Option<i64> {
     (!fired.shadow).then(|| fired.event.expires_at.map_or(FOR_EVER, Timestamp::micros))
+}
+
+/// Their ids in the order in which their rows lie, so that those of few shards are written together.
+pub(super) fn in_order<'a>(owed: impl Iterator<Item = &'a Owed>) -> Vec<EventId> {
+    let mut owed: Vec<_> = owed.collect();
+    owed.sort_unstable_by_key(|owed| owed.place());
+    owed.into_iter().map(|owed| owed.event_id).collect()
+}
+
+/// In such portions.
+pub(super) fn bites(ids: &[EventId]) -> std::slice::Chunks<'_, EventId> {
+    ids.chunks(ids.len().div_ceil(MOST_BITES).max(BITE))
 }
 
 impl Unqueued {
@@ -101,10 +123,12 @@ impl Unqueued {
         })
     }
 
-    fn wants_rows(&self) -> bool {
-        self.memory()
-            .as_ref()
-            .is_some_and(|memory| !memory.owed.is_empty() || memory.newest.since(memory.since) > MOVES_AFTER)
+    /// Which of them get rows now, in the order in which they will lie. Nothing where no place is to be moved on either.
+    fn wanting_rows(&self, wanted: impl Fn(&Owed) -> bool) -> Option<Vec<EventId>> {
+        let memory = self.memory();
+        let memory = memory.as_ref()?;
+        let ids = in_order(memory.owed.values().filter(|owed| wanted(owed)));
+        (!ids.is_empty() || memory.newest.since(memory.since) > MOVES_AFTER).then_some(ids)
     }
 }
 
@@ -155,15 +179,22 @@ impl Taken {
         self.with(take).unwrap_or_default()
     }
 
-    /// All of them, and from where on there will be others. The database is not told a later place than this process
-    /// believes in.
-    fn take_all(&mut self) -> Option<(Vec<Owed>, Timestamp)> {
+    fn take_all(&mut self) -> Option<Vec<Owed>> {
         self.with(|memory, taken| {
             let all: Vec<_> = memory.owed.drain().map(|(_, owed)| owed).collect();
             taken.extend(&all);
-            let since = memory.newest - SLACK;
+            all
+        })
+    }
+
+    /// From where on there will be others, beside those that are left. The database is not told a later place than this
+    /// process believes in.
+    fn moves_on(&mut self) -> Option<Timestamp> {
+        self.with(|memory, _| {
+            let oldest = memory.owed.keys().map(|id| id.recorded_at()).min();
+            let since = (memory.newest - SLACK).min(oldest.unwrap_or(memory.newest));
             memory.since = memory.since.max(since);
-            (all, since)
+            since
         })
     }
 
@@ -253,23 +284,46 @@ impl Store {
         }
     }
 
-    /// For those who read the queue.
+    /// For those who read the queue: what is owed has its row afterwards.
     pub(super) async fn queue_what_is_owed(&self) -> Result<()> {
-        if self.unqueued().is_some_and(Unqueued::wants_rows) {
-            let mut tx = self.begin_hot().await?;
-            tx.queue_what_is_owed().await?;
-            tx.commit().await?;
+        self.queue_of_what_is_owed(|_| true).await
+    }
+
+    /// For those who read a part of it.
+    pub(super) async fn queue_of_what_is_owed(&self, wanted: impl Fn(&Owed) -> bool) -> Result<()> {
+        if let Some(ids) = self.unqueued().and_then(|unqueued| unqueued.wanting_rows(&wanted)) {
+            let mut bites = bites(&ids);
+            loop {
+                let bite = bites.next().unwrap_or_default();
+                let mut tx = self.begin_hot().await?;
+                // What was attempted meanwhile needs none.
+                let owed = tx.1.take(bite.iter().copied());
+                tx.queue(owed).await?;
+                let is_last = bites.len() == 0;
+                if is_last {
+                    tx.move_on().await?;
+                }
+                tx.commit().await?;
+                if is_last {
+                    break;
+                }
+            }
         }
-        self.queue_what_was_put_off().await
+        self.queue_what_was_put_off(&wanted).await
     }
 }
 
 impl Tx {
     /// For those who change the queue: what is owed has its row afterwards.
     pub(super) async fn queue_what_is_owed(&mut self) -> Result<()> {
-        const MOVE_ON_SQLITE: &str = "UPDATE facts SET value = $2 WHERE name = $1";
-        let Some((owed, since)) = self.1.take_all() else { return Ok(()) };
+        let Some(owed) = self.1.take_all() else { return Ok(()) };
         self.queue(owed).await?;
+        self.move_on().await
+    }
+
+    async fn move_on(&mut self) -> Result<()> {
+        const MOVE_ON_SQLITE: &str = "UPDATE facts SET value = $2 WHERE name = $1";
+        let Some(since) = self.1.moves_on() else { return Ok(()) };
         let Backend::Sqlite(tx) = &mut self.0 else { unreachable!("there are some on SQLite alone") };
         sqlx::query(MOVE_ON_SQLITE).bind(SINCE).bind(in_digits(first_id_of(since))).execute(&mut **tx).await?;
         Ok(())
@@ -334,7 +388,7 @@ impl Tx {
         );
         static QUEUED: Rows = Rows::new("UPDATE OR FAIL events SET owed_until = NULL WHERE id IN", 1, "");
         let Backend::Sqlite(tx) = &mut self.0 else { unreachable!("the caller looked") };
-        owed.sort_unstable_by_key(|owed| (owed.shard, owed.webhook_id, owed.due_at, owed.event_id));
+        owed.sort_unstable_by_key(Owed::place);
         for rows in owed.chunks(MOST_ROWS) {
             let queue = QUEUE.query(rows, |query, owed| {
                 query
@@ -360,6 +414,7 @@ mod tests {
     use super::super::outcomes::{AttemptRow, Life, Standing};
     use super::super::queue::{Due, Lane, Position, Rest, Wanted};
     use super::super::shards::Lease;
+    use super::super::waiting::Look;
     use super::*;
     use crate::domain::event::Event;
     use crate::domain::ids::NodeId;
@@ -538,6 +593,64 @@ mod tests {
         assert_eq!((stage.rows().await, stage.depth().await), (1, 1));
         stage.settle(id(NOW, 1), over()).await;
         assert_eq!((stage.rows().await, stage.depth().await), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_look_leaves_what_is_young_and_a_read_what_is_for_others() {
+        let stage = Stage::new().await;
+        let (old, young) = (id(NOW, 1), id(NOW + Duration::from_secs(5), 2));
+        stage.record(vec![fired(old), fired(young)]).await;
+        let look = Look { young_since: Some(NOW + Duration::from_secs(1)), ..Look::default() };
+        let found: Vec<_> = stage.store.waiting(&look).await.unwrap().iter().map(|lane| lane.event_id).collect();
+        assert_eq!((found, stage.rows().await, stage.depth().await), (vec![old], 1, 2));
+        assert_eq!(stage.due(Lane::Retry).await, []);
+        assert_eq!(stage.rows().await, 1, "nothing is owed in that lane");
+        stage.due(Lane::First).await;
+        assert_eq!(stage.rows().await, 2);
+        // The one that was left behind is not forgotten by the next process either.
+        let left = id(NOW + Duration::from_secs(600), 3);
+        stage.record(vec![fired(left)]).await;
+        stage.store.waiting(&look).await.unwrap();
+        let stage = stage.killed().await;
+        assert_eq!((stage.rows().await, stage.depth().await), (3, 3));
+    }
+
+    /// Who records or tells outcomes gets his turn before a look has rows for all of many.
+    #[tokio::test]
+    async fn a_look_writes_rows_in_bites() {
+        const MANY: i64 = 150;
+        let stage = Stage::new().await;
+        stage.record((0..MANY.unsigned_abs()).map(|number| fired(id(NOW, number.into()))).collect()).await;
+        let somebody = stage.store.begin().await.unwrap();
+        let look = Look::default();
+        // Each waits for its turn in this order.
+        let (waiting, rows, ()) = tokio::join!(
+            stage.store.waiting(&look),
+            async {
+                let mut tx = stage.store.begin().await.unwrap();
+                let Backend::Sqlite(connection) = &mut tx.0 else { unreachable!("it was opened as that") };
+                let rows: i64 =
+                    sqlx::query_scalar("SELECT count(*) FROM queue").fetch_one(&mut **connection).await.unwrap();
+                rows
+            },
+            async { drop(somebody) },
+        );
+        assert!(0 < rows && rows < MANY, "{rows} rows were there when the next one had his turn");
+        assert_eq!(waiting.unwrap()[0].event_id, id(NOW, 0));
+        assert_eq!((stage.rows().await, stage.depth().await), (MANY, MANY));
+    }
+
+    #[test]
+    fn bites_are_small_and_not_too_many() {
+        let sizes = |ids: usize| {
+            let ids = vec![EventId(Uuid::nil()); ids];
+            let sizes: Vec<_> = bites(&ids).map(<[_]>::len).collect();
+            (sizes.len(), sizes.first().copied().unwrap_or_default(), sizes.iter().sum::<usize>())
+        };
+        assert_eq!(sizes(0), (0, 0, 0));
+        assert_eq!(sizes(BITE), (1, BITE, BITE));
+        assert_eq!(sizes(BITE + 1), (2, BITE, BITE + 1));
+        assert_eq!(sizes(100_000), (MOST_BITES, 1_563, 100_000));
     }
 
     #[tokio::test]

@@ -28,6 +28,9 @@ pub struct Look {
     pub known: Option<Known>,
     /// It may take minutes, unlike any other statement.
     pub patiently: bool,
+    /// What was recorded since then and has no row yet is left without one: whoever looks has it, or will ask for it. Without
+    /// this everything is found.
+    pub young_since: Option<Timestamp>,
 }
 
 /// What need not be looked at again. Rows that are deleted stay in PostgreSQL's index for as long as somebody holds an old
@@ -120,7 +123,7 @@ impl Store {
             )
             SELECT shard, account_id, webhook_id, lane, next_due_at, event_id FROM waiting";
         const PATIENCE_POSTGRES: &str = "SELECT set_config('statement_timeout', '600000', true)";
-        self.queue_what_is_owed().await?;
+        self.queue_of_what_is_owed(|owed| look.young_since.is_none_or(|since| owed.due_at < since)).await?;
         Ok(match (self.hot(), &look.known) {
             (Backend::Sqlite(pool), _) => sqlx::query_as(SQLITE).fetch_all(pool).await?,
             (Backend::Postgres(pool), Some(known)) => waiting_beside(pool, known).await?,

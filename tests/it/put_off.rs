@@ -12,6 +12,7 @@ use pulsehook::store::outcomes::{Settled, Standing};
 use pulsehook::store::queue::{Due, Lane, Position, Rest, Wanted};
 use pulsehook::store::retention::first_id_of;
 use pulsehook::store::shards::{Lease, Node};
+use pulsehook::store::waiting::Look;
 use pulsehook::store::{Store, StoreError};
 use sqlx::{Connection as _, PgConnection, Postgres, Transaction};
 
@@ -460,6 +461,78 @@ async fn a_row_is_not_written_behind_the_back_of_who_deletes_its_webhook() {
         let (left, ()) = tokio::join!(stage.due(&stage.bench.store, Lane::First), commit);
         assert_eq!(left, []);
         assert_eq!(stage.written().await, (0, 0));
+        stage.close().await;
+    }))
+    .await;
+}
+
+/// Who records or tells outcomes gets his turn before a look has rows for all of many.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_writes_rows_in_bites() {
+    const MANY: u128 = 150;
+    in_time(Box::pin(async {
+        let mut stage = Stage::new().await;
+        let mut first = stage.record(0).await;
+        // From then on it is known under which configuration what is remembered is believed.
+        stage.settle(first, over()).await.unwrap();
+        let last = {
+            let fired: Vec<_> = (1..=MANY).map(|number| stage.event_at(number, stage.now())).collect();
+            first = fired[0].event.id;
+            let last = fired.last().unwrap().event.id;
+            let step = stage.step(fired).await;
+            stage.bench.store.record(&step, stage.now()).await.unwrap();
+            last
+        };
+        // Somebody is about to write the row that would be written last.
+        let mut somebody = PgConnection::connect(&stage.bench.database.url).await.unwrap();
+        let mut writing = somebody.begin().await.unwrap();
+        sqlx::query(
+            "INSERT INTO queue (event_id, account_id, webhook_id, shard, lane, attempt, other_attempts, due_at)
+            SELECT id, account_id, webhook_id, $2, 0, 0, 0, inserted_at FROM events WHERE id = $1",
+        )
+        .bind(last)
+        .bind(stage.lease.shard)
+        .execute(&mut *writing)
+        .await
+        .unwrap();
+        let meanwhile = async {
+            let mut watch = PgConnection::connect(&stage.bench.database.url).await.unwrap();
+            until_somebody_waits(&mut watch).await;
+            let before: i64 = sqlx::query_scalar("SELECT count(*) FROM queue").fetch_one(&mut watch).await.unwrap();
+            writing.rollback().await.unwrap();
+            before
+        };
+        let look = Look::default();
+        let (waiting, before) = tokio::join!(stage.bench.store.waiting(&look), meanwhile);
+        assert!(0 < before && before < MANY as i64, "{before} rows were there while the last ones were written");
+        assert_eq!(waiting.unwrap()[0].event_id, first);
+        assert_eq!(stage.written().await, (MANY as i64, 1));
+        stage.close().await;
+    }))
+    .await;
+}
+
+/// What is attempted from memory right now would lose its row in a moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_leaves_what_is_young_and_a_read_what_is_for_others() {
+    in_time(Box::pin(async {
+        let mut stage = Stage::new().await;
+        let before = stage.record(0).await;
+        stage.settle(before, over()).await.unwrap();
+        let now = stage.now();
+        let old = stage.record(1).await;
+        let mut fired = stage.event_at(2, now + Duration::from_secs(5));
+        fired.event.inserted_at = now + Duration::from_secs(5);
+        let young = fired.event.id;
+        let step = stage.step(vec![fired]).await;
+        stage.bench.store.record(&step, now).await.unwrap();
+        let look = Look { young_since: Some(now + Duration::from_secs(1)), ..Look::default() };
+        let found: Vec<_> = stage.bench.store.waiting(&look).await.unwrap().iter().map(|lane| lane.event_id).collect();
+        assert_eq!((found, stage.written().await), (vec![old], (1, 1)));
+        assert_eq!(stage.bench.store.operator_depth().await.unwrap().deliveries, 2);
+        assert_eq!(stage.due(&stage.bench.store, Lane::Retry).await, []);
+        assert_eq!(stage.written().await, (1, 1), "nothing was put off in that lane");
+        assert_eq!(ids(&stage.due(&stage.bench.store, Lane::First).await), [old, young]);
         stage.close().await;
     }))
     .await;

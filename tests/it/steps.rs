@@ -350,14 +350,14 @@ on_both!({
         let another = |webhook_id| Fronts { webhook_id, ..ours([now; 3]) };
         let waiting = async |known: Option<(&[Fronts], Timestamp)>| {
             let known = known.map(|(webhooks, elsewhere)| Known { webhooks: webhooks.to_vec(), elsewhere });
-            let waiting = bench.store.waiting(&Look { known, patiently: false }).await.unwrap();
+            let waiting = bench.store.waiting(&Look { known, ..Look::default() }).await.unwrap();
             let waiting = waiting.iter().map(|lane| (lane.lane, lane.event_id.0.as_u128()));
             waiting.collect::<Vec<_>>()
         };
         let all = [(Lane::First, 4), (Lane::Retry, 3)];
         let or_all = |found: &[(Lane, u128)]| if bench.store.is_sqlite() { all.to_vec() } else { found.to_vec() };
         assert_eq!(waiting(None).await, all);
-        let patiently = bench.store.waiting(&Look { known: None, patiently: true }).await.unwrap();
+        let patiently = bench.store.waiting(&Look { patiently: true, ..Look::default() }).await.unwrap();
         assert_eq!(patiently.iter().map(|lane| lane.lane).collect::<Vec<_>>(), [Lane::First, Lane::Retry]);
         assert_eq!(waiting(Some((&[], now))).await, all);
         assert_eq!(waiting(Some((&[], after(11)))).await, or_all(&[(Lane::Retry, 2)]));

@@ -539,9 +539,9 @@ async fn bookkeeping(app: &TestApp) {
     let node = store.operator_nodes(app.now()).await.unwrap()[0].id;
     other.take_up(node, &other.held_shards(node).await.unwrap(), true, app.now()).await.unwrap();
     other.close().await;
-    let beside = Look { known: Some(Known { webhooks: vec![], elsewhere: app.now() }), patiently: false };
+    let beside = Look { known: Some(Known { webhooks: vec![], elsewhere: app.now() }), ..Look::default() };
     assert_eq!(store.waiting(&beside).await.unwrap(), []);
-    assert_eq!(store.waiting(&Look { known: None, patiently: true }).await.unwrap(), []);
+    assert_eq!(store.waiting(&Look { patiently: true, ..Look::default() }).await.unwrap(), []);
     store.operator_give_up_old(app.now() - Duration::from_secs(40 * 86_400), 10).await.unwrap();
     store.operator_prune_events(app.now(), 10).await.unwrap();
     store.operator_remove_deleted(10).await.unwrap();

@@ -113,7 +113,7 @@ pub async fn depth(store: &Store) -> anyhow::Result<f64> {
 /// Returns once nothing is owed any more beside what is known not to be: then every outcome is on disk. Does not count, for
 /// that goes past every row that somebody's snapshot keeps.
 pub async fn emptied(world: &World, store: &Store, known: &Known) -> anyhow::Result<()> {
-    let look = Look { known: Some(known.clone()), patiently: false };
+    let look = Look { known: Some(known.clone()), ..Look::default() };
     while !store.waiting(&look).await?.is_empty() {
         world.clock.sleep(BETWEEN_LOOKS).await;
     }

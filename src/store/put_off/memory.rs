@@ -10,7 +10,7 @@ use super::super::outbox::{Fired, Watermark};
 use super::super::outcomes::Settled;
 use super::super::queue::Depth;
 use super::super::shards::Lease;
-use super::super::unqueued::Owed;
+use super::super::unqueued::{Owed, in_order};
 use crate::domain::ids::{EventId, NodeId};
 use crate::domain::time::Timestamp;
 
@@ -144,8 +144,9 @@ impl PutOff {
         })
     }
 
-    pub(super) fn wants_rows(&self) -> bool {
-        self.with(|memory| !memory.owed.is_empty() || memory.doubt.is_some()).unwrap_or(false)
+    /// Which of them get rows now, in the order in which they will lie.
+    pub(super) fn wanting_rows(&self, wanted: impl Fn(&Owed) -> bool) -> Vec<EventId> {
+        self.with(|memory| in_order(memory.owed.values().filter(|owed| wanted(owed)))).unwrap_or_default()
     }
 
     pub(super) fn doubt(&self) -> Option<Doubt> {
@@ -240,9 +241,8 @@ pub(in crate::store) struct Taken<'a> {
 }
 
 impl<'a> Taken<'a> {
-    /// Those of these outcomes.
-    pub fn of(put_off: &'a PutOff, settled: &[Settled]) -> Self {
-        let take = |memory: &mut Memory| settled.iter().filter_map(|row| memory.owed.remove(&row.event_id)).collect();
+    pub fn of(put_off: &'a PutOff, ids: impl Iterator<Item = EventId>) -> Self {
+        let take = |memory: &mut Memory| ids.filter_map(|id| memory.owed.remove(&id)).collect();
         Self { from: put_off, owed: put_off.with(take).unwrap_or_default() }
     }
 
@@ -406,10 +406,10 @@ mod tests {
     #[test]
     fn a_doubt_lasts_until_it_was_looked_into_and_another_after_it_too() {
         let memory = begun();
-        assert_eq!((memory.doubt(), memory.wants_rows()), (None, false));
+        assert_eq!(memory.doubt(), None);
         let doubt = |first, from| Some(Doubt { first, source: "here".to_owned(), from });
         drop(Putting::of(&memory, &[&fired(NOW, 1)], &step(3)));
-        assert_eq!((memory.doubt(), memory.wants_rows()), (doubt(NOW, 3), true));
+        assert_eq!(memory.doubt(), doubt(NOW, 3));
         let looked_into = memory.doubt();
         // Another one meanwhile: from the first of both on, when the last is over.
         drop(Putting::of(&memory, &[&fired(NOW + MINUTE, 1)], &step(4)));
@@ -419,7 +419,7 @@ mod tests {
         memory.is_written_down(1, None);
         assert_eq!(memory.doubt(), doubt(NOW, 4), "nobody looked");
         memory.is_written_down(1, memory.doubt().as_ref());
-        assert_eq!((memory.doubt(), memory.wants_rows()), (None, false));
+        assert_eq!(memory.doubt(), None);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! A node records events of shards that it works for itself, and makes their first attempts from memory. A row would be
 //! written, found and deleted again for each, which is a third of what PostgreSQL does for a delivery. So the event says
-//! that it is owed (`owed_until`), the node remembers it, and what is left gets its row at the next look at the queue,
-//! within a second or two.
+//! that it is owed (`owed_until`), the node remembers it, and what is left gets its row at the first look at the queue
+//! after a second, few of them at once.
 //!
 //! Other nodes cannot know what this one remembers, so it is the lease that vouches for it:
 //! * Rows are put off in a statement that locks the leases of the shards, as every other that writes under a lease does.
@@ -30,17 +30,19 @@ pub(super) use self::memory::{PutOff, Putting, Taken};
 use super::queue::Depth;
 use super::retention::first_id_of;
 use super::shards::Lease;
-use super::unqueued::{Owed, OwedRow};
+use super::unqueued::{Owed, OwedRow, bites};
 use super::{Backend, PostgresPools, Result, Store, StoreError, Tx};
-use crate::domain::ids::NodeId;
+use crate::domain::ids::{EventId, NodeId};
 use crate::domain::time::Timestamp;
 
 mod memory;
 
 /// How much is to be written down.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Extent {
-    Now,
+enum Extent<'a> {
+    /// Of these what is still remembered.
+    Of(&'a [EventId]),
+    Everything,
     /// And nothing is put off afterwards.
     ForGood,
 }
@@ -138,19 +140,25 @@ impl Store {
         Ok(())
     }
 
-    /// For those who read the queue: what was put off has its row afterwards, as far as it is this node's.
-    pub(super) async fn queue_what_was_put_off(&self) -> Result<()> {
+    /// For those who read the queue: which of what was put off has its row afterwards, as far as it is this node's.
+    pub(super) async fn queue_what_was_put_off(&self, wanted: impl Fn(&Owed) -> bool) -> Result<()> {
         let Some((_, put_off)) = self.put_off() else { return Ok(()) };
-        if put_off.wants_rows() {
+        if put_off.doubt().is_some() {
             let _turn = put_off.turn().await;
-            self.write_down(put_off, Extent::Now).await?;
+            return self.queue_in_turn(put_off).await;
+        }
+        for bite in bites(&put_off.wanting_rows(wanted)) {
+            let _turn = put_off.turn().await;
+            if !self.write_down(put_off, Extent::Of(bite)).await? {
+                return self.queue_in_turn(put_off).await;
+            }
         }
         Ok(())
     }
 
-    /// The same for who has the turn. What is remembered afterwards is believed under the configuration as it is.
+    /// The same at once, for who has the turn. What is remembered afterwards is believed under the configuration as it is.
     pub(super) async fn queue_in_turn(&self, put_off: &PutOff) -> Result<()> {
-        self.write_down(put_off, Extent::Now).await
+        self.write_down(put_off, Extent::Everything).await.map(drop)
     }
 
     /// Gives everything its row, and puts no other off.
@@ -162,7 +170,8 @@ impl Store {
         Ok(())
     }
 
-    async fn write_down(&self, put_off: &PutOff, extent: Extent) -> Result<()> {
+    /// `false`: these are remembered under another configuration, with everything else, and nothing was changed.
+    async fn write_down(&self, put_off: &PutOff, extent: Extent<'_>) -> Result<bool> {
         const LOCK_POSTGRES: &str = "
             SELECT shards.shard
             FROM unnest($2::integer[], $3::bigint[]) AS lease (shard, epoch)
@@ -171,14 +180,19 @@ impl Store {
             ORDER BY shards.shard
             FOR NO KEY UPDATE OF shards";
         const END_POSTGRES: &str = "UPDATE shards SET unqueued_since = NULL WHERE shard = ANY ($1)";
-        let Some((node, mut leases)) = put_off.leases() else { return Ok(()) };
-        let doubt = match put_off.doubt() {
+        let Some((node, mut leases)) = put_off.leases() else { return Ok(true) };
+        let (taken, doubt) = match (extent, put_off.doubt()) {
+            (Extent::Of(ids), _) => (Taken::of(put_off, ids.iter().copied()), None),
             // It happened, or another of the same hits did; or it may not any more, since nothing is put off then.
-            Some(doubt) if extent == Extent::ForGood || self.is_past(&doubt).await? => Some(doubt),
-            _ => None,
+            (_, Some(doubt)) if extent == Extent::ForGood || self.is_past(&doubt).await? => {
+                (Taken::all(put_off), Some(doubt))
+            }
+            _ => (Taken::all(put_off), None),
         };
-        let taken = Taken::all(put_off);
-        if doubt.is_none() && extent == Extent::Now {
+        if taken.owed().is_empty() && matches!(extent, Extent::Of(_)) {
+            return Ok(true);
+        }
+        if doubt.is_none() && extent != Extent::ForGood {
             let concerned: HashSet<_> = taken.owed().iter().map(|owed| owed.shard).collect();
             leases.retain(|lease| concerned.contains(&lease.shard));
         }
@@ -189,6 +203,10 @@ impl Store {
             sqlx::query_scalar(LOCK_POSTGRES).bind(node).bind(shards).bind(epochs).fetch_all(tx.postgres()).await?;
         let held: HashSet<_> = held.into_iter().collect();
         let catalog_version = tx.catalog_version().await?;
+        if matches!(extent, Extent::Of(_)) && put_off.believed_under() != Some(catalog_version) {
+            taken.put_back();
+            return Ok(false);
+        }
         let mut owed: Vec<_> = taken.owed().iter().copied().filter(|owed| held.contains(&owed.shard)).collect();
         if let Some(doubt) = &doubt {
             owed.extend(tx.left_since(doubt.first, &held).await?);
@@ -199,8 +217,10 @@ impl Store {
         }
         tx.commit().await?;
         taken.for_good();
-        put_off.is_written_down(catalog_version, doubt.as_ref());
-        Ok(())
+        if !matches!(extent, Extent::Of(_)) {
+            put_off.is_written_down(catalog_version, doubt.as_ref());
+        }
+        Ok(true)
     }
 
     /// Whether the watermark is not where a step in doubt would move it from.
@@ -252,7 +272,7 @@ impl Tx {
         if owed.is_empty() {
             return Ok(());
         }
-        owed.sort_unstable_by_key(|owed| (owed.shard, owed.webhook_id, owed.due_at, owed.event_id));
+        owed.sort_unstable_by_key(Owed::place);
         owed.dedup_by_key(|owed| owed.event_id);
         let webhooks: BTreeSet<_> = owed.iter().map(|owed| owed.webhook_id.0).collect();
         sqlx::query(QUEUE_POSTGRES)
