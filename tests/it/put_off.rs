@@ -469,20 +469,18 @@ async fn a_row_is_not_written_behind_the_back_of_who_deletes_its_webhook() {
 /// Who records or tells outcomes gets his turn before a look has rows for all of many.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_look_writes_rows_in_bites() {
-    const MANY: u128 = 150;
+    const MANY: i64 = 150;
     in_time(Box::pin(async {
         let mut stage = Stage::new().await;
-        let mut first = stage.record(0).await;
+        let before = stage.record(0).await;
         // From then on it is known under which configuration what is remembered is believed.
-        stage.settle(first, over()).await.unwrap();
-        let last = {
-            let fired: Vec<_> = (1..=MANY).map(|number| stage.event_at(number, stage.now())).collect();
-            first = fired[0].event.id;
-            let last = fired.last().unwrap().event.id;
-            let step = stage.step(fired).await;
-            stage.bench.store.record(&step, stage.now()).await.unwrap();
-            last
-        };
+        stage.settle(before, over()).await.unwrap();
+        let numbers = 1..=MANY.unsigned_abs();
+        let fired: Vec<_> = numbers.map(|number| stage.event_at(number.into(), stage.now())).collect();
+        let ids: Vec<_> = fired.iter().map(|fired| fired.event.id).collect();
+        let (first, last) = (ids[0], ids[ids.len() - 1]);
+        let step = stage.step(fired).await;
+        stage.bench.store.record(&step, stage.now()).await.unwrap();
         // Somebody is about to write the row that would be written last.
         let mut somebody = PgConnection::connect(&stage.bench.database.url).await.unwrap();
         let mut writing = somebody.begin().await.unwrap();
@@ -504,9 +502,9 @@ async fn a_look_writes_rows_in_bites() {
         };
         let look = Look::default();
         let (waiting, before) = tokio::join!(stage.bench.store.waiting(&look), meanwhile);
-        assert!(0 < before && before < MANY as i64, "{before} rows were there while the last ones were written");
+        assert!(0 < before && before < MANY, "{before} rows were there while the last ones were written");
         assert_eq!(waiting.unwrap()[0].event_id, first);
-        assert_eq!(stage.written().await, (MANY as i64, 1));
+        assert_eq!(stage.written().await, (MANY, 1));
         stage.close().await;
     }))
     .await;
