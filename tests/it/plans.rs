@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteRow};
 use sqlx::{Connection as _, PgConnection, Row as _, SqliteConnection};
 
 use crate::support::Database;
@@ -108,6 +108,9 @@ pub async fn astray_on_sqlite(database: &Database, statements: BTreeSet<String>)
             let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
             // A statement of the other file knows no such table here.
             let Ok(steps) = sqlx::query(explain).fetch_all(&mut connection).await else { continue };
+            if places_come_first(&steps) {
+                astray.push(format!("SQLite: lists are looked for in each of their places: {statement}"));
+            }
             let scans = steps.iter().map(|step| step.get::<String, _>("detail")).filter(|step| {
                 let rest = step.strip_prefix("SCAN ").filter(|rest| !rest.contains("-ROW VALUES"));
                 let table = rest.map(|rest| rest.split(' ').next().unwrap_or_default());
@@ -120,6 +123,16 @@ pub async fn astray_on_sqlite(database: &Database, statements: BTreeSet<String>)
         }
     }
     astray
+}
+
+/// Whether SQLite goes through the places that a list may have and looks for lists in each of them, not the other way round.
+fn places_come_first(steps: &[SqliteRow]) -> bool {
+    let detail = |step: &SqliteRow| step.get::<String, _>("detail");
+    let parent = |step: &SqliteRow| step.get::<i64, _>("parent");
+    steps.iter().enumerate().filter(|(_, step)| detail(step) == "SCAN places").any(|(position, places)| {
+        let within = steps[position..].iter().filter(|step| parent(step) == parent(places));
+        within.map(detail).any(|step| step.contains("events_listed_idx"))
+    })
 }
 
 /// The same. Plans are made for any values, as the engine's are, and a table is read from end to end only where there is
