@@ -607,12 +607,13 @@ mod tests {
         assert_eq!(stage.rows().await, 1, "nothing is owed in that lane");
         stage.due(Lane::First).await;
         assert_eq!(stage.rows().await, 2);
-        // The one that was left behind is not forgotten by the next process either.
-        let left = id(NOW + Duration::from_secs(600), 3);
-        stage.record(vec![fired(left)]).await;
+        // What was left without is found by the next process, though what came after it is far ahead.
+        let left = [(300, 3), (600, 4)].map(|(seconds, number)| id(NOW + Duration::from_secs(seconds), number));
+        stage.record(left.map(fired).into()).await;
         stage.store.waiting(&look).await.unwrap();
+        assert_eq!(stage.rows().await, 2);
         let stage = stage.killed().await;
-        assert_eq!((stage.rows().await, stage.depth().await), (3, 3));
+        assert_eq!((stage.rows().await, stage.depth().await), (4, 4));
     }
 
     /// Who records or tells outcomes gets his turn before a look has rows for all of many.
