@@ -472,9 +472,6 @@ async fn a_look_writes_rows_in_bites() {
     const MANY: i64 = 150;
     in_time(Box::pin(async {
         let mut stage = Stage::new().await;
-        let before = stage.record(0).await;
-        // From then on it is known under which configuration what is remembered is believed.
-        stage.settle(before, over()).await.unwrap();
         let numbers = 1..=MANY.unsigned_abs();
         let fired: Vec<_> = numbers.map(|number| stage.event_at(number.into(), stage.now())).collect();
         let ids: Vec<_> = fired.iter().map(|fired| fired.event.id).collect();
@@ -504,7 +501,7 @@ async fn a_look_writes_rows_in_bites() {
         let (waiting, before) = tokio::join!(stage.bench.store.waiting(&look), meanwhile);
         assert!(0 < before && before < MANY, "{before} rows were there while the last ones were written");
         assert_eq!(waiting.unwrap()[0].event_id, first);
-        assert_eq!(stage.written().await, (MANY, 1));
+        assert_eq!(stage.written().await, (MANY, 0));
         stage.close().await;
     }))
     .await;
@@ -515,8 +512,6 @@ async fn a_look_writes_rows_in_bites() {
 async fn a_look_leaves_what_is_young_and_a_read_what_is_for_others() {
     in_time(Box::pin(async {
         let mut stage = Stage::new().await;
-        let before = stage.record(0).await;
-        stage.settle(before, over()).await.unwrap();
         let now = stage.now();
         let old = stage.record(1).await;
         let mut fired = stage.event_at(2, now + Duration::from_secs(5));
@@ -526,10 +521,10 @@ async fn a_look_leaves_what_is_young_and_a_read_what_is_for_others() {
         stage.bench.store.record(&step, now).await.unwrap();
         let look = Look { young_since: Some(now + Duration::from_secs(1)), ..Look::default() };
         let found: Vec<_> = stage.bench.store.waiting(&look).await.unwrap().iter().map(|lane| lane.event_id).collect();
-        assert_eq!((found, stage.written().await), (vec![old], (1, 1)));
+        assert_eq!((found, stage.written().await), (vec![old], (1, 0)));
         assert_eq!(stage.bench.store.operator_depth().await.unwrap().deliveries, 2);
         assert_eq!(stage.due(&stage.bench.store, Lane::Retry).await, []);
-        assert_eq!(stage.written().await, (1, 1), "nothing was put off in that lane");
+        assert_eq!(stage.written().await, (1, 0), "nothing was put off in that lane");
         assert_eq!(ids(&stage.due(&stage.bench.store, Lane::First).await), [old, young]);
         stage.close().await;
     }))

@@ -149,16 +149,14 @@ impl Store {
         }
         for bite in bites(&put_off.wanting_rows(wanted)) {
             let _turn = put_off.turn().await;
-            if !self.write_down(put_off, Extent::Of(bite)).await? {
-                return self.queue_in_turn(put_off).await;
-            }
+            self.write_down(put_off, Extent::Of(bite)).await?;
         }
         Ok(())
     }
 
     /// The same at once, for who has the turn. What is remembered afterwards is believed under the configuration as it is.
     pub(super) async fn queue_in_turn(&self, put_off: &PutOff) -> Result<()> {
-        self.write_down(put_off, Extent::Everything).await.map(drop)
+        self.write_down(put_off, Extent::Everything).await
     }
 
     /// Gives everything its row, and puts no other off.
@@ -170,8 +168,7 @@ impl Store {
         Ok(())
     }
 
-    /// `false`: these are remembered under another configuration, with everything else, and nothing was changed.
-    async fn write_down(&self, put_off: &PutOff, extent: Extent<'_>) -> Result<bool> {
+    async fn write_down(&self, put_off: &PutOff, extent: Extent<'_>) -> Result<()> {
         const LOCK_POSTGRES: &str = "
             SELECT shards.shard
             FROM unnest($2::integer[], $3::bigint[]) AS lease (shard, epoch)
@@ -180,7 +177,7 @@ impl Store {
             ORDER BY shards.shard
             FOR NO KEY UPDATE OF shards";
         const END_POSTGRES: &str = "UPDATE shards SET unqueued_since = NULL WHERE shard = ANY ($1)";
-        let Some((node, mut leases)) = put_off.leases() else { return Ok(true) };
+        let Some((node, mut leases)) = put_off.leases() else { return Ok(()) };
         let (taken, doubt) = match (extent, put_off.doubt()) {
             (Extent::Of(ids), _) => (Taken::of(put_off, ids.iter().copied()), None),
             // It happened, or another of the same hits did; or it may not any more, since nothing is put off then.
@@ -189,8 +186,9 @@ impl Store {
             }
             _ => (Taken::all(put_off), None),
         };
-        if taken.owed().is_empty() && matches!(extent, Extent::Of(_)) {
-            return Ok(true);
+        let is_part = matches!(extent, Extent::Of(_));
+        if is_part && taken.owed().is_empty() {
+            return Ok(());
         }
         if doubt.is_none() && extent != Extent::ForGood {
             let concerned: HashSet<_> = taken.owed().iter().map(|owed| owed.shard).collect();
@@ -202,11 +200,8 @@ impl Store {
         let held: Vec<i32> =
             sqlx::query_scalar(LOCK_POSTGRES).bind(node).bind(shards).bind(epochs).fetch_all(tx.postgres()).await?;
         let held: HashSet<_> = held.into_iter().collect();
-        let catalog_version = tx.catalog_version().await?;
-        if matches!(extent, Extent::Of(_)) && put_off.believed_under() != Some(catalog_version) {
-            taken.put_back();
-            return Ok(false);
-        }
+        // Those of which nothing is written down now are believed as before.
+        let catalog_version = if is_part { None } else { Some(tx.catalog_version().await?) };
         let mut owed: Vec<_> = taken.owed().iter().copied().filter(|owed| held.contains(&owed.shard)).collect();
         if let Some(doubt) = &doubt {
             owed.extend(tx.left_since(doubt.first, &held).await?);
@@ -217,10 +212,10 @@ impl Store {
         }
         tx.commit().await?;
         taken.for_good();
-        if !matches!(extent, Extent::Of(_)) {
+        if let Some(catalog_version) = catalog_version {
             put_off.is_written_down(catalog_version, doubt.as_ref());
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Whether the watermark is not where a step in doubt would move it from.
