@@ -12,6 +12,7 @@ use crate::domain::ids::{AccountId, EventId, WebhookId};
 use crate::domain::time::Timestamp;
 use crate::store::StoreError;
 use crate::store::queue::{Due, Lane, Position, Rest, Wanted};
+use crate::store::tardy::PROMPT;
 use crate::store::waiting::{Look, Waiting};
 
 /// Deliveries kept in memory, over all lanes; the rest waits in the database. Beyond it only lanes with next to none are read:
@@ -26,9 +27,6 @@ const RECENT: Duration = Duration::from_secs(2);
 /// known too, unless somebody says that it is not: first attempts come by memory, and what fell due in another lane since is
 /// behind one that waits for its turn.
 const TRUSTED_FOR: Duration = Duration::from_secs(15);
-/// What is fired is attempted from memory and never has a row in the queue if that ends it, which takes less as a rule. What
-/// lasts longer is found by the next look.
-const YOUNG: Duration = Duration::from_secs(1);
 /// Lanes that fall due within this share what is kept with those that are due: there is a look at least that often.
 const SOON: Duration = Duration::from_secs(2);
 /// Lanes read with one statement.
@@ -149,7 +147,7 @@ impl Backlog {
     pub fn looks(&mut self, at_everything: bool, now: Timestamp) -> Look {
         self.stirred = false;
         let at_everything = std::mem::take(&mut self.seeks_young) || at_everything;
-        Look { young_since: (!at_everything).then_some(now - YOUNG), ..self.looks.begin(now) }
+        Look { young_since: (!at_everything).then_some(now - PROMPT), ..self.looks.begin(now) }
     }
 
     /// Forgets what was written more than a few seconds ago.
@@ -533,7 +531,7 @@ mod tests {
             backlog.waiting(Vec::new(), Duration::ZERO, NOW, |_| true);
             look.young_since
         };
-        let as_usual = Some(NOW - YOUNG);
+        let as_usual = Some(NOW - PROMPT);
         assert_eq!(young_since(&mut backlog), as_usual);
         backlog.take(due(0, 1), NOW);
         backlog.leave(&due(0, 2), NOW);

@@ -51,6 +51,7 @@ pub mod sessions;
 pub mod shards;
 pub mod sites;
 mod step_at_once;
+pub mod tardy;
 pub mod triggers;
 mod unqueued;
 pub mod waiting;

@@ -305,12 +305,16 @@ impl Tx {
         );
         static RECORDED: Rows = Rows::new("SELECT id FROM events WHERE id IN", 1, "");
         static LISTED_APART: Rows = Rows::new("UPDATE OR FAIL events SET lists = NULL WHERE id IN", 1, "");
-        let Backend::Sqlite(tx) = &mut self.0 else { unreachable!("the caller looked") };
         let mut recorded = HashSet::default();
+        let putting = self.1.putting();
+        let Backend::Sqlite(tx) = &mut self.0 else { unreachable!("the caller looked") };
         let lists = lists(wanted);
         let listed: Vec<_> = wanted.iter().copied().zip(&lists).collect();
         for (rows, listed) in wanted.chunks(MOST_ROWS).zip(listed.chunks(MOST_ROWS)) {
-            let insert = EVENTS.query(listed, |query, (fired, lists)| bind_event(query, fired).bind(lists.as_deref()));
+            let insert = EVENTS.query(listed, |query, (fired, lists)| {
+                let owed_until = owed_until(fired).filter(|_| putting.puts_off(fired));
+                bind_event(query, fired).bind(owed_until).bind(lists.as_deref())
+            });
             let inserted = insert.execute(&mut **tx).await?.rows_affected();
             // Every row that is answered is a trip to the driver's thread, so they are asked for only if some are missing.
             if inserted == rows.len() as u64 {
@@ -330,7 +334,7 @@ impl Tx {
             }
         }
         to_be_sent.retain(|fired| recorded.contains(&fired.event.id));
-        self.owe(to_be_sent).await?;
+        self.owe(to_be_sent, &putting).await?;
         Ok(recorded)
     }
 
@@ -445,5 +449,4 @@ fn bind_event<'q>(query: Query<'q>, fired: &'q Fired) -> Query<'q> {
         .bind(event.format.as_str())
         .bind(&event.payload)
         .bind(event.inserted_at)
-        .bind(owed_until(fired))
 }

@@ -129,6 +129,7 @@ impl Store {
         };
         if believed {
             taken.for_good();
+            put_off.learn(settled);
         } else {
             taken.put_back();
         }
@@ -342,6 +343,13 @@ impl Tx {
 }
 
 impl Settled {
+    /// How long after the event it was over, if it ended well.
+    pub(super) fn answered_after(&self) -> Option<Duration> {
+        let is_success = matches!(self.standing, Standing::Over { ended: Ended::Success, .. });
+        let ended_at = self.attempt.started_at + Duration::from_millis(self.attempt.duration_ms.unsigned_abs());
+        is_success.then(|| ended_at.since(self.event_id.recorded_at()))
+    }
+
     fn is_quiet(&self) -> bool {
         self.life == Life::AsBefore && self.turn.is_none()
     }

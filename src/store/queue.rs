@@ -6,6 +6,7 @@ use foldhash::HashSet;
 use sqlx::FromRow;
 
 use super::rows::{MOST_ROWS, Rows};
+use super::unqueued::Which;
 use super::{Backend, Result, Store, on};
 use crate::domain::ids::{AccountId, EventId, WebhookId};
 use crate::domain::time::Timestamp;
@@ -151,7 +152,7 @@ impl Store {
     pub async fn due(&self, wanted: &Wanted, now: Timestamp) -> Result<Vec<Due>> {
         let first_of: HashSet<_> =
             wanted.lanes.iter().filter(|rest| rest.lane == Lane::First).map(|rest| rest.webhook_id).collect();
-        self.queue_of_what_is_owed(|owed| first_of.contains(&owed.webhook_id)).await?;
+        self.queue_of_what_is_owed(Which::OfWebhooks(&first_of)).await?;
         let mut rows: Vec<DueRow> = Vec::new();
         match self.hot() {
             Backend::Sqlite(pool) => {

@@ -22,6 +22,7 @@ use super::queue::Depth;
 use super::retention::first_id_of;
 use super::rows::{MOST_ROWS, Rows};
 use super::shards::shard_of;
+use super::tardy::Tardy;
 use super::{Backend, Result, Store, Tx};
 use crate::domain::ids::{AccountId, EventId, SiteId, WebhookId};
 use crate::domain::time::Timestamp;
@@ -51,6 +52,35 @@ struct Memory {
     newest: Timestamp,
     /// Of the configuration under which it is believed.
     catalog_version: i64,
+    tardy: Tardy,
+}
+
+/// Which of those that are owed without a row get theirs.
+#[derive(Clone, Copy)]
+pub(super) enum Which<'a> {
+    Everything,
+    /// What should have been over by now.
+    Before(Timestamp),
+    OfWebhooks(&'a HashSet<WebhookId>),
+}
+
+impl Which<'_> {
+    pub fn includes(self, owed: &Owed) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Before(moment) => owed.due_at < moment,
+            Self::OfWebhooks(webhooks) => webhooks.contains(&owed.webhook_id),
+        }
+    }
+}
+
+/// What is put off of a step, if anything is.
+pub(super) struct Putting(Option<Tardy>);
+
+impl Putting {
+    pub fn puts_off(&self, fired: &Fired) -> bool {
+        !fired.shadow && self.0.as_ref().is_some_and(|tardy| !tardy.contains(fired.event.webhook_id))
+    }
 }
 
 /// A first attempt that is owed.
@@ -124,10 +154,13 @@ impl Unqueued {
     }
 
     /// Which of them get rows now, in the order in which they will lie. Nothing where no place is to be moved on either.
-    fn wanting_rows(&self, wanted: impl Fn(&Owed) -> bool) -> Option<Vec<EventId>> {
-        let memory = self.memory();
-        let memory = memory.as_ref()?;
-        let ids = in_order(memory.owed.values().filter(|owed| wanted(owed)));
+    fn wanting_rows(&self, which: Which<'_>) -> Option<Vec<EventId>> {
+        let mut memory = self.memory();
+        let memory = memory.as_mut()?;
+        let ids = in_order(memory.owed.values().filter(|owed| which.includes(owed)));
+        if let Which::Before(_) = which {
+            memory.tardy.add(ids.iter().map(|id| memory.owed[id].webhook_id));
+        }
         (!ids.is_empty() || memory.newest.since(memory.since) > MOVES_AFTER).then_some(ids)
     }
 }
@@ -156,8 +189,12 @@ impl Taken {
     }
 
     /// Whether rows are put off.
-    pub fn puts_off(&mut self) -> bool {
+    fn puts_off(&mut self) -> bool {
         self.with(|_, _| ()).is_some()
+    }
+
+    pub fn putting(&mut self) -> Putting {
+        Putting(self.with(|memory, _| memory.tardy.clone()))
     }
 
     /// Before the commit: if that does not happen, there are no such events, and they get no rows.
@@ -168,6 +205,10 @@ impl Taken {
                 memory.owed.insert(owed.event_id, owed);
             }
         });
+    }
+
+    fn learn(&mut self, settled: &[Settled]) {
+        self.with(|memory, _| memory.tardy.learn(settled));
     }
 
     fn take(&mut self, ids: impl Iterator<Item = EventId>) -> Vec<Owed> {
@@ -204,7 +245,11 @@ impl Taken {
     }
 
     fn believe_under(&mut self, catalog_version: i64) {
-        self.with(|memory, _| memory.catalog_version = catalog_version);
+        self.with(|memory, _| {
+            memory.catalog_version = catalog_version;
+            // Of webhooks that are gone or were changed nothing is known.
+            memory.tardy = Tardy::default();
+        });
     }
 
     fn is_believed_under(&mut self, catalog_version: i64) -> bool {
@@ -254,7 +299,8 @@ impl Store {
         tx.queue(left.into_iter().map(Owed::of_row).collect()).await?;
         let catalog_version = tx.catalog_version().await?;
         tx.commit().await?;
-        *unqueued.memory() = Some(Memory { owed: HashMap::default(), since, newest: now, catalog_version });
+        let (owed, tardy) = (HashMap::default(), Tardy::default());
+        *unqueued.memory() = Some(Memory { owed, since, newest: now, catalog_version, tardy });
         Ok(())
     }
 
@@ -286,12 +332,12 @@ impl Store {
 
     /// For those who read the queue: what is owed has its row afterwards.
     pub(super) async fn queue_what_is_owed(&self) -> Result<()> {
-        self.queue_of_what_is_owed(|_| true).await
+        self.queue_of_what_is_owed(Which::Everything).await
     }
 
     /// For those who read a part of it.
-    pub(super) async fn queue_of_what_is_owed(&self, wanted: impl Fn(&Owed) -> bool) -> Result<()> {
-        if let Some(ids) = self.unqueued().and_then(|unqueued| unqueued.wanting_rows(&wanted)) {
+    pub(super) async fn queue_of_what_is_owed(&self, which: Which<'_>) -> Result<()> {
+        if let Some(ids) = self.unqueued().and_then(|unqueued| unqueued.wanting_rows(which)) {
             let mut bites = bites(&ids);
             loop {
                 let bite = bites.next().unwrap_or_default();
@@ -309,7 +355,7 @@ impl Store {
                 }
             }
         }
-        self.queue_what_was_put_off(&wanted).await
+        self.queue_what_was_put_off(which).await
     }
 }
 
@@ -330,24 +376,23 @@ impl Tx {
     }
 
     /// What was just recorded is owed.
-    pub(super) async fn owe(&mut self, fired: &[&Fired]) -> Result<()> {
+    pub(super) async fn owe(&mut self, fired: &[&Fired], putting: &Putting) -> Result<()> {
         const MOVE_BACK_SQLITE: &str = "UPDATE facts SET value = $2 WHERE name = $1 AND value > $2";
-        let Some(first) = fired.iter().map(|fired| fired.event.id).min() else { return Ok(()) };
-        let owed = fired.iter().copied().map(Owed::of);
-        if !self.1.puts_off() {
-            return self.queue(owed.collect()).await;
-        }
+        let (put_off, queued): (Vec<&Fired>, Vec<_>) = fired.iter().partition(|fired| putting.puts_off(fired));
+        self.write_rows(queued.into_iter().map(Owed::of).collect()).await?;
+        let Some(first) = put_off.iter().map(|fired| fired.event.id).min() else { return Ok(()) };
         if self.1.is_before_what_is_known(first) {
             let Backend::Sqlite(tx) = &mut self.0 else { unreachable!("there are some on SQLite alone") };
             sqlx::query(MOVE_BACK_SQLITE).bind(SINCE).bind(in_digits(first)).execute(&mut **tx).await?;
         }
-        self.1.remember(owed);
+        self.1.remember(put_off.into_iter().map(Owed::of));
         Ok(())
     }
 
     /// Forgets those that were attempted, and answers which of them are over: these never had a row. What goes on gets the
     /// row that its outcome then moves.
     pub(super) async fn forget_what_is_over(&mut self, settled: &[Settled]) -> Result<HashSet<EventId>> {
+        self.1.learn(settled);
         let taken = self.1.take(settled.iter().map(|row| row.event_id));
         let goes_on: HashSet<_> = settled.iter().filter(|row| row.standing.goes_on()).map(|row| row.event_id).collect();
         let (over, needs_row): (Vec<_>, Vec<_>) =
@@ -373,9 +418,21 @@ impl Tx {
         Ok(())
     }
 
+    /// Writes rows of what was put off.
+    async fn queue(&mut self, owed: Vec<Owed>) -> Result<()> {
+        static QUEUED: Rows = Rows::new("UPDATE OR FAIL events SET owed_until = NULL WHERE id IN", 1, "");
+        let ids = in_order(owed.iter());
+        self.write_rows(owed).await?;
+        let Backend::Sqlite(tx) = &mut self.0 else { unreachable!("the caller looked") };
+        for ids in ids.chunks(MOST_ROWS) {
+            QUEUED.query(ids, |query, id| query.bind(*id)).execute(&mut **tx).await?;
+        }
+        Ok(())
+    }
+
     /// Writes rows, in the order in which they lie, unless there are some, or the events or their webhooks are not there or
     /// the events not owed any more.
-    async fn queue(&mut self, mut owed: Vec<Owed>) -> Result<()> {
+    async fn write_rows(&mut self, mut owed: Vec<Owed>) -> Result<()> {
         static QUEUE: Rows = Rows::new(
             "INSERT OR FAIL INTO queue (event_id, account_id, webhook_id, shard, lane, attempt, other_attempts, due_at,
                 expires_at)
@@ -386,7 +443,6 @@ impl Tx {
                 AND EXISTS (SELECT 1 FROM webhooks WHERE webhooks.id = column3)
             ON CONFLICT (event_id) DO NOTHING",
         );
-        static QUEUED: Rows = Rows::new("UPDATE OR FAIL events SET owed_until = NULL WHERE id IN", 1, "");
         let Backend::Sqlite(tx) = &mut self.0 else { unreachable!("the caller looked") };
         owed.sort_unstable_by_key(Owed::place);
         for rows in owed.chunks(MOST_ROWS) {
@@ -400,7 +456,6 @@ impl Tx {
                     .bind(owed.expires_at)
             });
             queue.execute(&mut **tx).await?;
-            QUEUED.query(rows, |query, owed| query.bind(owed.event_id)).execute(&mut **tx).await?;
         }
         Ok(())
     }
@@ -608,12 +663,51 @@ mod tests {
         stage.due(Lane::First).await;
         assert_eq!(stage.rows().await, 2);
         // What was left without is found by the next process, though what came after it is far ahead.
+        stage.settle(old, over()).await;
         let left = [(300, 3), (600, 4)].map(|(seconds, number)| id(NOW + Duration::from_secs(seconds), number));
         stage.record(left.map(fired).into()).await;
         stage.store.waiting(&look).await.unwrap();
-        assert_eq!(stage.rows().await, 2);
+        assert_eq!(stage.rows().await, 1);
         let stage = stage.killed().await;
-        assert_eq!((stage.rows().await, stage.depth().await), (4, 4));
+        assert_eq!((stage.rows().await, stage.depth().await), (3, 3));
+    }
+
+    #[tokio::test]
+    async fn what_would_wait_has_its_row_from_the_beginning_until_something_is_answered_soon() {
+        let stage = Stage::new().await;
+        let owed = "SELECT count(*) FROM events WHERE owed_until IS NOT NULL";
+        let [slow, beside, hangs, answered, next] = [0, 0, 2, 3, 4].map(|after| NOW + Duration::from_secs(after));
+        stage.record(vec![fired(id(slow, 1))]).await;
+        stage.store.waiting(&Look::default()).await.unwrap();
+        stage.record(vec![fired(id(beside, 2))]).await;
+        assert_eq!(stage.rows().await, 1, "a look at everything tells nothing of who is slow");
+        let look = Look { young_since: Some(hangs), ..Look::default() };
+        stage.store.waiting(&look).await.unwrap();
+        assert_eq!((stage.rows().await, stage.count(owed).await), (2, 0));
+        stage.record(vec![fired(id(hangs, 3)), fired(id(answered, 4))]).await;
+        assert_eq!((stage.rows().await, stage.depth().await, stage.count(owed).await), (4, 4, 0));
+        stage.settle(id(hangs, 3), Standing::Again { attempt: 1, other_attempts: 0, due_at: next }).await;
+        stage.record(vec![fired(id(next, 5))]).await;
+        assert_eq!((stage.rows().await, stage.depth().await), (5, 5));
+        stage.settle(id(answered, 4), over()).await;
+        stage.record(vec![fired(id(next, 6))]).await;
+        assert_eq!((stage.rows().await, stage.depth().await, stage.count(owed).await), (4, 5, 1));
+        let stage = stage.killed().await;
+        assert_eq!((stage.rows().await, stage.depth().await), (5, 5));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_known_of_who_is_slow_under_another_configuration() {
+        let stage = Stage::new().await;
+        stage.record(vec![fired(id(NOW, 1))]).await;
+        let look = Look { young_since: Some(NOW + Duration::from_secs(1)), ..Look::default() };
+        stage.store.waiting(&look).await.unwrap();
+        let mut tx = stage.store.begin().await.unwrap();
+        tx.touch_catalog().await.unwrap();
+        tx.commit().await.unwrap();
+        stage.settle(id(NOW, 1), Standing::Again { attempt: 1, other_attempts: 0, due_at: NOW }).await;
+        stage.record(vec![fired(id(NOW, 2))]).await;
+        assert_eq!((stage.rows().await, stage.depth().await), (1, 2));
     }
 
     /// Who records or tells outcomes gets his turn before a look has rows for all of many.

@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::queue::Lane;
 use super::shards::SHARDS;
+use super::unqueued::Which;
 use super::{Backend, Result, Store};
 use crate::domain::ids::{AccountId, EventId, WebhookId};
 use crate::domain::time::Timestamp;
@@ -123,7 +124,7 @@ impl Store {
             )
             SELECT shard, account_id, webhook_id, lane, next_due_at, event_id FROM waiting";
         const PATIENCE_POSTGRES: &str = "SELECT set_config('statement_timeout', '600000', true)";
-        self.queue_of_what_is_owed(|owed| look.young_since.is_none_or(|since| owed.due_at < since)).await?;
+        self.queue_of_what_is_owed(look.young_since.map_or(Which::Everything, Which::Before)).await?;
         Ok(match (self.hot(), &look.known) {
             (Backend::Sqlite(pool), _) => sqlx::query_as(SQLITE).fetch_all(pool).await?,
             (Backend::Postgres(pool), Some(known)) => waiting_beside(pool, known).await?,

@@ -531,6 +531,31 @@ async fn a_look_leaves_what_is_young_and_a_read_what_is_for_others() {
     .await;
 }
 
+/// A look tells whose deliveries wait, an answer that comes soon that they do not any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_would_wait_has_its_row_from_the_beginning_until_something_is_answered_soon() {
+    in_time(Box::pin(async {
+        let mut stage = Stage::new().await;
+        let first = stage.record(1).await;
+        let look = Look { young_since: Some(stage.now() + Duration::from_secs(1)), ..Look::default() };
+        stage.bench.store.waiting(&look).await.unwrap();
+        assert_eq!(stage.written().await, (1, 0));
+        let second = stage.record(2).await;
+        assert_eq!(stage.written().await, (2, 0));
+        stage.settle(first, again(stage.now())).await.unwrap();
+        let third = stage.record(3).await;
+        assert_eq!(stage.written().await, (3, 1), "that was no answer");
+        stage.settle(second, over()).await.unwrap();
+        let fourth = stage.record(4).await;
+        assert_eq!(stage.written().await, (2, 2));
+        assert_eq!(stage.bench.store.operator_depth().await.unwrap().deliveries, 3);
+        stage.second_takes_over().await;
+        assert_eq!(ids(&stage.due(&stage.other, Lane::First).await), [third, fourth]);
+        stage.close().await;
+    }))
+    .await;
+}
+
 /// Somebody asks for a delivery once more while its outcome is being written: the next attempt has the next number.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_asked_for_while_its_outcome_is_written_goes_on_counting() {

@@ -10,7 +10,8 @@ use super::super::outbox::{Fired, Watermark};
 use super::super::outcomes::Settled;
 use super::super::queue::Depth;
 use super::super::shards::Lease;
-use super::super::unqueued::{Owed, in_order};
+use super::super::tardy::Tardy;
+use super::super::unqueued::{Owed, Which, in_order};
 use crate::domain::ids::{EventId, NodeId};
 use crate::domain::time::Timestamp;
 
@@ -43,6 +44,7 @@ struct Memory {
     /// The first event of the step under way.
     recording: Option<Timestamp>,
     doubt: Option<Doubt>,
+    tardy: Tardy,
 }
 
 /// Steps of which nobody knows whether they were recorded.
@@ -67,6 +69,7 @@ impl Memory {
             catalog_version: None,
             recording: None,
             doubt: None,
+            tardy: Tardy::default(),
         }
     }
 
@@ -145,8 +148,20 @@ impl PutOff {
     }
 
     /// Which of them get rows now, in the order in which they will lie.
-    pub(super) fn wanting_rows(&self, wanted: impl Fn(&Owed) -> bool) -> Vec<EventId> {
-        self.with(|memory| in_order(memory.owed.values().filter(|owed| wanted(owed)))).unwrap_or_default()
+    pub(super) fn wanting_rows(&self, which: Which<'_>) -> Vec<EventId> {
+        self.with(|memory| {
+            let ids = in_order(memory.owed.values().filter(|owed| which.includes(owed)));
+            if let Which::Before(_) = which {
+                memory.tardy.add(ids.iter().map(|id| memory.owed[id].webhook_id));
+            }
+            ids
+        })
+        .unwrap_or_default()
+    }
+
+    /// Outcomes that were written.
+    pub fn learn(&self, settled: &[Settled]) {
+        self.with(|memory| memory.tardy.learn(settled));
     }
 
     pub(super) fn doubt(&self) -> Option<Doubt> {
@@ -156,7 +171,10 @@ impl PutOff {
     /// Everything, under this configuration, and what was found of this doubt.
     pub(super) fn is_written_down(&self, catalog_version: i64, cleared: Option<&Doubt>) {
         self.with(|memory| {
-            memory.catalog_version = Some(catalog_version);
+            if memory.catalog_version.replace(catalog_version) != Some(catalog_version) {
+                // Of webhooks that are gone or were changed nothing is known.
+                memory.tardy = Tardy::default();
+            }
             // Another may have come into doubt meanwhile.
             if memory.doubt.as_ref() == cleared {
                 memory.doubt = None;
@@ -177,6 +195,7 @@ pub(in crate::store) struct Putting {
     /// The moment of its first event.
     pub first: Timestamp,
     shards: HashSet<i32>,
+    tardy: Tardy,
     /// Unless the outcome is known.
     doubt: Option<Doubt>,
 }
@@ -187,8 +206,10 @@ impl Putting {
         let first = fired.first()?.event.id.recorded_at();
         let mut memory = put_off.memory();
         let known = memory.as_mut().filter(|memory| memory.others_take_up && first >= memory.since)?;
+        let tardy = known.tardy.clone();
+        let soon = fired.iter().filter(|fired| !tardy.contains(fired.event.webhook_id));
         let shards: HashSet<_> =
-            fired.iter().map(|fired| fired.shard).filter(|shard| known.leases.contains_key(shard)).collect();
+            soon.map(|fired| fired.shard).filter(|shard| known.leases.contains_key(shard)).collect();
         let mut leases: Vec<_> =
             shards.iter().map(|shard| Lease { shard: *shard, epoch: known.leases[shard] }).collect();
         leases.sort_unstable_by_key(|lease| lease.shard);
@@ -196,11 +217,11 @@ impl Putting {
         let node = known.node;
         drop(memory);
         let doubt = Some(Doubt { first, source: watermark.source.clone(), from: watermark.from });
-        Some(Self { from: Arc::clone(put_off), node, leases, first, shards, doubt })
+        Some(Self { from: Arc::clone(put_off), node, leases, first, shards, tardy, doubt })
     }
 
     pub fn puts_off(&self, fired: &Fired) -> bool {
-        !fired.shadow && self.shards.contains(&fired.shard)
+        !fired.shadow && self.shards.contains(&fired.shard) && !self.tardy.contains(fired.event.webhook_id)
     }
 
     /// They were recorded.
@@ -289,6 +310,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::super::super::retention::first_id_of;
+    use super::super::super::tardy::PROMPT;
     use super::*;
     use crate::domain::event::{Addressee, Data, Event};
     use crate::domain::ids::{AccountId, SiteId, WebhookId};
@@ -354,6 +376,29 @@ mod tests {
         assert_eq!(memory.is_to_take_up(NODE, &leases(1)[..1], true, NOW).0, []);
         assert_eq!(memory.is_to_take_up(NODE, &leases(1), true, NOW).0, leases(1)[1..]);
         assert_eq!(memory.is_to_take_up(NODE, &leases(2), true, NOW).0, leases(2));
+    }
+
+    #[test]
+    fn nothing_is_put_off_that_would_wait() {
+        let memory = begun();
+        let [first, second] = [1, 2].map(|shard| fired(NOW, shard));
+        put_off(&memory, &first);
+        assert_eq!(memory.wanting_rows(Which::Everything), [first.event.id]);
+        let puts_off = |memory: &Arc<PutOff>| {
+            let putting = Putting::of(memory, &[&first, &second], &step(3)).unwrap();
+            let shards: Vec<_> = putting.leases.iter().map(|lease| lease.shard).collect();
+            let puts_off = [&first, &second].map(|fired| putting.puts_off(fired));
+            putting.forget();
+            (puts_off, shards)
+        };
+        assert_eq!(puts_off(&memory), ([true; 2], vec![1, 2]), "that tells nothing of who is slow");
+        assert_eq!(memory.wanting_rows(Which::Before(NOW + PROMPT)), [first.event.id]);
+        assert_eq!(puts_off(&memory), ([false; 2], vec![]), "both are of one webhook");
+        memory.is_written_down(1, None);
+        assert_eq!(puts_off(&memory), ([true; 2], vec![1, 2]), "another configuration");
+        memory.wanting_rows(Which::Before(NOW + PROMPT));
+        memory.is_written_down(1, None);
+        assert_eq!(puts_off(&memory), ([false; 2], vec![]), "the same");
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(super) use self::memory::{PutOff, Putting, Taken};
 use super::queue::Depth;
 use super::retention::first_id_of;
 use super::shards::Lease;
-use super::unqueued::{Owed, OwedRow, bites};
+use super::unqueued::{Owed, OwedRow, Which, bites};
 use super::{Backend, PostgresPools, Result, Store, StoreError, Tx};
 use crate::domain::ids::{EventId, NodeId};
 use crate::domain::time::Timestamp;
@@ -141,13 +141,13 @@ impl Store {
     }
 
     /// For those who read the queue: which of what was put off has its row afterwards, as far as it is this node's.
-    pub(super) async fn queue_what_was_put_off(&self, wanted: impl Fn(&Owed) -> bool) -> Result<()> {
+    pub(super) async fn queue_what_was_put_off(&self, which: Which<'_>) -> Result<()> {
         let Some((_, put_off)) = self.put_off() else { return Ok(()) };
         if put_off.doubt().is_some() {
             let _turn = put_off.turn().await;
             return self.queue_in_turn(put_off).await;
         }
-        for bite in bites(&put_off.wanting_rows(wanted)) {
+        for bite in bites(&put_off.wanting_rows(which)) {
             let _turn = put_off.turn().await;
             self.write_down(put_off, Extent::Of(bite)).await?;
         }
