@@ -37,6 +37,7 @@ pub mod mirror;
 pub mod movements;
 pub mod notices;
 pub mod observations;
+mod one_trip;
 pub mod outbox;
 pub mod outcomes;
 pub mod people;
@@ -50,6 +51,8 @@ pub mod sealed;
 pub mod sessions;
 pub mod shards;
 pub mod sites;
+#[cfg(test)]
+mod stage;
 mod step_at_once;
 pub mod tardy;
 pub mod triggers;

@@ -11,7 +11,7 @@ use super::lists::lists;
 use super::rows::{MOST_ROWS, Query, Rows};
 use super::step_at_once::Whole;
 use super::unqueued::owed_until;
-use super::{Backend, Result, Store, StoreError, Tx, on};
+use super::{Backend, Result, Store, StoreError, Tx, on, one_trip};
 use crate::domain::event::Event;
 use crate::domain::ids::{AccountId, EventId, TriggerId, WebhookId};
 use crate::domain::time::Timestamp;
@@ -80,6 +80,11 @@ impl Step {
     }
 }
 
+/// With rows of [`bind_event`], `owed_until` and `lists` behind it.
+pub(super) const INTO_EVENTS_SQLITE: &str = "
+    INSERT OR FAIL INTO events (id, account_id, site_id, webhook_id, trigger_id, type, moment, format, payload,
+        inserted_at, owed_until, lists)
+    SELECT * FROM";
 const WATERMARK: &str = "SELECT seq FROM watermarks WHERE source = $1";
 
 /// What records events and owes those to be sent, as parts of a statement: the rows of [`event_columns`]. Takes what is said
@@ -131,12 +136,17 @@ impl Store {
 
     /// Nothing is recorded, and nothing answered, where that is not possible.
     async fn record_at_once(&self, step: &Step) -> Result<Option<Vec<EventId>>> {
-        let (Some((pools, put_off)), Some(whole)) = (self.put_off(), Whole::of(step)) else { return Ok(None) };
-        crate::failpoint::hit("evaluator.before_commit");
-        whole.record(&pools.hot, put_off).await
+        match &self.db {
+            Backend::Sqlite(pools) => one_trip::step::record(pools, step).await,
+            Backend::Postgres(pools) => {
+                let Some(whole) = Whole::of(step) else { return Ok(None) };
+                crate::failpoint::hit("evaluator.before_commit");
+                whole.record(&pools.hot, &pools.put_off).await
+            }
+        }
     }
 
-    async fn record_in_parts(&self, step: &Step, now: Timestamp) -> Result<Vec<EventId>> {
+    pub(super) async fn record_in_parts(&self, step: &Step, now: Timestamp) -> Result<Vec<EventId>> {
         let mut tx = self.begin_hot().await?;
         let owed = match &step.watermark {
             // It moves only while the configuration is what the step knew, and no other writer changes that before the
@@ -296,13 +306,7 @@ impl Tx {
     /// In process it is the rows that cost: events, then what of them is owed, a few hundred rows a statement. Answers which
     /// events are there now, and leaves those to be sent that are: one is not when its moment is recorded already.
     async fn insert_in_parts(&mut self, wanted: &[&Fired], to_be_sent: &mut Vec<&Fired>) -> Result<HashSet<EventId>> {
-        static EVENTS: Rows = Rows::new(
-            "INSERT OR FAIL INTO events (id, account_id, site_id, webhook_id, trigger_id, type, moment, format, payload,
-                inserted_at, owed_until, lists)
-            SELECT * FROM",
-            12,
-            "WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING",
-        );
+        static EVENTS: Rows = Rows::new(INTO_EVENTS_SQLITE, 12, "WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING");
         static RECORDED: Rows = Rows::new("SELECT id FROM events WHERE id IN", 1, "");
         static LISTED_APART: Rows = Rows::new("UPDATE OR FAIL events SET lists = NULL WHERE id IN", 1, "");
         let mut recorded = HashSet::default();
@@ -436,7 +440,7 @@ fn column<'a, T>(fired: &[&'a Fired], get: impl Fn(&'a Fired) -> T) -> Vec<T> {
     fired.iter().copied().map(get).collect()
 }
 
-fn bind_event<'q>(query: Query<'q>, fired: &'q Fired) -> Query<'q> {
+pub(super) fn bind_event<'q>(query: Query<'q>, fired: &'q Fired) -> Query<'q> {
     let event = &fired.event;
     query
         .bind(event.id)

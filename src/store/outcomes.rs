@@ -8,7 +8,7 @@ use sqlx::{PgPool, Row as _};
 use super::put_off::{PutOff, Taken};
 use super::rows::{MOST_ROWS, Query, Rows};
 use super::shards::Lease;
-use super::{Backend, Result, Store, StoreError, Tx, on};
+use super::{Backend, Result, Store, StoreError, Tx, on, one_trip};
 use crate::domain::breaker::Turn;
 use crate::domain::ids::{AccountId, EventId, NodeId, WebhookId};
 use crate::domain::settle::Ended;
@@ -83,18 +83,43 @@ impl Store {
                 self.queue_in_turn(put_off).await?;
                 self.settle_by_memory(&pools.hot, put_off, node, leases, settled, now).await?;
             }
-        } else {
-            let mut tx = self.begin_hot().await?;
-            tx.hold(node, leases).await?;
-            if !tx.settle_in_parts(settled, now).await? {
-                drop(tx);
-                return self.settle_what_is_owed(node, leases, settled, now).await;
-            }
-            tx.spread_the_news(settled, now).await?;
-            tx.commit().await?;
+        } else if !self.settle_in_one_trip(node, leases, settled, now).await? {
+            self.settle_the_long_way(node, leases, settled, now).await?;
         }
         crate::failpoint::hit("settle.after_commit");
         Ok(())
+    }
+
+    /// `false` where that is not possible: nothing was changed.
+    async fn settle_in_one_trip(
+        &self,
+        node: NodeId,
+        leases: &[Lease],
+        settled: &[Settled],
+        now: Timestamp,
+    ) -> Result<bool> {
+        match &self.db {
+            Backend::Sqlite(pools) => one_trip::outcomes::settle(pools, node, leases, settled, now).await,
+            Backend::Postgres(_) => Ok(false),
+        }
+    }
+
+    /// On SQLite.
+    pub(super) async fn settle_the_long_way(
+        &self,
+        node: NodeId,
+        leases: &[Lease],
+        settled: &[Settled],
+        now: Timestamp,
+    ) -> Result<()> {
+        let mut tx = self.begin_hot().await?;
+        tx.hold(node, leases).await?;
+        if !tx.settle_in_parts(settled, now).await? {
+            drop(tx);
+            return self.settle_what_is_owed(node, leases, settled, now).await;
+        }
+        tx.spread_the_news(settled, now).await?;
+        tx.commit().await
     }
 
     /// On PostgreSQL. `false`: what is remembered was remembered under another configuration, and nothing was changed.
@@ -284,14 +309,6 @@ impl Tx {
     /// In process it is the rows that cost: endings, retries and attempts, a few hundred rows a statement. `false`: not
     /// all of them were owed, or that is to be looked at, and nothing of this is to be committed.
     async fn settle_in_parts(&mut self, settled: &[Settled], now: Timestamp) -> Result<bool> {
-        static ATTEMPTS: Rows = Rows::new(
-            "INSERT OR FAIL INTO attempts (event_id, number, account_id, webhook_id, started_at, duration_ms, outcome,
-                advice, response_code, response_headers, response_body, ended, reason, late_at, phases)
-            SELECT * FROM",
-            15,
-            "WHERE column1 IS NOT NULL",
-        );
-        static OVER: Rows = Rows::new("DELETE FROM queue WHERE event_id IN", 1, "");
         static AGAIN: Rows = Rows::new(
             "UPDATE OR FAIL queue
             SET attempt = next.column2, other_attempts = next.column3, due_at = next.column4,
@@ -342,6 +359,15 @@ impl Tx {
     }
 }
 
+pub(super) static ATTEMPTS: Rows = Rows::new(
+    "INSERT OR FAIL INTO attempts (event_id, number, account_id, webhook_id, started_at, duration_ms, outcome,
+        advice, response_code, response_headers, response_body, ended, reason, late_at, phases)
+    SELECT * FROM",
+    15,
+    "WHERE column1 IS NOT NULL",
+);
+pub(super) static OVER: Rows = Rows::new("DELETE FROM queue WHERE event_id IN", 1, "");
+
 impl Settled {
     /// How long after the event it was over, if it ended well.
     pub(super) fn answered_after(&self) -> Option<Duration> {
@@ -350,7 +376,7 @@ impl Settled {
         is_success.then(|| ended_at.since(self.event_id.recorded_at()))
     }
 
-    fn is_quiet(&self) -> bool {
+    pub(super) fn is_quiet(&self) -> bool {
         self.life == Life::AsBefore && self.turn.is_none()
     }
 
@@ -359,7 +385,7 @@ impl Settled {
     }
 }
 
-fn bind_attempt<'q>(query: Query<'q>, row: &'q Settled, now: Timestamp) -> Query<'q> {
+pub(super) fn bind_attempt<'q>(query: Query<'q>, row: &'q Settled, now: Timestamp) -> Query<'q> {
     let (ended, reason) = row.standing.ending();
     query
         .bind(row.event_id)

@@ -66,16 +66,33 @@ impl Rows {
         rows: &'q [T],
         bind: impl Fn(Query<'q>, &'q T) -> Query<'q>,
     ) -> Query<'q> {
-        let index = SIZES.partition_point(|size| *size < rows.len());
-        let size = SIZES[index];
-        let text = self.texts[index].get_or_init(|| self.text(size));
-        let mut query = sqlx::query(sqlx::AssertSqlSafe(text.as_str()));
+        self.bind(sqlx::query(sqlx::AssertSqlSafe(self.text_for(rows.len()))), rows, bind)
+    }
+
+    /// Its text, for so many rows; nothing for none.
+    pub(super) fn text_for(&'static self, rows: usize) -> &'static str {
+        index_for(rows).map_or("", |index| self.texts[index].get_or_init(|| self.text(SIZES[index])))
+    }
+
+    /// Binds what that text asks for, behind what is bound already.
+    pub(super) fn bind<'q, T>(
+        &self,
+        mut query: Query<'q>,
+        rows: &'q [T],
+        bind: impl Fn(Query<'q>, &'q T) -> Query<'q>,
+    ) -> Query<'q> {
         for row in rows {
             query = bind(query, row);
         }
+        let size = index_for(rows.len()).map_or(0, |index| SIZES[index]);
         for _ in 0..(size - rows.len()) * self.columns {
             query = query.bind(None::<i64>);
         }
         query
     }
+}
+
+/// Which of [`SIZES`] is the smallest that takes so many rows.
+fn index_for(rows: usize) -> Option<usize> {
+    (rows > 0).then(|| SIZES.partition_point(|size| *size < rows))
 }

@@ -234,17 +234,23 @@ impl Tx {
     /// # Errors
     /// [`StoreError::LeaseLost`] when any of them belongs to another owner or epoch by now.
     pub(super) async fn hold(&mut self, node: NodeId, leases: &[Lease]) -> Result<()> {
-        const SQLITE: &str = "
-            SELECT count(*)
-            FROM json_each($2) AS held
-            JOIN shards ON shards.shard = held.value ->> 0 AND shards.epoch = held.value ->> 1
-            WHERE shards.node_id = $1";
         let Backend::Sqlite(tx) = &mut self.0 else { return Ok(()) };
-        let pairs: Vec<_> = leases.iter().map(|lease| (lease.shard, lease.epoch)).collect();
-        let text = serde_json::to_string(&pairs).expect("numbers serialise");
-        let held: i64 = sqlx::query_scalar(SQLITE).bind(node).bind(text).fetch_one(&mut **tx).await?;
+        let held: i64 = sqlx::query_scalar(HELD_SQLITE).bind(pairs(leases)).bind(node).fetch_one(&mut **tx).await?;
         if usize::try_from(held) == Ok(leases.len()) { Ok(()) } else { Err(StoreError::LeaseLost) }
     }
+}
+
+/// How many of these leases, as [`pairs`], a node holds.
+pub(super) const HELD_SQLITE: &str = "
+    SELECT count(*)
+    FROM json_each(?) AS held
+    JOIN shards ON shards.shard = held.value ->> 0 AND shards.epoch = held.value ->> 1
+    WHERE shards.node_id = ?";
+
+/// Leases as SQLite takes a list of them.
+pub(super) fn pairs(leases: &[Lease]) -> String {
+    let pairs: Vec<_> = leases.iter().map(|lease| (lease.shard, lease.epoch)).collect();
+    serde_json::to_string(&pairs).expect("numbers serialise")
 }
 
 fn micros(span: Duration) -> i64 {

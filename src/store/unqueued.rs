@@ -20,7 +20,7 @@ use super::outbox::Fired;
 use super::outcomes::Settled;
 use super::queue::Depth;
 use super::retention::first_id_of;
-use super::rows::{MOST_ROWS, Rows};
+use super::rows::{MOST_ROWS, Query, Rows};
 use super::shards::shard_of;
 use super::tardy::Tardy;
 use super::{Backend, Result, Store, Tx};
@@ -198,7 +198,7 @@ impl Taken {
     }
 
     /// Before the commit: if that does not happen, there are no such events, and they get no rows.
-    fn remember(&mut self, owed: impl Iterator<Item = Owed>) {
+    pub fn remember(&mut self, owed: impl Iterator<Item = Owed>) {
         self.with(|memory, _| {
             for owed in owed {
                 memory.newest = owed.event_id.recorded_at();
@@ -207,8 +207,29 @@ impl Taken {
         });
     }
 
+    /// It did not.
+    pub fn forget(&mut self, ids: impl Iterator<Item = EventId>) {
+        self.with(|memory, _| {
+            for id in ids {
+                memory.owed.remove(&id);
+            }
+        });
+    }
+
     fn learn(&mut self, settled: &[Settled]) {
         self.with(|memory, _| memory.tardy.learn(settled));
+    }
+
+    /// Forgets those that were attempted and are over, if it is known that none of them has a row.
+    pub fn take_never_queued(&mut self, settled: &[Settled]) -> Option<HashSet<EventId>> {
+        self.learn(settled);
+        let taken = self.take(settled.iter().map(|row| row.event_id));
+        let have_none = taken.iter().all(|owed| owed.has_no_row);
+        have_none.then(|| taken.into_iter().map(|owed| owed.event_id).collect())
+    }
+
+    pub fn believed_under(&mut self) -> Option<i64> {
+        self.with(|memory, _| memory.catalog_version)
     }
 
     fn take(&mut self, ids: impl Iterator<Item = EventId>) -> Vec<Owed> {
@@ -240,7 +261,7 @@ impl Taken {
     }
 
     /// From the first of these on, unless that is known.
-    fn is_before_what_is_known(&mut self, id: EventId) -> bool {
+    pub fn is_before_what_is_known(&mut self, id: EventId) -> bool {
         self.with(|memory, _| id < first_id_of(memory.since)).unwrap_or(false)
     }
 
@@ -433,168 +454,46 @@ impl Tx {
     /// Writes rows, in the order in which they lie, unless there are some, or the events or their webhooks are not there or
     /// the events not owed any more.
     async fn write_rows(&mut self, mut owed: Vec<Owed>) -> Result<()> {
-        static QUEUE: Rows = Rows::new(
-            "INSERT OR FAIL INTO queue (event_id, account_id, webhook_id, shard, lane, attempt, other_attempts, due_at,
-                expires_at)
-            SELECT column1, column2, column3, column4, 0, 0, 0, column5, column6 FROM",
-            6,
-            "WHERE EXISTS (SELECT 1 FROM events WHERE events.id = column1)
-                AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.event_id = column1)
-                AND EXISTS (SELECT 1 FROM webhooks WHERE webhooks.id = column3)
-            ON CONFLICT (event_id) DO NOTHING",
-        );
         let Backend::Sqlite(tx) = &mut self.0 else { unreachable!("the caller looked") };
         owed.sort_unstable_by_key(Owed::place);
         for rows in owed.chunks(MOST_ROWS) {
-            let queue = QUEUE.query(rows, |query, owed| {
-                query
-                    .bind(owed.event_id)
-                    .bind(owed.account_id)
-                    .bind(owed.webhook_id)
-                    .bind(owed.shard)
-                    .bind(owed.due_at)
-                    .bind(owed.expires_at)
-            });
-            queue.execute(&mut **tx).await?;
+            QUEUE.query(rows, bind_owed).execute(&mut **tx).await?;
         }
         Ok(())
     }
+}
+
+/// Rows unless there are some, or the events or their webhooks are not there or the events not owed any more.
+pub(super) static QUEUE: Rows = Rows::new(
+    "INSERT OR FAIL INTO queue (event_id, account_id, webhook_id, shard, lane, attempt, other_attempts, due_at,
+        expires_at)
+    SELECT column1, column2, column3, column4, 0, 0, 0, column5, column6 FROM",
+    6,
+    "WHERE EXISTS (SELECT 1 FROM events WHERE events.id = column1)
+        AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.event_id = column1)
+        AND EXISTS (SELECT 1 FROM webhooks WHERE webhooks.id = column3)
+    ON CONFLICT (event_id) DO NOTHING",
+);
+
+pub(super) fn bind_owed<'q>(query: Query<'q>, owed: &'q Owed) -> Query<'q> {
+    query
+        .bind(owed.event_id)
+        .bind(owed.account_id)
+        .bind(owed.webhook_id)
+        .bind(owed.shard)
+        .bind(owed.due_at)
+        .bind(owed.expires_at)
 }
 
 #[cfg(test)]
 mod tests {
     use uuid::Uuid;
 
-    use super::super::outbox::Step;
-    use super::super::outcomes::{AttemptRow, Life, Standing};
-    use super::super::queue::{Due, Lane, Position, Rest, Wanted};
-    use super::super::shards::Lease;
+    use super::super::outcomes::Standing;
+    use super::super::queue::Lane;
+    use super::super::stage::{ACCOUNT, NOW, SITE, Stage, WEBHOOK, fired, id, open, over, sqlite};
     use super::super::waiting::Look;
     use super::*;
-    use crate::domain::event::Event;
-    use crate::domain::ids::NodeId;
-    use crate::domain::settle::Ended;
-    use crate::domain::webhook::Format;
-
-    const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
-    const WEBHOOK: WebhookId = WebhookId(Uuid::from_u128(7));
-    const ACCOUNT: AccountId = AccountId(1);
-    const SITE: SiteId = SiteId(1);
-    const NODE: NodeId = NodeId(Uuid::from_u128(9));
-
-    /// A database with one webhook, and who works with it.
-    struct Stage {
-        folder: tempfile::TempDir,
-        store: Store,
-        leases: Vec<Lease>,
-    }
-
-    impl Stage {
-        async fn new() -> Self {
-            let folder = tempfile::tempdir().unwrap();
-            let store = open(&folder).await;
-            for sql in [
-                "INSERT INTO accounts (id, name, inserted_at) VALUES (1, 'Owner', 0)",
-                "INSERT INTO sites (id, account_id, domain, timezone, inserted_at, updated_at)
-                    VALUES (1, 1, 'example.com', 'UTC', 0, 0)",
-                "INSERT INTO webhooks (id, account_id, site_id, name, url, format, active, live_since, version, inserted_at,
-                    updated_at)
-                    VALUES (unhex('00000000000000000000000000000007'), 1, 1, 'Name', '', 'json', 1, 0, 1, 0, 0)",
-            ] {
-                sqlx::query(sql).execute(sqlite(&store)).await.unwrap();
-            }
-            let leases = store.claim_shards(NODE, Duration::ZERO, 0).await.unwrap();
-            store.put_rows_off(NOW).await.unwrap();
-            Self { folder, store, leases }
-        }
-
-        /// The process is gone without a word, and another one starts.
-        async fn killed(self) -> Self {
-            self.store.close().await;
-            let store = open(&self.folder).await;
-            store.put_rows_off(NOW).await.unwrap();
-            Self { store, ..self }
-        }
-
-        async fn record(&self, fired: Vec<Fired>) {
-            self.store.record(&Step { fired, ..Step::default() }, NOW).await.unwrap();
-        }
-
-        async fn settle(&self, id: EventId, standing: Standing) {
-            let lease = *self.leases.iter().find(|lease| lease.shard == shard_of(SITE)).unwrap();
-            let number = 1 + self.count("SELECT count(*) FROM attempts").await;
-            let attempt = AttemptRow {
-                number: i32::try_from(number).unwrap(),
-                started_at: NOW,
-                duration_ms: 1,
-                outcome: "success",
-                advice: None,
-                response_code: Some(200),
-                response_headers: None,
-                response_body: None,
-                phases: None,
-            };
-            let (account_id, webhook_id) = (ACCOUNT, WEBHOOK);
-            let (life, turn) = (Life::AsBefore, None);
-            let settled = Settled { lease, event_id: id, account_id, webhook_id, attempt, standing, life, turn };
-            self.store.settle(NODE, &[lease], &[settled], NOW).await.unwrap();
-        }
-
-        /// What the dispatcher would read.
-        async fn due(&self, lane: Lane) -> Vec<Due> {
-            let after = Position::START;
-            let rest = Rest { shard: shard_of(SITE), account_id: ACCOUNT, webhook_id: WEBHOOK, lane, after };
-            self.store.due(&Wanted { lanes: vec![rest], limit: 100 }, NOW).await.unwrap()
-        }
-
-        async fn count(&self, sql: &'static str) -> i64 {
-            sqlx::query_scalar(sql).fetch_one(sqlite(&self.store)).await.unwrap()
-        }
-
-        async fn rows(&self) -> i64 {
-            self.count("SELECT count(*) FROM queue").await
-        }
-
-        async fn depth(&self) -> i64 {
-            self.store.operator_depth().await.unwrap().deliveries
-        }
-    }
-
-    async fn open(folder: &tempfile::TempDir) -> Store {
-        let store = Store::open(&format!("sqlite://{}", folder.path().join("test.db").display())).await.unwrap();
-        store.migrate().await.unwrap();
-        store
-    }
-
-    fn sqlite(store: &Store) -> &sqlx::SqlitePool {
-        let Backend::Sqlite(pool) = store.writer() else { unreachable!("it was opened as that") };
-        pool
-    }
-
-    fn id(at: Timestamp, number: u128) -> EventId {
-        EventId(Uuid::from_u128(first_id_of(at).0.as_u128() | 0x7000_8000_0000_0000_0000 | number))
-    }
-
-    fn fired(id: EventId) -> Fired {
-        let event = Event {
-            id,
-            account_id: ACCOUNT,
-            site_id: SITE,
-            webhook_id: WEBHOOK,
-            trigger_id: None,
-            event_type: "test".to_owned(),
-            moment: id.to_string(),
-            format: Format::Json,
-            payload: b"{}".to_vec(),
-            expires_at: None,
-            inserted_at: id.recorded_at(),
-        };
-        Fired { event, shard: shard_of(SITE), trigger_version: None, state: None, shadow: false }
-    }
-
-    fn over() -> Standing {
-        Standing::Over { ended: Ended::Success, reason: None }
-    }
 
     #[tokio::test]
     async fn what_a_process_that_was_killed_left_behind_gets_its_rows() {

@@ -1,0 +1,231 @@
+use std::pin::pin;
+use std::time::Duration;
+
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions as _};
+use uuid::Uuid;
+
+use super::super::outbox::{Fired, Step};
+use super::super::outcomes::{Life, Settled};
+use super::super::shards::Lease;
+use super::super::stage::{NODE, NOW, Stage, fired, id, open, over, sqlite};
+use super::super::waiting::Look;
+use super::super::{Backend, SqlitePools, StoreError};
+use super::*;
+use crate::domain::ids::{EventId, TriggerId, WebhookId};
+
+const OTHER: WebhookId = WebhookId(Uuid::from_u128(8));
+const SECOND: Duration = Duration::from_secs(1);
+
+fn pools(stage: &Stage) -> &SqlitePools {
+    let Backend::Sqlite(pools) = &stage.store.db else { unreachable!("it was opened as that") };
+    pools
+}
+
+/// The short way or none.
+async fn record(stage: &Stage, step: &Step) -> Option<Vec<EventId>> {
+    step::record(pools(stage), step).await.unwrap()
+}
+
+async fn settle(stage: &Stage, lease: Lease, settled: &[Settled]) -> bool {
+    outcomes::settle(pools(stage), NODE, &[lease], settled, NOW).await.unwrap()
+}
+
+/// Everything there is, as text, and how much is owed.
+async fn dump(stage: &Stage) -> (Vec<String>, i64) {
+    let mut rows = Vec::new();
+    for table in ["events", "queue", "attempts", "watermarks", "facts"] {
+        let columns: Vec<String> = sqlx::query_scalar("SELECT name FROM pragma_table_info($1)")
+            .bind(table)
+            .fetch_all(sqlite(&stage.store))
+            .await
+            .unwrap();
+        let quoted: Vec<_> = columns.iter().map(|column| format!("quote(\"{column}\")")).collect();
+        let sql = format!("SELECT '{table}: ' || {} AS row FROM {table} ORDER BY row", quoted.join(" || ' ' || "));
+        rows.extend(sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(sqlite(&stage.store)).await.unwrap());
+    }
+    (rows, stage.depth().await)
+}
+
+fn of(webhook_id: WebhookId, mut fired: Fired) -> Fired {
+    fired.event.webhook_id = webhook_id;
+    fired
+}
+
+/// Events of every kind, in two steps, and outcomes of some; the short way or the long one.
+async fn a_life(goes_at_once: bool) -> (Vec<Option<Vec<EventId>>>, Vec<(Vec<String>, i64)>) {
+    let stage = Stage::new().await;
+    sqlx::query(
+        "INSERT INTO webhooks (id, account_id, site_id, name, url, format, active, live_since, version, inserted_at,
+            updated_at)
+        VALUES (unhex('00000000000000000000000000000008'), 1, 1, 'Other', '', 'json', 1, 0, 1, 0, 0)",
+    )
+    .execute(sqlite(&stage.store))
+    .await
+    .unwrap();
+    let (mut owed, mut seen) = (Vec::new(), Vec::new());
+    let [plain, shadow, brief, other] = [1, 2, 3, 4].map(|number| id(NOW, number));
+    let first = vec![of(OTHER, fired(other)), fired(plain), Fired { shadow: true, ..fired(shadow) }, {
+        let mut brief = fired(brief);
+        brief.event.expires_at = Some(NOW + SECOND);
+        brief
+    }];
+    let later = [5, 6, 7].map(|number| id(NOW + 2 * SECOND, number));
+    let second = vec![fired(later[0]), of(OTHER, fired(later[1])), fired(later[2])];
+    for (number, fired) in [first, second].into_iter().enumerate() {
+        let step = stage.step(fired).await;
+        owed.push(if goes_at_once {
+            record(&stage, &step).await
+        } else {
+            stage.store.record_in_parts(&step, NOW).await.ok()
+        });
+        seen.push(dump(&stage).await);
+        if number == 0 {
+            // Both are slow, until one of them answers.
+            let look = Look { young_since: Some(NOW + SECOND), ..Look::default() };
+            stage.store.waiting(&look).await.unwrap();
+            let answer = Settled { webhook_id: OTHER, ..stage.outcome(other, 1, over()) };
+            stage.store.settle(NODE, &[stage.lease()], &[answer], NOW).await.unwrap();
+        }
+    }
+    // One had a row from the beginning, one was given one, and one has none.
+    let outcomes = [plain, later[1], later[2]].map(|id| stage.outcome(id, 1, over()));
+    if goes_at_once {
+        assert!(settle(&stage, stage.lease(), &outcomes).await);
+    } else {
+        stage.store.settle_the_long_way(NODE, &[stage.lease()], &outcomes, NOW).await.unwrap();
+    }
+    seen.push(dump(&stage).await);
+    (owed, seen)
+}
+
+#[tokio::test]
+async fn either_way_leaves_the_same() {
+    let (at_once, in_parts) = (a_life(true).await, a_life(false).await);
+    assert!(at_once.0.iter().all(Option::is_some));
+    assert_eq!(at_once.0, in_parts.0);
+    for (at_once, in_parts) in at_once.1.iter().zip(&in_parts.1) {
+        assert_eq!(at_once, in_parts);
+    }
+    let (rows, depth) = at_once.1.last().unwrap();
+    let count = |table: &str| rows.iter().filter(|row| row.starts_with(table)).count();
+    assert_eq!((count("events"), count("queue"), count("attempts"), *depth), (7, 2, 4, 2));
+}
+
+#[tokio::test]
+async fn what_does_not_hold_leaves_nothing_and_nobody_waiting() {
+    let stage = Stage::new().await;
+    stage.record(vec![fired(id(NOW, 1))]).await;
+    let before = dump(&stage).await;
+    let refused = async |step: Step| {
+        assert_eq!(record(&stage, &step).await, None);
+        assert!(matches!(stage.store.record(&step, NOW).await, Err(StoreError::Overtaken)));
+        assert_eq!(dump(&stage).await, before);
+        // Nobody has the file to himself.
+        open(&stage.folder).await.begin().await.unwrap();
+    };
+    let step = async |number: u128| stage.step(vec![fired(id(NOW, number))]).await;
+    let mut moved = step(2).await;
+    moved.watermark.as_mut().unwrap().from += 1;
+    refused(moved).await;
+    let mut changed = step(3).await;
+    changed.watermark.as_mut().unwrap().from -= 1;
+    changed.watermark.as_mut().unwrap().catalog_version += 1;
+    refused(changed).await;
+    let mut unknown = step(4).await;
+    unknown.watermark.as_mut().unwrap().source = "elsewhere".to_owned();
+    refused(unknown).await;
+
+    let lost = Lease { epoch: stage.lease().epoch + 1, ..stage.lease() };
+    let outcome = Settled { lease: lost, ..stage.outcome(id(NOW, 1), 1, over()) };
+    assert!(!settle(&stage, lost, std::slice::from_ref(&outcome)).await);
+    let outcome = stage.store.settle(NODE, &[lost], &[outcome], NOW).await;
+    assert!(matches!(outcome, Err(StoreError::LeaseLost)));
+    assert_eq!(dump(&stage).await, before);
+    let nobody = stage.outcome(id(NOW, 9), 1, over());
+    assert!(!settle(&stage, stage.lease(), &[nobody]).await, "it is not owed");
+    assert_eq!(dump(&stage).await, before);
+    stage.settle(id(NOW, 1), over()).await;
+    assert_eq!((stage.depth().await, stage.rows().await), (0, 0));
+}
+
+#[tokio::test]
+async fn a_moment_that_is_recorded_already_is_passed_over_the_long_way() {
+    let stage = Stage::new().await;
+    let moment = |number: u128| {
+        let mut fired = fired(id(NOW, number));
+        (fired.event.trigger_id, fired.event.moment) = (Some(TriggerId(Uuid::from_u128(5))), "rise:1".to_owned());
+        fired
+    };
+    stage.record(vec![moment(1)]).await;
+    let step = stage.step(vec![moment(2), fired(id(NOW, 3))]).await;
+    assert_eq!(record(&stage, &step).await, None);
+    assert_eq!(stage.depth().await, 1, "nothing is remembered of it");
+    assert_eq!(stage.store.record(&step, NOW).await.unwrap(), [id(NOW, 3)]);
+    assert_eq!((stage.depth().await, stage.count("SELECT count(*) FROM events").await), (2, 2));
+}
+
+#[tokio::test]
+async fn what_is_large_or_more_than_usual_goes_the_long_way() {
+    let stage = Stage::new().await;
+    let most = MOST as u128;
+    let events =
+        |from: u128, count: u128| (from..from + count).map(|number| fired(id(NOW, number))).collect::<Vec<_>>();
+    assert_eq!(record(&stage, &stage.step(events(0, most)).await).await.unwrap().len(), MOST);
+    let large = stage.step(events(most, most + 1)).await;
+    assert_eq!(record(&stage, &large).await, None);
+    assert_eq!(stage.store.record(&large, NOW).await.unwrap().len(), MOST + 1);
+    let outcomes: Vec<_> = (0..=most).map(|number| stage.outcome(id(NOW, number), 1, over())).collect();
+    assert!(!settle(&stage, stage.lease(), &outcomes).await);
+    assert!(settle(&stage, stage.lease(), &outcomes[..MOST]).await);
+    let fails = Settled { life: Life::Failing, ..outcomes[MOST].clone() };
+    assert!(!settle(&stage, stage.lease(), &[fails]).await);
+    assert_eq!((stage.depth().await, stage.rows().await), (MOST as i64 + 1, 0));
+}
+
+/// While somebody else has the file, and before anything of it happened or all of it.
+#[tokio::test]
+async fn a_trip_nobody_waits_for_any_more_keeps_nobody_waiting() {
+    let stage = Stage::new().await;
+    let file = stage.folder.path().join("test.db");
+    let mut somebody = SqliteConnectOptions::new().filename(file).connect().await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut somebody).await.unwrap();
+    let step = stage.step(vec![fired(id(NOW, 1))]).await;
+    {
+        let mut recording = pin!(stage.store.record(&step, NOW));
+        // It is asked for, and waits.
+        assert!(futures_util::poll!(&mut recording).is_pending());
+        while sqlite(&stage.store).num_idle() > 0 {
+            assert!(futures_util::poll!(&mut recording).is_pending());
+            tokio::task::yield_now().await;
+        }
+    }
+    sqlx::query("COMMIT").execute(&mut somebody).await.unwrap();
+    let other = open(&stage.folder).await;
+    other.begin().await.unwrap().commit().await.unwrap();
+    // Whatever came of it, it is all or nothing, and the next goes on from there.
+    let recorded = stage.count("SELECT count(*) FROM events").await;
+    assert_eq!(stage.store.operator_watermark_of("here").await.unwrap(), Some(recorded));
+    let outcome = stage.store.record(&step, NOW).await;
+    assert_eq!(outcome.is_ok(), recorded == 0, "{outcome:?}");
+    assert_eq!(stage.count("SELECT count(*) FROM events").await, 1);
+}
+
+#[tokio::test]
+async fn a_full_disk_leaves_nothing_and_the_next_goes_well() {
+    let stage = Stage::new().await;
+    // As long as the connection lives.
+    let pages = stage.count("PRAGMA page_count").await;
+    let limit = format!("PRAGMA max_page_count = {pages}");
+    sqlx::query(AssertSqlSafe(limit)).execute(sqlite(&stage.store)).await.unwrap();
+    let mut large = fired(id(NOW, 1));
+    large.event.payload = vec![b'x'; 1_000_000];
+    let step = stage.step(vec![large]).await;
+    let before = dump(&stage).await;
+    let full = stage.store.record(&step, NOW).await;
+    assert!(matches!(full, Err(StoreError::Unavailable(_))), "{full:?}");
+    assert_eq!(dump(&stage).await.0, before.0);
+    sqlx::query("PRAGMA max_page_count = 100000").execute(sqlite(&stage.store)).await.unwrap();
+    assert_eq!(stage.store.record(&step, NOW).await.unwrap(), [id(NOW, 1)]);
+    assert_eq!(stage.count("SELECT count(*) FROM events").await, 1);
+}
