@@ -7,7 +7,7 @@ use sqlx::FromRow;
 
 use super::outbox::Fired;
 use super::outcomes::{Life, Settled};
-use super::rows::{MOST_ROWS, Rows};
+use super::rows::{MOST_ROWS, Query, Rows};
 use super::triggers::TriggerRow;
 use super::{Backend, Result, Store, Tx, on};
 use crate::domain::breaker::{Parked, Turn};
@@ -70,7 +70,7 @@ impl Told {
 
 /// What attempts that are written at once told of one endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct News {
+pub(super) struct News {
     account_id: AccountId,
     /// What was held against it is forgotten.
     did_well: bool,
@@ -192,7 +192,7 @@ impl Store {
 
 impl News {
     /// Of each endpoint that something is told of, in the order of ids.
-    fn of(settled: &[Settled]) -> BTreeMap<WebhookId, Self> {
+    pub fn of(settled: &[Settled]) -> BTreeMap<WebhookId, Self> {
         let mut news = BTreeMap::new();
         for Settled { account_id, webhook_id, life, turn, .. } in settled {
             let (did_well, fails) = (*life == Life::Healthy, *life == Life::Failing);
@@ -243,26 +243,6 @@ impl Tx {
     }
 
     async fn note(&mut self, news: &[(WebhookId, News)], now: Timestamp) -> Result<()> {
-        static SQLITE: Rows = Rows::new(
-            "UPDATE OR FAIL webhooks
-            SET failing_since = CASE
-                    WHEN NOT told.column4 THEN CASE WHEN told.column3 THEN NULL ELSE failing_since END
-                    WHEN told.column3 THEN told.column8
-                    ELSE coalesce(failing_since, told.column8)
-                END,
-                failed_at = CASE
-                    WHEN told.column4 THEN told.column8
-                    WHEN told.column3 THEN NULL
-                    ELSE failed_at
-                END,
-                succeeded_at = CASE WHEN told.column3 THEN told.column8 ELSE succeeded_at END,
-                warnings = CASE WHEN told.column3 THEN 0 ELSE warnings END,
-                parked_until = CASE WHEN told.column5 THEN told.column6 ELSE parked_until END,
-                parked_ms = CASE WHEN told.column5 THEN told.column7 ELSE parked_ms END
-            FROM",
-            8,
-            "AS told WHERE webhooks.account_id = told.column1 AND webhooks.id = told.column2",
-        );
         // Locked in the order of ids, like everywhere, so that two transactions never wait for each other.
         const POSTGRES: &str = "
             WITH told AS MATERIALIZED (
@@ -294,18 +274,7 @@ impl Tx {
         match &mut self.0 {
             Backend::Sqlite(tx) => {
                 for rows in news.chunks(MOST_ROWS) {
-                    let note = SQLITE.query(rows, |query, (id, news)| {
-                        query
-                            .bind(news.account_id)
-                            .bind(*id)
-                            .bind(news.did_well)
-                            .bind(news.fails)
-                            .bind(news.turn.is_some())
-                            .bind(news.parked_until())
-                            .bind(news.parked_ms())
-                            .bind(now)
-                    });
-                    note.execute(&mut **tx).await?;
+                    NOTE.query(rows, |query, row| bind_news(query, row, now)).execute(&mut **tx).await?;
                 }
             }
             Backend::Postgres(tx) => {
@@ -325,6 +294,40 @@ impl Tx {
         }
         Ok(())
     }
+}
+
+/// What was told of endpoints, on SQLite.
+pub(super) static NOTE: Rows = Rows::new(
+    "UPDATE OR FAIL webhooks
+    SET failing_since = CASE
+            WHEN NOT told.column4 THEN CASE WHEN told.column3 THEN NULL ELSE failing_since END
+            WHEN told.column3 THEN told.column8
+            ELSE coalesce(failing_since, told.column8)
+        END,
+        failed_at = CASE
+            WHEN told.column4 THEN told.column8
+            WHEN told.column3 THEN NULL
+            ELSE failed_at
+        END,
+        succeeded_at = CASE WHEN told.column3 THEN told.column8 ELSE succeeded_at END,
+        warnings = CASE WHEN told.column3 THEN 0 ELSE warnings END,
+        parked_until = CASE WHEN told.column5 THEN told.column6 ELSE parked_until END,
+        parked_ms = CASE WHEN told.column5 THEN told.column7 ELSE parked_ms END
+    FROM",
+    8,
+    "AS told WHERE webhooks.account_id = told.column1 AND webhooks.id = told.column2",
+);
+
+pub(super) fn bind_news<'q>(query: Query<'q>, (id, news): &'q (WebhookId, News), now: Timestamp) -> Query<'q> {
+    query
+        .bind(news.account_id)
+        .bind(*id)
+        .bind(news.did_well)
+        .bind(news.fails)
+        .bind(news.turn.is_some())
+        .bind(news.parked_until())
+        .bind(news.parked_ms())
+        .bind(now)
 }
 
 impl From<AilingRow> for Ailing {

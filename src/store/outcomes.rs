@@ -273,7 +273,7 @@ async fn settle_at_once(
     let never: HashSet<_> = never_queued.iter().collect();
     let over = settled.iter().filter(|row| !row.standing.goes_on() && !never.contains(&row.event_id));
     let leases = under.leases;
-    let again: Vec<_> = settled.iter().filter_map(|row| Some((row.event_id, row.standing.again()?))).collect();
+    let again: Vec<_> = settled.iter().filter_map(Settled::again).collect();
     let (held, allowed): (i64, bool) = sqlx::query_as(POSTGRES)
         .bind(under.node)
         .bind(leases.iter().map(|lease| lease.shard).collect::<Vec<_>>())
@@ -294,10 +294,10 @@ async fn settle_at_once(
         .bind(column(settled, |row| row.late_at(now).map(Timestamp::micros)))
         .bind(column(settled, |row| row.attempt.phases))
         .bind(over.map(|row| row.event_id.0).collect::<Vec<_>>())
-        .bind(again.iter().map(|(event_id, _)| event_id.0).collect::<Vec<_>>())
-        .bind(again.iter().map(|(_, (attempt, _, _))| *attempt).collect::<Vec<_>>())
-        .bind(again.iter().map(|(_, (_, others, _))| *others).collect::<Vec<_>>())
-        .bind(again.iter().map(|(_, (_, _, due_at))| due_at.micros()).collect::<Vec<_>>())
+        .bind(again.iter().map(|row| row.event_id.0).collect::<Vec<_>>())
+        .bind(again.iter().map(|row| row.attempt).collect::<Vec<_>>())
+        .bind(again.iter().map(|row| row.other_attempts).collect::<Vec<_>>())
+        .bind(again.iter().map(|row| row.due_at.micros()).collect::<Vec<_>>())
         .bind(never_queued.iter().map(|id| id.0).collect::<Vec<_>>())
         .bind(under.catalog_version.map(|version| version.to_string()))
         .fetch_one(connection)
@@ -309,14 +309,6 @@ impl Tx {
     /// In process it is the rows that cost: endings, retries and attempts, a few hundred rows a statement. `false`: not
     /// all of them were owed, or that is to be looked at, and nothing of this is to be committed.
     async fn settle_in_parts(&mut self, settled: &[Settled], now: Timestamp) -> Result<bool> {
-        static AGAIN: Rows = Rows::new(
-            "UPDATE OR FAIL queue
-            SET attempt = next.column2, other_attempts = next.column3, due_at = next.column4,
-                lane = CASE WHEN queue.lane = 0 AND next.column2 > 0 THEN 1 ELSE queue.lane END
-            FROM",
-            4,
-            "AS next WHERE queue.event_id = next.column1",
-        );
         if !self.believes_its_memory().await? {
             return Ok(false);
         }
@@ -329,12 +321,9 @@ impl Tx {
             let over = OVER.query(rows, |query, row| query.bind(row.event_id));
             moved += over.execute(&mut **tx).await?.rows_affected();
         }
-        let again: Vec<_> = settled.iter().filter_map(|row| Some((row.event_id, row.standing.again()?))).collect();
+        let again: Vec<_> = settled.iter().filter_map(Settled::again).collect();
         for rows in again.chunks(MOST_ROWS) {
-            let again = AGAIN.query(rows, |query, (event_id, (attempt, others, due_at))| {
-                query.bind(*event_id).bind(*attempt).bind(*others).bind(*due_at)
-            });
-            moved += again.execute(&mut **tx).await?.rows_affected();
+            moved += AGAIN.query(rows, bind_again).execute(&mut **tx).await?.rows_affected();
         }
         if moved != settled.len() as u64 {
             return Ok(false);
@@ -368,7 +357,20 @@ pub(super) static ATTEMPTS: Rows = Rows::new(
 );
 pub(super) static OVER: Rows = Rows::new("DELETE FROM queue WHERE event_id IN", 1, "");
 
+/// A delivery that goes on.
+pub(super) struct Again {
+    event_id: EventId,
+    attempt: i32,
+    other_attempts: i32,
+    due_at: Timestamp,
+}
+
 impl Settled {
+    pub(super) fn again(&self) -> Option<Again> {
+        let Standing::Again { attempt, other_attempts, due_at } = self.standing else { return None };
+        Some(Again { event_id: self.event_id, attempt, other_attempts, due_at })
+    }
+
     /// How long after the event it was over, if it ended well.
     pub(super) fn answered_after(&self) -> Option<Duration> {
         let is_success = matches!(self.standing, Standing::Over { ended: Ended::Success, .. });
@@ -383,6 +385,19 @@ impl Settled {
     fn late_at(&self, now: Timestamp) -> Option<Timestamp> {
         (now.since(self.event_id.recorded_at()) >= LATE_AFTER).then_some(now)
     }
+}
+
+pub(super) static AGAIN: Rows = Rows::new(
+    "UPDATE OR FAIL queue
+    SET attempt = next.column2, other_attempts = next.column3, due_at = next.column4,
+        lane = CASE WHEN queue.lane = 0 AND next.column2 > 0 THEN 1 ELSE queue.lane END
+    FROM",
+    4,
+    "AS next WHERE queue.event_id = next.column1",
+);
+
+pub(super) fn bind_again<'q>(query: Query<'q>, row: &'q Again) -> Query<'q> {
+    query.bind(row.event_id).bind(row.attempt).bind(row.other_attempts).bind(row.due_at)
 }
 
 pub(super) fn bind_attempt<'q>(query: Query<'q>, row: &'q Settled, now: Timestamp) -> Query<'q> {
@@ -414,13 +429,6 @@ impl Standing {
         match self {
             Self::Over { ended, reason } => (Some(ended.as_str()), *reason),
             Self::Again { .. } => (None, None),
-        }
-    }
-
-    fn again(&self) -> Option<(i32, i32, Timestamp)> {
-        match self {
-            Self::Over { .. } => None,
-            Self::Again { attempt, other_attempts, due_at } => Some((*attempt, *other_attempts, *due_at)),
         }
     }
 }

@@ -220,12 +220,14 @@ impl Taken {
         self.with(|memory, _| memory.tardy.learn(settled));
     }
 
-    /// Forgets those that were attempted and are over, if it is known that none of them has a row.
+    /// Forgets those that were attempted, if all of these are over and it is known that none has a row.
     pub fn take_never_queued(&mut self, settled: &[Settled]) -> Option<HashSet<EventId>> {
         self.learn(settled);
         let taken = self.take(settled.iter().map(|row| row.event_id));
-        let have_none = taken.iter().all(|owed| owed.has_no_row);
-        have_none.then(|| taken.into_iter().map(|owed| owed.event_id).collect())
+        let going_on = settled.iter().filter(|row| row.standing.goes_on());
+        let going_on: HashSet<_> = going_on.map(|row| row.event_id).collect();
+        let need_none = taken.iter().all(|owed| owed.has_no_row && !going_on.contains(&owed.event_id));
+        need_none.then(|| taken.into_iter().map(|owed| owed.event_id).collect())
     }
 
     pub fn believed_under(&mut self) -> Option<i64> {

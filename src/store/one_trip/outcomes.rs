@@ -1,8 +1,9 @@
-//! A few outcomes that end their deliveries and tell nothing of their endpoints.
+//! A few outcomes, and what they tell of their endpoints.
 
 use sqlx::AssertSqlSafe;
 
-use super::super::outcomes::{ATTEMPTS, OVER, Settled, bind_attempt};
+use super::super::health::{NOTE, News, bind_news};
+use super::super::outcomes::{AGAIN, ATTEMPTS, Life, OVER, Settled, bind_again, bind_attempt};
 use super::super::shards::{HELD_SQLITE, Lease, pairs};
 use super::super::unqueued::Taken;
 use super::super::{Result, SqlitePools};
@@ -18,34 +19,57 @@ pub(in super::super) async fn settle(
     settled: &[Settled],
     now: Timestamp,
 ) -> Result<bool> {
-    let is_usual = |row: &Settled| row.is_quiet() && !row.standing.goes_on();
+    // Who disables a webhook gives up what is owed to it.
+    let is_usual = |row: &Settled| !matches!(row.life, Life::Disable { .. });
     if settled.len() > MOST || !settled.iter().all(is_usual) {
         return Ok(false);
     }
+    let news: Vec<_> = News::of(settled).into_iter().collect();
+    let again: Vec<_> = settled.iter().filter_map(Settled::again).collect();
+
     let trip = Trip::begin(&pools.write).await?;
     let mut taken = Taken::of(&pools.unqueued);
     let Some(never_queued) = taken.take_never_queued(settled) else { return Ok(false) };
-    let queued: Vec<_> = settled.iter().filter(|row| !never_queued.contains(&row.event_id)).collect();
+    let over = settled.iter().filter(|row| !row.standing.goes_on() && !never_queued.contains(&row.event_id));
+    let over: Vec<_> = over.collect();
     // The leases are held, and what is remembered is remembered under the configuration there is.
     let holds = format!(
         "INSERT OR FAIL INTO facts (name, value)
         SELECT 'does not hold', NULL
         WHERE ({HELD_SQLITE}) <> ? OR (SELECT value FROM facts WHERE name = 'catalog_version') <> ?"
     );
-    let all_were_there = if queued.is_empty() { "" } else { CHANGED_SQLITE };
-    let parts = [&holds, OVER.text_for(queued.len()), all_were_there, ATTEMPTS.text_for(settled.len())];
-    let count = |rows: usize| i64::try_from(rows).unwrap_or(i64::MAX);
+    // All of them have rows.
+    let parts = [
+        &holds,
+        OVER.text_for(over.len()),
+        changed(over.len()),
+        AGAIN.text_for(again.len()),
+        changed(again.len()),
+        ATTEMPTS.text_for(settled.len()),
+        NOTE.text_for(news.len()),
+    ];
     let query = sqlx::query(AssertSqlSafe(script(&parts)))
         .bind(pairs(leases))
         .bind(node)
-        .bind(count(leases.len()))
+        .bind(count(leases))
         .bind(taken.believed_under().map(|version| version.to_string()));
-    let query = OVER.bind(query, &queued, |query, row| query.bind(row.event_id));
-    let query = if queued.is_empty() { query } else { query.bind(count(queued.len())) };
+    let query = OVER.bind(query, &over, |query, row| query.bind(row.event_id));
+    let query = if over.is_empty() { query } else { query.bind(count(&over)) };
+    let query = AGAIN.bind(query, &again, bind_again);
+    let query = if again.is_empty() { query } else { query.bind(count(&again)) };
     let query = ATTEMPTS.bind(query, settled, |query, row| bind_attempt(query, row, now));
+    let query = NOTE.bind(query, &news, |query, row| bind_news(query, row, now));
     let is_written = trip.run(query).await?;
     if is_written {
         taken.for_good();
     }
     Ok(is_written)
+}
+
+fn changed(rows: usize) -> &'static str {
+    if rows == 0 { "" } else { CHANGED_SQLITE }
+}
+
+fn count<T>(rows: &[T]) -> i64 {
+    i64::try_from(rows.len()).unwrap_or(i64::MAX)
 }

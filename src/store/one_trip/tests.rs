@@ -6,12 +6,13 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _};
 use uuid::Uuid;
 
 use super::super::outbox::{Fired, Step};
-use super::super::outcomes::{Life, Settled};
+use super::super::outcomes::{Life, Settled, Standing};
 use super::super::shards::Lease;
 use super::super::stage::{NODE, NOW, Stage, fired, id, open, over, sqlite};
 use super::super::waiting::Look;
 use super::super::{Backend, SqlitePools, StoreError};
 use super::*;
+use crate::domain::breaker::{Parked, Turn};
 use crate::domain::ids::{EventId, TriggerId, WebhookId};
 
 const OTHER: WebhookId = WebhookId(Uuid::from_u128(8));
@@ -34,7 +35,7 @@ async fn settle(stage: &Stage, lease: Lease, settled: &[Settled]) -> bool {
 /// Everything there is, as text, and how much is owed.
 async fn dump(stage: &Stage) -> (Vec<String>, i64) {
     let mut rows = Vec::new();
-    for table in ["events", "queue", "attempts", "watermarks", "facts"] {
+    for table in ["events", "queue", "attempts", "webhooks", "watermarks", "facts"] {
         let columns: Vec<String> = sqlx::query_scalar("SELECT name FROM pragma_table_info($1)")
             .bind(table)
             .fetch_all(sqlite(&stage.store))
@@ -88,8 +89,15 @@ async fn a_life(goes_at_once: bool) -> (Vec<Option<Vec<EventId>>>, Vec<(Vec<Stri
             stage.store.settle(NODE, &[stage.lease()], &[answer], NOW).await.unwrap();
         }
     }
-    // One had a row from the beginning, one was given one, and one has none.
-    let outcomes = [plain, later[1], later[2]].map(|id| stage.outcome(id, 1, over()));
+    // One was given a row, two had theirs from the beginning, and one has none.
+    let until = NOW + SECOND;
+    let fails = Settled {
+        life: Life::Failing,
+        turn: Some(Turn::Opened(Parked { until, span: SECOND })),
+        ..stage.outcome(later[0], 1, Standing::Again { attempt: 1, other_attempts: 2, due_at: until })
+    };
+    let gets_well = Settled { webhook_id: OTHER, life: Life::Healthy, ..stage.outcome(later[1], 1, over()) };
+    let outcomes = [stage.outcome(plain, 1, over()), fails, gets_well, stage.outcome(later[2], 1, over())];
     if goes_at_once {
         assert!(settle(&stage, stage.lease(), &outcomes).await);
     } else {
@@ -109,7 +117,7 @@ async fn either_way_leaves_the_same() {
     }
     let (rows, depth) = at_once.1.last().unwrap();
     let count = |table: &str| rows.iter().filter(|row| row.starts_with(table)).count();
-    assert_eq!((count("events"), count("queue"), count("attempts"), *depth), (7, 2, 4, 2));
+    assert_eq!((count("events"), count("queue"), count("attempts"), *depth), (7, 2, 5, 2));
 }
 
 #[tokio::test]
@@ -178,8 +186,11 @@ async fn what_is_large_or_more_than_usual_goes_the_long_way() {
     let outcomes: Vec<_> = (0..=most).map(|number| stage.outcome(id(NOW, number), 1, over())).collect();
     assert!(!settle(&stage, stage.lease(), &outcomes).await);
     assert!(settle(&stage, stage.lease(), &outcomes[..MOST]).await);
-    let fails = Settled { life: Life::Failing, ..outcomes[MOST].clone() };
-    assert!(!settle(&stage, stage.lease(), &[fails]).await);
+    let gone = Settled { life: Life::Disable { reason: "gone".to_owned() }, ..outcomes[MOST].clone() };
+    assert!(!settle(&stage, stage.lease(), &[gone]).await, "what else is owed to it is given up");
+    let goes_on = Standing::Again { attempt: 1, other_attempts: 0, due_at: NOW };
+    let goes_on = stage.outcome(id(NOW, most), 1, goes_on);
+    assert!(!settle(&stage, stage.lease(), &[goes_on]).await, "it has no row");
     assert_eq!((stage.depth().await, stage.rows().await), (MOST as i64 + 1, 0));
 }
 
