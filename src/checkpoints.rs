@@ -9,9 +9,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
-use sqlx::{Connection as _, SqliteConnection, SqlitePool};
+use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection, SqlitePool};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,6 +26,9 @@ const MOST_COMMITS: u64 = 16;
 /// What was written meanwhile is carried as well, so often at most: only where nothing is left does SQLite wait until the disk
 /// has it all, and otherwise the writer does.
 const MOST_PASSES: usize = 3;
+
+/// A statement that takes so long is told of to whoever looks into it.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// Dropped, it stops.
 pub struct Checkpoints {
@@ -77,6 +81,8 @@ impl Checkpoints {
     /// The file cannot be opened.
     pub async fn writer(&self, options: SqliteConnectOptions) -> Result<SqlitePool, sqlx::Error> {
         let commits = Arc::clone(&self.commits);
+        // It waits for the disk or for another process then, and its text is long.
+        let options = options.log_slow_statements(log::LevelFilter::Debug, SLOW);
         SqlitePoolOptions::new()
             .max_connections(1)
             // What is in this process need not be asked whether it is there: that would be a trip to the driver's thread.
