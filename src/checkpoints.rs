@@ -27,7 +27,7 @@ const MOST_COMMITS: u64 = 16;
 /// has it all, and otherwise the writer does.
 const MOST_PASSES: usize = 3;
 
-/// A statement that takes so long is told of to whoever looks into it.
+/// A statement that takes so long is not told of with all its text.
 const SLOW: Duration = Duration::from_secs(1);
 
 /// Dropped, it stops.

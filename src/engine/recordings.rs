@@ -4,12 +4,16 @@ use std::time::Duration;
 
 use metrics::{counter, histogram};
 use tokio::task::JoinSet;
+use tracing::warn;
 
 use super::firing::Firing;
 use crate::clock::Clock;
 use crate::domain::time::Timestamp;
 use crate::store::outbox::Step;
 use crate::store::{Store, StoreError};
+
+/// A step that takes so long to record is told of.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// What became of one of them.
 type Ended = Result<(), StoreError>;
@@ -37,7 +41,15 @@ impl Recordings {
         let waits = step.moves_memory();
         let (store, firing, clock) = (self.store.clone(), self.firing.clone(), self.clock.clone());
         self.under_way.spawn(async move {
+            let began = clock.monotonic();
             let owed = store.record(&step, now).await?;
+            let took = clock.monotonic().saturating_sub(began);
+            if took >= SLOW {
+                warn!(
+                    "The database took {:.1} s to record what was noticed: its disk is slow, or somebody else has it",
+                    took.as_secs_f64()
+                );
+            }
             firing.announce(step.fired, owed).await;
             looked(clock.monotonic().saturating_sub(started));
             Ok(())
