@@ -357,34 +357,14 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::domain::settle::Ended;
-    use crate::store::outcomes::{AttemptRow, Standing};
-    use crate::store::shards::Lease;
+    use crate::store::stage;
 
     const NOW: Timestamp = Timestamp::from_secs(1_000);
     const OPENED: Turn = Turn::Opened(Parked { until: NOW, span: Duration::from_secs(30) });
 
     fn settled(webhook: u128, life: Life, turn: Option<Turn>) -> Settled {
-        Settled {
-            lease: Lease { shard: 0, epoch: 1 },
-            event_id: EventId(Uuid::nil()),
-            account_id: AccountId(1),
-            webhook_id: WebhookId(Uuid::from_u128(webhook)),
-            attempt: AttemptRow {
-                number: 1,
-                started_at: NOW,
-                duration_ms: 1,
-                outcome: "success",
-                advice: None,
-                response_code: None,
-                response_headers: None,
-                response_body: None,
-                phases: None,
-            },
-            standing: Standing::Over { ended: Ended::Success, reason: None },
-            life,
-            turn,
-        }
+        let webhook_id = WebhookId(Uuid::from_u128(webhook));
+        Settled { life, turn, ..stage::settled(EventId(Uuid::nil()), webhook_id, stage::over()) }
     }
 
     #[test]

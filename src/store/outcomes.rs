@@ -8,7 +8,7 @@ use sqlx::{PgPool, Row as _};
 use super::put_off::{PutOff, Taken};
 use super::rows::{MOST_ROWS, Query, Rows};
 use super::shards::Lease;
-use super::{Backend, Result, Store, StoreError, Tx, on, one_trip};
+use super::{Backend, PostgresPools, Result, Store, StoreError, Tx, on, one_trip};
 use crate::domain::breaker::Turn;
 use crate::domain::ids::{AccountId, EventId, NodeId, WebhookId};
 use crate::domain::settle::Ended;
@@ -76,32 +76,23 @@ impl Store {
     /// [`StoreError::LeaseLost`] when a shard has another owner by now: its results change nothing.
     pub async fn settle(&self, node: NodeId, leases: &[Lease], settled: &[Settled], now: Timestamp) -> Result<()> {
         crate::failpoint::hit("settle.before_commit");
-        if let Some((pools, put_off)) = self.put_off() {
-            // Who deletes a row does not see one that is being written meanwhile.
-            let _turn = put_off.turn().await;
-            if !self.settle_by_memory(&pools.hot, put_off, node, leases, settled, now).await? {
-                self.queue_in_turn(put_off).await?;
-                self.settle_by_memory(&pools.hot, put_off, node, leases, settled, now).await?;
+        match &self.db {
+            Backend::Sqlite(pools) => {
+                if !one_trip::outcomes::settle(pools, node, leases, settled, now).await? {
+                    self.settle_the_long_way(node, leases, settled, now).await?;
+                }
             }
-        } else if !self.settle_in_one_trip(node, leases, settled, now).await? {
-            self.settle_the_long_way(node, leases, settled, now).await?;
+            Backend::Postgres(PostgresPools { hot, put_off, .. }) => {
+                // Who deletes a row does not see one that is being written meanwhile.
+                let _turn = put_off.turn().await;
+                if !self.settle_by_memory(hot, put_off, node, leases, settled, now).await? {
+                    self.queue_in_turn(put_off).await?;
+                    self.settle_by_memory(hot, put_off, node, leases, settled, now).await?;
+                }
+            }
         }
         crate::failpoint::hit("settle.after_commit");
         Ok(())
-    }
-
-    /// `false` where that is not possible: nothing was changed.
-    async fn settle_in_one_trip(
-        &self,
-        node: NodeId,
-        leases: &[Lease],
-        settled: &[Settled],
-        now: Timestamp,
-    ) -> Result<bool> {
-        match &self.db {
-            Backend::Sqlite(pools) => one_trip::outcomes::settle(pools, node, leases, settled, now).await,
-            Backend::Postgres(_) => Ok(false),
-        }
     }
 
     /// On SQLite.
@@ -356,6 +347,14 @@ pub(super) static ATTEMPTS: Rows = Rows::new(
     "WHERE column1 IS NOT NULL",
 );
 pub(super) static OVER: Rows = Rows::new("DELETE FROM queue WHERE event_id IN", 1, "");
+pub(super) static AGAIN: Rows = Rows::new(
+    "UPDATE OR FAIL queue
+    SET attempt = next.column2, other_attempts = next.column3, due_at = next.column4,
+        lane = CASE WHEN queue.lane = 0 AND next.column2 > 0 THEN 1 ELSE queue.lane END
+    FROM",
+    4,
+    "AS next WHERE queue.event_id = next.column1",
+);
 
 /// A delivery that goes on.
 pub(super) struct Again {
@@ -378,7 +377,7 @@ impl Settled {
         is_success.then(|| ended_at.since(self.event_id.recorded_at()))
     }
 
-    pub(super) fn is_quiet(&self) -> bool {
+    fn is_quiet(&self) -> bool {
         self.life == Life::AsBefore && self.turn.is_none()
     }
 
@@ -386,15 +385,6 @@ impl Settled {
         (now.since(self.event_id.recorded_at()) >= LATE_AFTER).then_some(now)
     }
 }
-
-pub(super) static AGAIN: Rows = Rows::new(
-    "UPDATE OR FAIL queue
-    SET attempt = next.column2, other_attempts = next.column3, due_at = next.column4,
-        lane = CASE WHEN queue.lane = 0 AND next.column2 > 0 THEN 1 ELSE queue.lane END
-    FROM",
-    4,
-    "AS next WHERE queue.event_id = next.column1",
-);
 
 pub(super) fn bind_again<'q>(query: Query<'q>, row: &'q Again) -> Query<'q> {
     query.bind(row.event_id).bind(row.attempt).bind(row.other_attempts).bind(row.due_at)

@@ -80,20 +80,9 @@ impl Stage {
     }
 
     pub fn outcome(&self, id: EventId, number: i64, standing: Standing) -> Settled {
-        let attempt = AttemptRow {
-            number: i32::try_from(number).unwrap(),
-            started_at: NOW,
-            duration_ms: 1,
-            outcome: "success",
-            advice: None,
-            response_code: Some(200),
-            response_headers: None,
-            response_body: None,
-            phases: None,
-        };
-        let (lease, account_id, webhook_id) = (self.lease(), ACCOUNT, WEBHOOK);
-        let (life, turn) = (Life::AsBefore, None);
-        Settled { lease, event_id: id, account_id, webhook_id, attempt, standing, life, turn }
+        let mut outcome = Settled { lease: self.lease(), ..settled(id, WEBHOOK, standing) };
+        outcome.attempt.number = i32::try_from(number).unwrap();
+        outcome
     }
 
     pub async fn settle(&self, id: EventId, standing: Standing) {
@@ -152,6 +141,24 @@ pub(super) fn fired(id: EventId) -> Fired {
         inserted_at: id.recorded_at(),
     };
     Fired { event, shard: shard_of(SITE), trigger_version: None, state: None, shadow: false }
+}
+
+/// Of the first attempt, which took a millisecond.
+pub(super) fn settled(event_id: EventId, webhook_id: WebhookId, standing: Standing) -> Settled {
+    let attempt = AttemptRow {
+        number: 1,
+        started_at: NOW,
+        duration_ms: 1,
+        outcome: "success",
+        advice: None,
+        response_code: Some(200),
+        response_headers: None,
+        response_body: None,
+        phases: None,
+    };
+    let lease = Lease { shard: shard_of(SITE), epoch: 1 };
+    let (life, turn) = (Life::AsBefore, None);
+    Settled { lease, event_id, account_id: ACCOUNT, webhook_id, attempt, standing, life, turn }
 }
 
 pub(super) fn over() -> Standing {

@@ -52,59 +52,38 @@ impl Tardy {
 mod tests {
     use uuid::Uuid;
 
-    use super::super::outcomes::{AttemptRow, Life, Standing};
-    use super::super::retention::first_id_of;
-    use super::super::shards::Lease;
+    use super::super::outcomes::Standing;
+    use super::super::stage::{NOW, id, settled};
     use super::*;
-    use crate::domain::ids::{AccountId, EventId};
     use crate::domain::settle::Ended;
-    use crate::domain::time::Timestamp;
-
-    const RECORDED: Timestamp = Timestamp::from_secs(1_800_000_000);
 
     fn webhook(number: u128) -> WebhookId {
         WebhookId(Uuid::from_u128(number))
     }
 
-    fn settled(number: u128, started_after: Duration, took: Duration, standing: Standing) -> Settled {
-        Settled {
-            lease: Lease { shard: 0, epoch: 1 },
-            event_id: EventId(Uuid::from_u128(first_id_of(RECORDED).0.as_u128() | 7 << 76)),
-            account_id: AccountId(1),
-            webhook_id: webhook(number),
-            attempt: AttemptRow {
-                number: 1,
-                started_at: RECORDED + started_after,
-                duration_ms: took.as_millis().try_into().unwrap(),
-                outcome: "",
-                advice: None,
-                response_code: None,
-                response_headers: None,
-                response_body: None,
-                phases: None,
-            },
-            standing,
-            life: Life::AsBefore,
-            turn: None,
-        }
+    fn outcome(number: u128, started_after: Duration, took: Duration, standing: Standing) -> Settled {
+        let mut settled = settled(id(NOW, 1), webhook(number), standing);
+        settled.attempt.started_at = NOW + started_after;
+        settled.attempt.duration_ms = took.as_millis().try_into().unwrap();
+        settled
     }
 
     #[test]
     fn only_who_answers_soon_and_well_is_not_tardy_any_more() {
         let over = |ended| Standing::Over { ended, reason: None };
-        let again = Standing::Again { attempt: 1, other_attempts: 0, due_at: RECORDED };
+        let again = Standing::Again { attempt: 1, other_attempts: 0, due_at: NOW };
         let (at_once, brief, half) = (Duration::ZERO, Duration::from_millis(1), PROMPT / 2);
         let mut tardy = Tardy::default();
-        tardy.learn(&[settled(1, at_once, brief, over(Ended::Success))]);
+        tardy.learn(&[outcome(1, at_once, brief, over(Ended::Success))]);
         tardy.add((1..=5).map(webhook));
         let as_it_was = tardy.clone();
         tardy.learn(&[
-            settled(1, at_once, brief, over(Ended::Success)),
-            settled(2, half, half - brief, over(Ended::Success)),
-            settled(3, half, half, over(Ended::Success)),
-            settled(4, at_once, brief, over(Ended::Failed)),
-            settled(5, at_once, brief, again),
-            settled(6, at_once, brief, over(Ended::Success)),
+            outcome(1, at_once, brief, over(Ended::Success)),
+            outcome(2, half, half - brief, over(Ended::Success)),
+            outcome(3, half, half, over(Ended::Success)),
+            outcome(4, at_once, brief, over(Ended::Failed)),
+            outcome(5, at_once, brief, again),
+            outcome(6, at_once, brief, over(Ended::Success)),
         ]);
         let left: Vec<_> = (1..=6).filter(|number| tardy.contains(webhook(*number))).collect();
         assert_eq!(left, [3, 4, 5]);

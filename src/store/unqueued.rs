@@ -4,7 +4,7 @@
 //! written, found and deleted again for it, which is much beside what else is written once per delivery. So an event
 //! says itself that it is owed (`owed_until`), this process remembers which are, and what is left of them gets its rows
 //! before anybody reads or changes that part of the queue: each time the dispatcher looks at what waits, which is every
-//! second or two, those that are older than a second. Who only reads has them written in bites, so that nobody who records
+//! second or two, those that are older than a second. Whose attempts last that long has rows at once ([`super::tardy`]). Who only reads has them written in bites, so that nobody who records
 //! waits for all of many; who gives a delivery up does it behind that, in the same transaction.
 //!
 //! What the process remembered when it was killed is found at the next start: events from `unqueued_since` on that are owed
@@ -65,12 +65,21 @@ pub(super) enum Which<'a> {
 }
 
 impl Which<'_> {
-    pub fn includes(self, owed: &Owed) -> bool {
+    fn includes(self, owed: &Owed) -> bool {
         match self {
             Self::Everything => true,
             Self::Before(moment) => owed.due_at < moment,
             Self::OfWebhooks(webhooks) => webhooks.contains(&owed.webhook_id),
         }
+    }
+
+    /// In the order in which their rows will lie. Whose should have been over is tardy.
+    pub fn of(self, owed: &HashMap<EventId, Owed>, tardy: &mut Tardy) -> Vec<EventId> {
+        let ids = in_order(owed.values().filter(|owed| self.includes(owed)));
+        if let Self::Before(_) = self {
+            tardy.add(ids.iter().map(|id| owed[id].webhook_id));
+        }
+        ids
     }
 }
 
@@ -157,10 +166,7 @@ impl Unqueued {
     fn wanting_rows(&self, which: Which<'_>) -> Option<Vec<EventId>> {
         let mut memory = self.memory();
         let memory = memory.as_mut()?;
-        let ids = in_order(memory.owed.values().filter(|owed| which.includes(owed)));
-        if let Which::Before(_) = which {
-            memory.tardy.add(ids.iter().map(|id| memory.owed[id].webhook_id));
-        }
+        let ids = which.of(&memory.owed, &mut memory.tardy);
         (!ids.is_empty() || memory.newest.since(memory.since) > MOVES_AFTER).then_some(ids)
     }
 }

@@ -38,13 +38,13 @@ pub(in super::super) async fn settle(
         SELECT 'does not hold', NULL
         WHERE ({HELD_SQLITE}) <> ? OR (SELECT value FROM facts WHERE name = 'catalog_version') <> ?"
     );
-    // All of them have rows.
+    // All of them have rows; where there are none, what was asked before has changed none.
     let parts = [
         &holds,
         OVER.text_for(over.len()),
-        changed(over.len()),
+        CHANGED_SQLITE,
         AGAIN.text_for(again.len()),
-        changed(again.len()),
+        CHANGED_SQLITE,
         ATTEMPTS.text_for(settled.len()),
         NOTE.text_for(news.len()),
     ];
@@ -53,10 +53,8 @@ pub(in super::super) async fn settle(
         .bind(node)
         .bind(count(leases))
         .bind(taken.believed_under().map(|version| version.to_string()));
-    let query = OVER.bind(query, &over, |query, row| query.bind(row.event_id));
-    let query = if over.is_empty() { query } else { query.bind(count(&over)) };
-    let query = AGAIN.bind(query, &again, bind_again);
-    let query = if again.is_empty() { query } else { query.bind(count(&again)) };
+    let query = OVER.bind(query, &over, |query, row| query.bind(row.event_id)).bind(count(&over));
+    let query = AGAIN.bind(query, &again, bind_again).bind(count(&again));
     let query = ATTEMPTS.bind(query, settled, |query, row| bind_attempt(query, row, now));
     let query = NOTE.bind(query, &news, |query, row| bind_news(query, row, now));
     let is_written = trip.run(query).await?;
@@ -64,10 +62,6 @@ pub(in super::super) async fn settle(
         taken.for_good();
     }
     Ok(is_written)
-}
-
-fn changed(rows: usize) -> &'static str {
-    if rows == 0 { "" } else { CHANGED_SQLITE }
 }
 
 fn count<T>(rows: &[T]) -> i64 {

@@ -11,7 +11,7 @@ use super::super::outcomes::Settled;
 use super::super::queue::Depth;
 use super::super::shards::Lease;
 use super::super::tardy::Tardy;
-use super::super::unqueued::{Owed, Which, in_order};
+use super::super::unqueued::{Owed, Which};
 use crate::domain::ids::{EventId, NodeId};
 use crate::domain::time::Timestamp;
 
@@ -149,14 +149,7 @@ impl PutOff {
 
     /// Which of them get rows now, in the order in which they will lie.
     pub(super) fn wanting_rows(&self, which: Which<'_>) -> Vec<EventId> {
-        self.with(|memory| {
-            let ids = in_order(memory.owed.values().filter(|owed| which.includes(owed)));
-            if let Which::Before(_) = which {
-                memory.tardy.add(ids.iter().map(|id| memory.owed[id].webhook_id));
-            }
-            ids
-        })
-        .unwrap_or_default()
+        self.with(|memory| which.of(&memory.owed, &mut memory.tardy)).unwrap_or_default()
     }
 
     /// Outcomes that were written.
