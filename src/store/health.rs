@@ -71,13 +71,13 @@ impl Told {
 /// What attempts that are written at once told of one endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct News {
-    account_id: AccountId,
+    pub account_id: AccountId,
     /// What was held against it is forgotten.
-    did_well: bool,
+    pub did_well: bool,
     /// Remembered since the first time. After it did well, if it did.
-    fails: bool,
+    pub fails: bool,
     /// Its breaker opened or closed.
-    turn: Option<Turn>,
+    pub turn: Option<Turn>,
 }
 
 #[derive(FromRow)]
@@ -215,85 +215,51 @@ impl News {
         }
     }
 
-    fn parked_until(&self) -> Option<Timestamp> {
+    pub fn parked_until(&self) -> Option<Timestamp> {
         self.parked().map(|parked| parked.until)
     }
 
-    fn parked_ms(&self) -> Option<i64> {
+    pub fn parked_ms(&self) -> Option<i64> {
         self.parked().map(|parked| i64::try_from(parked.span.as_millis()).unwrap_or(i64::MAX))
     }
 }
 
 impl Tx {
-    /// What outcomes told of their endpoints, all of them at once. Most attempts tell what is known already.
+    /// What outcomes told of their endpoints, all of them at once, on SQLite. Most attempts tell what is known already.
     pub(super) async fn spread_the_news(&mut self, settled: &[Settled], now: Timestamp) -> Result<()> {
+        let Backend::Sqlite(tx) = &mut self.0 else {
+            unreachable!("on PostgreSQL it is part of the outcomes' statement")
+        };
         let news: Vec<_> = News::of(settled).into_iter().collect();
-        if !news.is_empty() {
-            self.note(&news, now).await?;
+        for rows in news.chunks(MOST_ROWS) {
+            NOTE.query(rows, |query, row| bind_news(query, row, now)).execute(&mut **tx).await?;
         }
-        let gone = settled.iter().filter_map(|settled| match &settled.life {
-            Life::Disable { reason } => Some((settled.webhook_id, (settled.account_id, reason))),
-            _ => None,
-        });
-        // In the order of ids too.
-        for (webhook_id, (account_id, reason)) in gone.collect::<BTreeMap<_, _>>() {
-            self.disable_webhook(account_id, webhook_id, reason, now).await?;
+        self.disable_what_is_gone(settled, now).await
+    }
+
+    /// Keeps everybody else from webhooks whose endpoints said that they are gone for good.
+    pub(super) async fn keep_others_from_what_is_gone(&mut self, settled: &[Settled]) -> Result<()> {
+        for (webhook_id, (account_id, _)) in gone(settled) {
+            self.keep_recorders_out(account_id, webhook_id).await?;
         }
         Ok(())
     }
 
-    async fn note(&mut self, news: &[(WebhookId, News)], now: Timestamp) -> Result<()> {
-        // Locked in the order of ids, like everywhere, so that two transactions never wait for each other.
-        const POSTGRES: &str = "
-            WITH told AS MATERIALIZED (
-                SELECT news.*
-                FROM unnest($1::bigint[], $2::uuid[], $3::boolean[], $4::boolean[], $5::boolean[], $6::bigint[],
-                    $7::bigint[])
-                    AS news (account_id, webhook_id, did_well, fails, turned, parked_until, parked_ms)
-                JOIN webhooks ON webhooks.id = news.webhook_id AND webhooks.account_id = news.account_id
-                ORDER BY webhooks.id
-                FOR NO KEY UPDATE OF webhooks
-            )
-            UPDATE webhooks
-            SET failing_since = CASE
-                    WHEN NOT told.fails THEN CASE WHEN told.did_well THEN NULL ELSE webhooks.failing_since END
-                    WHEN told.did_well THEN $8
-                    ELSE coalesce(webhooks.failing_since, $8)
-                END,
-                failed_at = CASE
-                    WHEN told.fails THEN $8
-                    WHEN told.did_well THEN NULL
-                    ELSE webhooks.failed_at
-                END,
-                succeeded_at = CASE WHEN told.did_well THEN $8 ELSE webhooks.succeeded_at END,
-                warnings = CASE WHEN told.did_well THEN 0 ELSE webhooks.warnings END,
-                parked_until = CASE WHEN told.turned THEN told.parked_until ELSE webhooks.parked_until END,
-                parked_ms = CASE WHEN told.turned THEN told.parked_ms ELSE webhooks.parked_ms END
-            FROM told
-            WHERE webhooks.account_id = told.account_id AND webhooks.id = told.webhook_id";
-        match &mut self.0 {
-            Backend::Sqlite(tx) => {
-                for rows in news.chunks(MOST_ROWS) {
-                    NOTE.query(rows, |query, row| bind_news(query, row, now)).execute(&mut **tx).await?;
-                }
-            }
-            Backend::Postgres(tx) => {
-                let told = || news.iter().map(|(_, news)| news);
-                sqlx::query(POSTGRES)
-                    .bind(told().map(|news| news.account_id.0).collect::<Vec<_>>())
-                    .bind(news.iter().map(|(id, _)| id.0).collect::<Vec<_>>())
-                    .bind(told().map(|news| news.did_well).collect::<Vec<_>>())
-                    .bind(told().map(|news| news.fails).collect::<Vec<_>>())
-                    .bind(told().map(|news| news.turn.is_some()).collect::<Vec<_>>())
-                    .bind(told().map(|news| news.parked_until().map(Timestamp::micros)).collect::<Vec<_>>())
-                    .bind(told().map(News::parked_ms).collect::<Vec<_>>())
-                    .bind(now)
-                    .execute(&mut **tx)
-                    .await?;
-            }
+    pub(super) async fn disable_what_is_gone(&mut self, settled: &[Settled], now: Timestamp) -> Result<()> {
+        for (webhook_id, (account_id, reason)) in gone(settled) {
+            self.disable_webhook(account_id, webhook_id, reason, now).await?;
         }
         Ok(())
     }
+}
+
+/// Webhooks that are to be disabled, in the order of ids, and why.
+fn gone(settled: &[Settled]) -> BTreeMap<WebhookId, (AccountId, &str)> {
+    let gone = settled.iter().filter_map(|settled| match &settled.life {
+        Life::Disable { reason } => Some((settled.webhook_id, (settled.account_id, reason.as_str()))),
+        _ => None,
+    });
+    gone.collect()
 }
 
 /// What was told of endpoints, on SQLite.

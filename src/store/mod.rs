@@ -40,6 +40,7 @@ pub mod observations;
 mod one_trip;
 pub mod outbox;
 pub mod outcomes;
+mod outcomes_at_once;
 pub mod people;
 pub mod profiles;
 mod put_off;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use foldhash::HashSet;
 use sqlx::{PgPool, Row as _};
 
+use super::outcomes_at_once::{Under, settle_at_once};
 use super::put_off::{PutOff, Taken};
 use super::rows::{MOST_ROWS, Query, Rows};
 use super::shards::Lease;
@@ -126,8 +127,8 @@ impl Store {
         let taken = Taken::of(put_off, settled.iter().map(|row| row.event_id));
         let (never_queued, needs_row) = taken.told_apart(settled);
         let under = Under { node, leases, catalog_version: put_off.believed_under() };
-        let believed = if needs_row.is_empty() && settled.iter().all(Settled::is_quiet) {
-            // One statement is a transaction by itself, and one round trip instead of four.
+        let believed = if needs_row.is_empty() && !settled.iter().any(Settled::disables) {
+            // One statement is a transaction by itself, and one round trip instead of three.
             settle_at_once(pool, &under, settled, &never_queued, now).await?
         } else {
             let mut tx = self.begin_hot().await?;
@@ -136,9 +137,10 @@ impl Store {
                 tx.wait_for_shards(leases.iter().map(|lease| lease.shard).collect()).await?;
             }
             tx.queue_put_off(needs_row).await?;
+            tx.keep_others_from_what_is_gone(settled).await?;
             let believed = settle_at_once(tx.postgres(), &under, settled, &never_queued, now).await?;
             if believed {
-                tx.spread_the_news(settled, now).await?;
+                tx.disable_what_is_gone(settled, now).await?;
                 tx.commit().await?;
             }
             believed
@@ -183,117 +185,6 @@ impl Store {
         }
         Ok(recorded)
     }
-}
-
-/// What outcomes are written under.
-struct Under<'a> {
-    node: NodeId,
-    leases: &'a [Lease],
-    /// Of the configuration, for what never had a row.
-    catalog_version: Option<i64>,
-}
-
-/// Over a connection round trips are what costs, so leases, endings, retries and attempts are one statement. Rows are
-/// found by key alone; repeating a partial index's predicate here would tempt the planner into scanning it. The leases
-/// are locked until it commits, which keeps a taker-over waiting. `false`: not under this configuration.
-async fn settle_at_once(
-    connection: impl sqlx::PgExecutor<'_>,
-    under: &Under<'_>,
-    settled: &[Settled],
-    never_queued: &[EventId],
-    now: Timestamp,
-) -> Result<bool> {
-    const POSTGRES: &str = "
-        WITH held AS MATERIALIZED (
-            SELECT shards.shard
-            FROM unnest($2::integer[], $3::bigint[]) AS lease (shard, epoch)
-            JOIN shards ON shards.shard = lease.shard AND shards.epoch = lease.epoch
-            WHERE shards.node_id = $1
-            ORDER BY shards.shard
-            FOR SHARE OF shards
-        ),
-        allowed AS MATERIALIZED (
-            SELECT 1
-            WHERE (SELECT count(*) FROM held) = cardinality($2)
-                AND (cardinality($24::uuid[]) = 0
-                    OR (SELECT value FROM facts WHERE name = 'catalog_version') = $25)
-        ),
-        over AS (
-            DELETE FROM queue
-            WHERE event_id = ANY ($19::uuid[]) AND EXISTS (SELECT 1 FROM allowed)
-            RETURNING event_id
-        ),
-        /* Who asks for a delivery once more gives it a row. */
-        asked_for AS (
-            DELETE FROM queue
-            WHERE event_id = ANY ($24) AND EXISTS (SELECT 1 FROM allowed)
-        ),
-        again AS (
-            UPDATE queue
-            SET attempt = next.attempt, other_attempts = next.other_attempts, due_at = next.due_at,
-                lane = CASE WHEN queue.lane = 0 AND next.attempt > 0 THEN 1 ELSE queue.lane END
-            FROM unnest($20::uuid[], $21::integer[], $22::integer[], $23::bigint[])
-                AS next (event_id, attempt, other_attempts, due_at)
-            WHERE queue.event_id = next.event_id AND EXISTS (SELECT 1 FROM allowed)
-            RETURNING queue.event_id
-        ),
-        moved AS MATERIALIZED (
-            SELECT event_id FROM over UNION ALL SELECT event_id FROM again
-        ),
-        written AS (
-            INSERT INTO attempts (event_id, number, account_id, webhook_id, started_at, duration_ms, outcome, advice,
-                response_code, response_headers, response_body, ended, reason, late_at, phases)
-            SELECT *
-            /* Not a table each, which would be stored before it is read. */
-            FROM (
-                SELECT unnest($4::uuid[]) AS event_id, unnest($5::integer[]), unnest($6::bigint[]), unnest($7::uuid[]),
-                    unnest($8::bigint[]), unnest($9::bigint[]), unnest($10::text[]), unnest($11::text[]),
-                    unnest($12::integer[]), unnest($13::text[]), unnest($14::bytea[]), unnest($15::text[]),
-                    unnest($16::text[]), unnest($17::bigint[]), unnest($18::bigint[])
-            ) AS made
-            /* Usually all were owed. Asked like this it is looked up and never joined, whatever is thought of how many. */
-            WHERE EXISTS (SELECT 1 FROM allowed)
-                AND ((SELECT count(*) FROM moved) + cardinality($24) = cardinality($4)
-                    OR event_id IN (SELECT event_id FROM moved)
-                    OR event_id IN (SELECT unnest($24)))
-        )
-        SELECT (SELECT count(*) FROM held), EXISTS (SELECT 1 FROM allowed)";
-    fn column<'a, T>(settled: &'a [Settled], get: impl Fn(&'a Settled) -> T) -> Vec<T> {
-        settled.iter().map(get).collect()
-    }
-    let never: HashSet<_> = never_queued.iter().collect();
-    let over = settled.iter().filter(|row| !row.standing.goes_on() && !never.contains(&row.event_id));
-    let leases = under.leases;
-    let again: Vec<_> = settled.iter().filter_map(Settled::again).collect();
-    let (held, allowed): (i64, bool) = sqlx::query_as(POSTGRES)
-        .bind(under.node)
-        .bind(leases.iter().map(|lease| lease.shard).collect::<Vec<_>>())
-        .bind(leases.iter().map(|lease| lease.epoch).collect::<Vec<_>>())
-        .bind(column(settled, |row| row.event_id.0))
-        .bind(column(settled, |row| row.attempt.number))
-        .bind(column(settled, |row| row.account_id.0))
-        .bind(column(settled, |row| row.webhook_id.0))
-        .bind(column(settled, |row| row.attempt.started_at.micros()))
-        .bind(column(settled, |row| row.attempt.duration_ms))
-        .bind(column(settled, |row| row.attempt.outcome))
-        .bind(column(settled, |row| row.attempt.advice.as_deref()))
-        .bind(column(settled, |row| row.attempt.response_code))
-        .bind(column(settled, |row| row.attempt.response_headers.as_deref()))
-        .bind(column(settled, |row| row.attempt.response_body.as_deref()))
-        .bind(column(settled, |row| row.standing.ending().0))
-        .bind(column(settled, |row| row.standing.ending().1))
-        .bind(column(settled, |row| row.late_at(now).map(Timestamp::micros)))
-        .bind(column(settled, |row| row.attempt.phases))
-        .bind(over.map(|row| row.event_id.0).collect::<Vec<_>>())
-        .bind(again.iter().map(|row| row.event_id.0).collect::<Vec<_>>())
-        .bind(again.iter().map(|row| row.attempt).collect::<Vec<_>>())
-        .bind(again.iter().map(|row| row.other_attempts).collect::<Vec<_>>())
-        .bind(again.iter().map(|row| row.due_at.micros()).collect::<Vec<_>>())
-        .bind(never_queued.iter().map(|id| id.0).collect::<Vec<_>>())
-        .bind(under.catalog_version.map(|version| version.to_string()))
-        .fetch_one(connection)
-        .await?;
-    if usize::try_from(held) == Ok(leases.len()) { Ok(allowed) } else { Err(StoreError::LeaseLost) }
 }
 
 impl Tx {
@@ -358,10 +249,10 @@ pub(super) static AGAIN: Rows = Rows::new(
 
 /// A delivery that goes on.
 pub(super) struct Again {
-    event_id: EventId,
-    attempt: i32,
-    other_attempts: i32,
-    due_at: Timestamp,
+    pub event_id: EventId,
+    pub attempt: i32,
+    pub other_attempts: i32,
+    pub due_at: Timestamp,
 }
 
 impl Settled {
@@ -377,11 +268,12 @@ impl Settled {
         is_success.then(|| ended_at.since(self.event_id.recorded_at()))
     }
 
-    fn is_quiet(&self) -> bool {
-        self.life == Life::AsBefore && self.turn.is_none()
+    /// Who disables a webhook gives up what is owed to it.
+    pub(super) fn disables(&self) -> bool {
+        matches!(self.life, Life::Disable { .. })
     }
 
-    fn late_at(&self, now: Timestamp) -> Option<Timestamp> {
+    pub(super) fn late_at(&self, now: Timestamp) -> Option<Timestamp> {
         (now.since(self.event_id.recorded_at()) >= LATE_AFTER).then_some(now)
     }
 }
@@ -415,7 +307,7 @@ impl Standing {
         matches!(self, Self::Again { .. })
     }
 
-    fn ending(&self) -> (Option<&'static str>, Option<&'static str>) {
+    pub(super) fn ending(&self) -> (Option<&'static str>, Option<&'static str>) {
         match self {
             Self::Over { ended, reason } => (Some(ended.as_str()), *reason),
             Self::Again { .. } => (None, None),

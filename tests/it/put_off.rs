@@ -8,7 +8,7 @@ use pulsehook::domain::settle::Ended;
 use pulsehook::domain::time::Timestamp;
 use pulsehook::engine::leases::TTL;
 use pulsehook::store::outbox::{Fired, Step, Watermark};
-use pulsehook::store::outcomes::{Settled, Standing};
+use pulsehook::store::outcomes::{Life, Settled, Standing};
 use pulsehook::store::queue::{Due, Lane, Position, Rest, Wanted};
 use pulsehook::store::retention::first_id_of;
 use pulsehook::store::shards::{Lease, Node};
@@ -462,6 +462,35 @@ async fn a_row_is_not_written_behind_the_back_of_who_deletes_its_webhook() {
         assert_eq!(left, []);
         assert_eq!(stage.written().await, (0, 0));
         stage.close().await;
+    }))
+    .await;
+}
+
+/// Whoever deletes a webhook has it first and then what is owed to it, and so has who writes what attempts tell of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_tells_of_a_webhook_and_who_deletes_it_never_wait_for_each_other() {
+    in_time(Box::pin(async {
+        for life in [Life::Failing, Life::Disable { reason: "It is gone.".to_owned() }] {
+            let mut stage = Stage::new().await;
+            let id = stage.record(1).await;
+            assert_eq!(ids(&stage.due(&stage.bench.store, Lane::First).await), [id]);
+            let told = Settled { life, ..stage.outcome(stage.lease, id, over()) };
+            let mut somebody = PgConnection::connect(&stage.bench.database.url).await.unwrap();
+            let mut deletion = somebody.begin().await.unwrap();
+            sqlx::query("DELETE FROM webhooks").execute(&mut *deletion).await.unwrap();
+            let deleting = async {
+                let mut watch = PgConnection::connect(&stage.bench.database.url).await.unwrap();
+                until_somebody_waits(&mut watch).await;
+                sqlx::query("DELETE FROM queue").execute(&mut *deletion).await.unwrap();
+                deletion.commit().await.unwrap();
+            };
+            let (leases, outcomes) = ([stage.lease], [told]);
+            let settling = stage.bench.store.settle(FIRST, &leases, &outcomes, stage.now());
+            let (settled, ()) = tokio::join!(settling, deleting);
+            settled.unwrap();
+            assert_eq!(stage.written().await, (0, 0), "what is not owed any more has no attempt either");
+            stage.close().await;
+        }
     }))
     .await;
 }

@@ -3,7 +3,7 @@
 use sqlx::AssertSqlSafe;
 
 use super::super::health::{NOTE, News, bind_news};
-use super::super::outcomes::{AGAIN, ATTEMPTS, Life, OVER, Settled, bind_again, bind_attempt};
+use super::super::outcomes::{AGAIN, ATTEMPTS, OVER, Settled, bind_again, bind_attempt};
 use super::super::shards::{HELD_SQLITE, Lease, pairs};
 use super::super::unqueued::Taken;
 use super::super::{Result, SqlitePools};
@@ -19,9 +19,7 @@ pub(in super::super) async fn settle(
     settled: &[Settled],
     now: Timestamp,
 ) -> Result<bool> {
-    // Who disables a webhook gives up what is owed to it.
-    let is_usual = |row: &Settled| !matches!(row.life, Life::Disable { .. });
-    if settled.len() > MOST || !settled.iter().all(is_usual) {
+    if settled.len() > MOST || settled.iter().any(Settled::disables) {
         return Ok(false);
     }
     let news: Vec<_> = News::of(settled).into_iter().collect();
