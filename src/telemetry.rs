@@ -64,6 +64,8 @@ fn describe() {
         Unit::Seconds,
         "From the event's record to its successful answer"
     );
+    describe_histogram!("pulsehook_claim_seconds", Unit::Seconds, "Time of one read of deliveries that are due");
+    describe_counter!("pulsehook_claimed_total", "Deliveries read from the queue");
     describe_histogram!("pulsehook_settle_batch", "Outcomes written by one commit");
     describe_counter!("pulsehook_settle_failures_total", "Commits of outcomes that failed and were repeated");
     describe_counter!("pulsehook_late_outcomes_total", "Outcomes dropped because another node had taken over");

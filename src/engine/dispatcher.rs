@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::HashSet;
-use metrics::gauge;
+use metrics::{counter, gauge, histogram};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -261,9 +261,15 @@ impl Dispatcher {
     /// Reads more of the lanes that run low, without waiting for it.
     fn read_on(&mut self, under: &Under) {
         let Some((reading, wanted)) = self.backlog.wants() else { return };
-        let (store, found, now) = (self.store.clone(), under.found.clone(), self.clock.now());
+        let (store, found, clock) = (self.store.clone(), under.found.clone(), self.clock.clone());
+        let now = clock.now();
         under.tasks.spawn(async move {
+            let began = clock.monotonic();
             let rows = store.due(&wanted, now).await;
+            if let Ok(rows) = &rows {
+                histogram!("pulsehook_claim_seconds").record(clock.monotonic().saturating_sub(began).as_secs_f64());
+                counter!("pulsehook_claimed_total").increment(rows.len() as u64);
+            }
             let _ = found.send(Found::Due { reading, wanted, rows });
         });
     }

@@ -46,6 +46,17 @@ on_both!({
         }
     }
 
+    /// More than is kept in memory, so that it goes on being read.
+    async fn a_backlog_is_measured(database: Database) {
+        let sizes = ["--count", "8000", "--webhooks", "2", "--deliver", "6000"];
+        let figures = bench(&database, &[&["backlog"], &sizes[..]].concat()).await;
+        let [backlog] = &figures[..] else { panic!("{figures:#?}") };
+        for key in ["first_delivery_seconds", "peak_mib", "last_tenth_over_second", "claim_us_early", "claim_us_late"] {
+            positive(backlog, key);
+        }
+        assert!(backlog["targets"]["claim_late_over_early"]["met"].is_boolean());
+    }
+
     async fn the_whole_way_is_measured(database: Database) {
         let sizes = ["--sites", "2", "--webhooks", "2", "--goals", "3", "--seconds", "1", "--warm-up", "1"];
         let figures = bench(&database, &[&["flow"], &sizes[..]].concat()).await;

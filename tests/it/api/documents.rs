@@ -123,6 +123,8 @@ on_both!({
             "pulsehook_queue_oldest_due_seconds",
             "pulsehook_evaluation_seconds",
             "pulsehook_delivery_seconds",
+            "pulsehook_claim_seconds",
+            "pulsehook_claimed_total",
         ] {
             assert!(metrics.contains(name), "{name} is missing");
         }
