@@ -122,6 +122,8 @@ struct PostgresPools {
 struct SqlitePools {
     write: SqlitePool,
     read: SqlitePool,
+    /// Reads the lanes of the queue, one after the other, and has in its cache what comes next.
+    lanes: SqlitePool,
     checkpoints: Arc<Checkpoints>,
     unqueued: Arc<Unqueued>,
 }
@@ -249,13 +251,16 @@ impl Store {
                 "SQLite {version} can corrupt databases; {major}.{minor}.{patch} or newer is needed"
             )));
         }
-        let read = SqlitePoolOptions::new()
-            .max_connections(SQLITE_READERS)
-            // What is in this process need not be asked whether it is there.
-            .test_before_acquire(false)
-            .connect_with(options.read_only(true))
-            .await?;
-        Ok(Self { db: Backend::Sqlite(SqlitePools { write, read, checkpoints, unqueued: Arc::default() }) })
+        let options = options.read_only(true);
+        let readers = |most| {
+            SqlitePoolOptions::new()
+                .max_connections(most)
+                // What is in this process need not be asked whether it is there.
+                .test_before_acquire(false)
+                .connect_with(options.clone())
+        };
+        let (read, lanes) = (readers(SQLITE_READERS).await?, readers(1).await?);
+        Ok(Self { db: Backend::Sqlite(SqlitePools { write, read, lanes, checkpoints, unqueued: Arc::default() }) })
     }
 
     async fn open_postgres(url: &str) -> Result<Self> {
@@ -317,6 +322,7 @@ impl Store {
             Backend::Sqlite(pools) => {
                 pools.checkpoints.close().await;
                 pools.read.close().await;
+                pools.lanes.close().await;
                 pools.write.close().await;
             }
             Backend::Postgres(pools) => {

@@ -7,7 +7,7 @@ use sqlx::FromRow;
 
 use super::rows::{MOST_ROWS, Rows};
 use super::unqueued::Which;
-use super::{Backend, Result, Store, on};
+use super::{Backend, PostgresPools, Result, SqlitePools, Store, on};
 use crate::domain::ids::{AccountId, EventId, WebhookId};
 use crate::domain::time::Timestamp;
 use crate::domain::webhook::Format;
@@ -154,8 +154,8 @@ impl Store {
             wanted.lanes.iter().filter(|rest| rest.lane == Lane::First).map(|rest| rest.webhook_id).collect();
         self.queue_of_what_is_owed(Which::OfWebhooks(&first_of)).await?;
         let mut rows: Vec<DueRow> = Vec::new();
-        match self.hot() {
-            Backend::Sqlite(pool) => {
+        match &self.db {
+            Backend::Sqlite(SqlitePools { lanes: pool, .. }) => {
                 let lanes: Vec<_> = (0_i64..).zip(&wanted.lanes).collect();
                 for lanes in lanes.chunks(MOST_ROWS) {
                     let due = DUE_SQLITE.query(lanes, |query, (position, lane)| {
@@ -175,7 +175,7 @@ impl Store {
                     }
                 }
             }
-            Backend::Postgres(pool) => {
+            Backend::Postgres(PostgresPools { hot: pool, .. }) => {
                 let lanes = &wanted.lanes;
                 rows = sqlx::query_as(DUE_POSTGRES)
                     .bind(lanes.iter().map(|lane| lane.shard).collect::<Vec<_>>())
