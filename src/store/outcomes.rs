@@ -132,12 +132,13 @@ impl Store {
             settle_at_once(pool, &under, settled, &never_queued, now).await?
         } else {
             let mut tx = self.begin_hot().await?;
+            // Before the leases, as who looks at the traffic and records what it shows.
+            tx.keep_others_from_what_is_gone(settled).await?;
             if needs_row.iter().any(|owed| !owed.has_no_row) {
                 // What was to become of it may still be under way.
                 tx.wait_for_shards(leases.iter().map(|lease| lease.shard).collect()).await?;
             }
             tx.queue_put_off(needs_row).await?;
-            tx.keep_others_from_what_is_gone(settled).await?;
             let believed = settle_at_once(tx.postgres(), &under, settled, &never_queued, now).await?;
             if believed {
                 tx.disable_what_is_gone(settled, now).await?;

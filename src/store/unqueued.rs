@@ -4,8 +4,9 @@
 //! written, found and deleted again for it, which is much beside what else is written once per delivery. So an event
 //! says itself that it is owed (`owed_until`), this process remembers which are, and what is left of them gets its rows
 //! before anybody reads or changes that part of the queue: each time the dispatcher looks at what waits, which is every
-//! second or two, those that are older than a second. Whose attempts last that long has rows at once ([`super::tardy`]). Who only reads has them written in bites, so that nobody who records
-//! waits for all of many; who gives a delivery up does it behind that, in the same transaction.
+//! second or two, those that are older than a second. Whose attempts last that long has rows at once ([`super::tardy`]). Who
+//! only reads has them written in bites, so that nobody who records waits for all of many; who gives a delivery up does it
+//! behind that, in the same transaction.
 //!
 //! What the process remembered when it was killed is found at the next start: events from `unqueued_since` on that are owed
 //! and have no attempt. Where nobody has begun to remember, as in a process that only records, rows are written at once; and
