@@ -5,7 +5,7 @@ use sqlx::FromRow;
 
 use super::outbox::Step;
 use super::rows::{MOST_ROWS, Rows};
-use super::shards::Lease;
+use super::shards::{Lease, held_sql};
 use super::{Backend, Result, Store, StoreError, Tx, on};
 use crate::domain::ids::{EventId, NodeId};
 use crate::domain::time::Timestamp;
@@ -129,17 +129,11 @@ impl Tx {
             SET looked_until = $3
             WHERE node_id = $1
                 AND (shard, epoch) IN (SELECT value ->> 0, value ->> 1 FROM json_each($2))";
-        // Locked in the order of shards, as everybody does it: two that lock several never wait for each other.
-        const POSTGRES: &str = "
-            WITH held AS MATERIALIZED (
-                SELECT shards.shard
-                FROM unnest($2::integer[], $3::bigint[]) AS lease (shard, epoch)
-                JOIN shards ON shards.shard = lease.shard AND shards.epoch = lease.epoch
-                WHERE shards.node_id = $1
-                ORDER BY shards.shard
-                FOR UPDATE OF shards
-            )
-            UPDATE shards SET looked_until = $4 FROM held WHERE shards.shard = held.shard";
+        const POSTGRES: &str = concat!(
+            "WITH held AS MATERIALIZED (",
+            held_sql!("SELECT shards.shard", "FOR UPDATE"),
+            ") UPDATE shards SET looked_until = $4 FROM held WHERE shards.shard = held.shard"
+        );
         let leases = || looked.leases.iter();
         let moved = match &mut self.0 {
             Backend::Sqlite(tx) => {

@@ -6,7 +6,7 @@ use foldhash::HashSet;
 
 use super::health::News;
 use super::outcomes::Settled;
-use super::shards::Lease;
+use super::shards::{Lease, held_sql};
 use super::{Result, StoreError};
 use crate::domain::ids::{EventId, NodeId, WebhookId};
 use crate::domain::time::Timestamp;
@@ -27,15 +27,9 @@ macro_rules! settle_sql {
     };
     ($answer:literal, $told:literal, $and_told:literal, $noted:literal) => {
         concat!(
-            "
-            WITH held AS MATERIALIZED (
-                SELECT shards.shard
-                FROM unnest($2::integer[], $3::bigint[]) AS lease (shard, epoch)
-                JOIN shards ON shards.shard = lease.shard AND shards.epoch = lease.epoch
-                WHERE shards.node_id = $1
-                ORDER BY shards.shard
-                FOR SHARE OF shards
-            ),",
+            "WITH held AS MATERIALIZED (",
+            held_sql!("SELECT shards.shard", "FOR SHARE"),
+            "),",
             $told,
             "
             allowed AS MATERIALIZED (

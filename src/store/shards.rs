@@ -240,6 +240,23 @@ impl Tx {
     }
 }
 
+/// Which of these leases a node holds (`$1`; shards are `$2` and epochs `$3`), on PostgreSQL. They stay locked, and in the order of
+/// shards, as by everybody: two that lock several never wait for each other.
+macro_rules! held_sql {
+    ($select:literal, $lock:literal) => {
+        concat!(
+            $select,
+            " FROM unnest($2::integer[], $3::bigint[]) AS lease (shard, epoch)
+            JOIN shards ON shards.shard = lease.shard AND shards.epoch = lease.epoch
+            WHERE shards.node_id = $1
+            ORDER BY shards.shard ",
+            $lock,
+            " OF shards"
+        )
+    };
+}
+pub(super) use held_sql;
+
 /// How many of these leases, as [`pairs`], a node holds.
 pub(super) const HELD_SQLITE: &str = "
     SELECT count(*)

@@ -29,7 +29,7 @@ use self::memory::{Doubt, SLACK};
 pub(super) use self::memory::{PutOff, Putting, Taken};
 use super::queue::Depth;
 use super::retention::first_id_of;
-use super::shards::Lease;
+use super::shards::{Lease, held_sql};
 use super::unqueued::{Owed, OwedRow, Which, bites};
 use super::{Backend, PostgresPools, Result, Store, StoreError, Tx};
 use crate::domain::ids::{EventId, NodeId};
@@ -108,13 +108,7 @@ impl Store {
     /// Before these shards are worked for.
     async fn look_through(&self, put_off: &PutOff, node: NodeId, new: &[Lease], now: Timestamp) -> Result<()> {
         const PATIENCE_POSTGRES: &str = "SELECT set_config('statement_timeout', '600000', true)";
-        const LOCK_POSTGRES: &str = "
-            SELECT shards.shard, shards.unqueued_since
-            FROM unnest($2::integer[], $3::bigint[]) AS lease (shard, epoch)
-            JOIN shards ON shards.shard = lease.shard AND shards.epoch = lease.epoch
-            WHERE shards.node_id = $1
-            ORDER BY shards.shard
-            FOR UPDATE OF shards";
+        const LOCK_POSTGRES: &str = held_sql!("SELECT shards.shard, shards.unqueued_since", "FOR UPDATE");
         const BEGIN_POSTGRES: &str = "UPDATE shards SET unqueued_since = $2 WHERE shard = ANY ($1)";
         let (shards, epochs) = columns(new);
         let mut tx = self.begin().await?;
@@ -169,13 +163,7 @@ impl Store {
     }
 
     async fn write_down(&self, put_off: &PutOff, extent: Extent<'_>) -> Result<()> {
-        const LOCK_POSTGRES: &str = "
-            SELECT shards.shard
-            FROM unnest($2::integer[], $3::bigint[]) AS lease (shard, epoch)
-            JOIN shards ON shards.shard = lease.shard AND shards.epoch = lease.epoch
-            WHERE shards.node_id = $1
-            ORDER BY shards.shard
-            FOR NO KEY UPDATE OF shards";
+        const LOCK_POSTGRES: &str = held_sql!("SELECT shards.shard", "FOR NO KEY UPDATE");
         const END_POSTGRES: &str = "UPDATE shards SET unqueued_since = NULL WHERE shard = ANY ($1)";
         let Some((node, mut leases)) = put_off.leases() else { return Ok(()) };
         let (taken, doubt) = match (extent, put_off.doubt()) {
