@@ -78,13 +78,17 @@ def ip(*arguments):
 # What the internet is.
 
 async def receive(reader, writer):
-    """An endpoint: 200 for whatever comes, or a way inside."""
+    """An endpoint: 200 for whatever comes, or a way inside. It says that it closes, or the next request may come to a
+    connection that is about to go."""
     try:
         head = await reader.readuntil(b"\r\n\r\n")
+        length = [line.partition(b":")[2] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+        await reader.readexactly(int(length[0]) if length else 0)
         if b" /redirect " in head.split(b"\r\n")[0]:
-            writer.write(b"HTTP/1.1 302 X\r\nlocation: http://169.254.169.254/latest/\r\ncontent-length: 0\r\n\r\n")
+            start, body = b"HTTP/1.1 302 X\r\nlocation: http://169.254.169.254/latest/", b""
         else:
-            writer.write(b"HTTP/1.1 200 X\r\ncontent-length: 2\r\n\r\nok")
+            start, body = b"HTTP/1.1 200 X", b"ok"
+        writer.write(start + b"\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
         await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError):
         pass
