@@ -14,6 +14,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection as _, PgPool, Postgres, Sqlite, SqlitePool, Transaction};
 
+use self::direct::Direct;
 use self::put_off::PutOff;
 use self::unqueued::{Taken, Unqueued};
 use crate::checkpoints::Checkpoints;
@@ -24,6 +25,7 @@ pub mod backup;
 pub mod catalog;
 pub mod condition;
 pub mod deliveries;
+mod direct;
 pub mod facts;
 pub mod gathered;
 pub mod goals;
@@ -64,6 +66,8 @@ pub mod webhooks;
 /// Oldest SQLite without the WAL-reset race that corrupted databases (3.7.0 to 3.51.2).
 const OLDEST_SQLITE: (u32, u32, u32) = (3, 51, 3);
 const SQLITE_READERS: u32 = 4;
+/// What a connection keeps of the file, in KiB when negative: the part of the queue that is worked on.
+const SQLITE_CACHE: i32 = -16_384;
 /// SQLite's log becomes so long: a page that many commits change is written to the database once, not every few commits.
 const LOG_PAGES: u32 = 8_000;
 const POSTGRES_CONNECTIONS: u32 = 12;
@@ -123,7 +127,7 @@ struct SqlitePools {
     write: SqlitePool,
     read: SqlitePool,
     /// Reads the lanes of the queue, one after the other, and has in its cache what comes next.
-    lanes: SqlitePool,
+    lanes: Direct,
     checkpoints: Arc<Checkpoints>,
     unqueued: Arc<Unqueued>,
 }
@@ -145,12 +149,14 @@ pub enum StoreError {
     LeaseLost,
     /// The database cannot be reached or does not answer in time. Whether a commit happened is not known.
     #[error("the database is not available: {0}")]
-    Unavailable(sqlx::Error),
+    Unavailable(BoxError),
     #[error("{0}")]
-    Other(sqlx::Error),
+    Other(BoxError),
     #[error("{0}")]
     Refused(String),
 }
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
@@ -165,12 +171,12 @@ impl From<sqlx::Error> for StoreError {
             | sqlx::Error::Tls(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
-            | sqlx::Error::WorkerCrashed => Self::Unavailable(error),
+            | sqlx::Error::WorkerCrashed => Self::Unavailable(error.into()),
             // Shutdown, crash recovery, too many connections, out of disk: classes 57, 53 and 08 of SQLSTATE.
             sqlx::Error::Database(cause)
                 if cause.code().is_some_and(|code| ["57", "53", "08"].iter().any(|class| code.starts_with(class))) =>
             {
-                Self::Unavailable(error)
+                Self::Unavailable(error.into())
             }
             // SQLite says so in words: busy, disk full, I/O error, read-only.
             sqlx::Error::Database(cause)
@@ -178,9 +184,21 @@ impl From<sqlx::Error> for StoreError {
                     .iter()
                     .any(|text| cause.message().contains(text)) =>
             {
-                Self::Unavailable(error)
+                Self::Unavailable(error.into())
             }
-            _ => Self::Other(error),
+            _ => Self::Other(error.into()),
+        }
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        use rusqlite::ErrorCode::{CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, ReadOnly, SystemIoFailure};
+        match error.sqlite_error_code() {
+            Some(CannotOpen | DatabaseBusy | DatabaseLocked | DiskFull | ReadOnly | SystemIoFailure) => {
+                Self::Unavailable(error.into())
+            }
+            _ => Self::Other(error.into()),
         }
     }
 }
@@ -237,8 +255,7 @@ impl Store {
             .statement_cache_capacity(512)
             // Rows come from a thread of the driver's: a whole read fits, so that it never waits for us.
             .row_buffer_size(1_024)
-            // In KiB, when negative: the part of the queue that is worked on.
-            .pragma("cache_size", "-16384")
+            .pragma("cache_size", SQLITE_CACHE.to_string())
             // A page holds ten payloads.
             .page_size(8_192)
             .pragma("wal_autocheckpoint", LOG_PAGES.to_string());
@@ -252,14 +269,13 @@ impl Store {
             )));
         }
         let options = options.read_only(true);
-        let readers = |most| {
-            SqlitePoolOptions::new()
-                .max_connections(most)
-                // What is in this process need not be asked whether it is there.
-                .test_before_acquire(false)
-                .connect_with(options.clone())
-        };
-        let (read, lanes) = (readers(SQLITE_READERS).await?, readers(1).await?);
+        let read = SqlitePoolOptions::new()
+            .max_connections(SQLITE_READERS)
+            // What is in this process need not be asked whether it is there.
+            .test_before_acquire(false)
+            .connect_with(options)
+            .await?;
+        let lanes = Direct::reader(path.to_owned()).await?;
         Ok(Self { db: Backend::Sqlite(SqlitePools { write, read, lanes, checkpoints, unqueued: Arc::default() }) })
     }
 

@@ -3,9 +3,11 @@
 
 use bytes::Bytes;
 use foldhash::HashSet;
+use rusqlite::types::FromSqlError;
+use rusqlite::{Connection, Row};
 use sqlx::FromRow;
 
-use super::rows::{MOST_ROWS, Rows};
+use super::direct::statement;
 use super::unqueued::Which;
 use super::{Backend, PostgresPools, Result, SqlitePools, Store, on};
 use crate::domain::ids::{AccountId, EventId, WebhookId};
@@ -70,6 +72,52 @@ impl Wanted {
             payload: payload.into(),
         })
     }
+
+    /// On SQLite: all of it as it was at one moment.
+    fn read(&self, connection: &mut Connection, now: Timestamp) -> rusqlite::Result<Vec<Due>> {
+        let moment = connection.transaction()?;
+        let mut due = Vec::new();
+        {
+            let mut ask = statement(&moment, DUE_SQLITE)?;
+            for lane in &self.lanes {
+                let Position { due_at, event_id } = lane.after;
+                let mut rows = ask.query((
+                    lane.shard,
+                    lane.webhook_id.0,
+                    lane.lane as i32,
+                    due_at.micros(),
+                    event_id.0,
+                    now.micros(),
+                    self.limit,
+                ))?;
+                while let Some(row) = rows.next()? {
+                    due.push(lane.due(row)?);
+                }
+            }
+        }
+        moment.commit()?;
+        Ok(due)
+    }
+}
+
+impl Rest {
+    /// A row of [`DUE_SQLITE`].
+    fn due(&self, row: &Row<'_>) -> rusqlite::Result<Due> {
+        Ok(Due {
+            event_id: EventId(row.get(0)?),
+            account_id: self.account_id,
+            webhook_id: self.webhook_id,
+            shard: self.shard,
+            lane: self.lane,
+            attempt: row.get(1)?,
+            other_attempts: row.get(2)?,
+            due_at: Timestamp::from_micros(row.get(3)?),
+            expires_at: row.get::<_, Option<i64>>(4)?.map(Timestamp::from_micros),
+            event_type: row.get(5)?,
+            format: row.get_ref(6)?.as_str()?.parse().map_err(|error| FromSqlError::Other(Box::new(error)))?,
+            payload: Bytes::copy_from_slice(row.get_ref(7)?.as_blob()?),
+        })
+    }
 }
 
 impl Position {
@@ -111,23 +159,19 @@ pub struct Depth {
     pub oldest_due_at: Option<Timestamp>,
 }
 
-/// Deliveries that are due of several lanes, each after a position.
-static DUE_SQLITE: Rows = Rows::found(
-    "SELECT due.position, due.event_id, due.attempt, due.other_attempts, due.due_at, due.expires_at, events.type,
-        events.format, events.payload
-    FROM",
-    "SELECT *
-    FROM (
-        SELECT ? AS position, event_id, attempt, other_attempts, due_at, expires_at
-        FROM queue
-        WHERE shard = ? AND webhook_id = ? AND lane = ? AND (due_at, event_id) > (?, ?) AND due_at <= ?
-        ORDER BY due_at, event_id
-        LIMIT ifnull(?, 0)
-    )",
-    8,
-    "AS due
-    CROSS JOIN events ON events.id = due.event_id",
-);
+/// Deliveries that are due of a lane, after a position.
+const DUE_SQLITE: &str = "
+    SELECT queue.event_id, attempt, other_attempts, due_at, expires_at, type, format, payload
+    FROM queue
+    CROSS JOIN events ON events.id = queue.event_id
+    WHERE shard = ?1
+        AND queue.webhook_id = ?2
+        AND lane = ?3
+        AND (due_at, event_id) > (?4, ?5)
+        AND due_at <= ?6
+    ORDER BY due_at, event_id
+    LIMIT ?7";
+/// The same of several lanes.
 const DUE_POSTGRES: &str = "
     SELECT wanted.position - 1, due.event_id, due.attempt, due.other_attempts, due.due_at, due.expires_at,
         events.type, events.format, events.payload
@@ -153,31 +197,14 @@ impl Store {
         let first_of: HashSet<_> =
             wanted.lanes.iter().filter(|rest| rest.lane == Lane::First).map(|rest| rest.webhook_id).collect();
         self.queue_of_what_is_owed(Which::OfWebhooks(&first_of)).await?;
-        let mut rows: Vec<DueRow> = Vec::new();
-        match &self.db {
-            Backend::Sqlite(SqlitePools { lanes: pool, .. }) => {
-                let lanes: Vec<_> = (0_i64..).zip(&wanted.lanes).collect();
-                for lanes in lanes.chunks(MOST_ROWS) {
-                    let due = DUE_SQLITE.query(lanes, |query, (position, lane)| {
-                        let Position { due_at, event_id } = lane.after;
-                        query
-                            .bind(position)
-                            .bind(lane.shard)
-                            .bind(lane.webhook_id)
-                            .bind(lane.lane)
-                            .bind(due_at)
-                            .bind(event_id)
-                            .bind(now)
-                            .bind(wanted.limit)
-                    });
-                    for row in due.fetch_all(pool).await? {
-                        rows.push(DueRow::from_row(&row)?);
-                    }
-                }
+        let mut due = match &self.db {
+            Backend::Sqlite(SqlitePools { lanes, .. }) => {
+                let wanted = wanted.clone();
+                lanes.on(move |connection| wanted.read(connection, now)).await?
             }
             Backend::Postgres(PostgresPools { hot: pool, .. }) => {
                 let lanes = &wanted.lanes;
-                rows = sqlx::query_as(DUE_POSTGRES)
+                let rows: Vec<DueRow> = sqlx::query_as(DUE_POSTGRES)
                     .bind(lanes.iter().map(|lane| lane.shard).collect::<Vec<_>>())
                     .bind(lanes.iter().map(|lane| lane.webhook_id.0).collect::<Vec<_>>())
                     .bind(lanes.iter().map(|lane| lane.lane as i32).collect::<Vec<_>>())
@@ -187,9 +214,9 @@ impl Store {
                     .bind(wanted.limit)
                     .fetch_all(pool)
                     .await?;
+                rows.into_iter().map(|row| wanted.due(row)).collect::<Result<Vec<_>>>()?
             }
-        }
-        let mut due = rows.into_iter().map(|row| wanted.due(row)).collect::<Result<Vec<_>>>()?;
+        };
         due.sort_by_key(|due| (due.due_at, due.event_id));
         Ok(due)
     }

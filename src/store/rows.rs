@@ -18,46 +18,21 @@ pub(super) type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
 /// transaction up anyway.
 pub(super) struct Rows {
     before: &'static str,
-    list: List,
     columns: usize,
     after: &'static str,
     texts: [OnceLock<String>; SIZES.len()],
 }
 
-/// What stands between the text before and the text after.
-enum List {
-    /// The rows themselves.
-    Values,
-    /// What is found for each of them, by this question.
-    Found(&'static str),
-}
-
 impl Rows {
     /// `before (VALUES …) after`, rows of so many columns.
     pub(super) const fn new(before: &'static str, columns: usize, after: &'static str) -> Self {
-        Self { before, list: List::Values, columns, after, texts: [const { OnceLock::new() }; SIZES.len()] }
-    }
-
-    /// `before (question UNION ALL question …) after`: each asks with the columns of a row, in their order. For what SQLite
-    /// has no LATERAL for.
-    pub(super) const fn found(
-        before: &'static str,
-        question: &'static str,
-        columns: usize,
-        after: &'static str,
-    ) -> Self {
-        Self { before, list: List::Found(question), columns, after, texts: [const { OnceLock::new() }; SIZES.len()] }
+        Self { before, columns, after, texts: [const { OnceLock::new() }; SIZES.len()] }
     }
 
     fn text(&self, rows: usize) -> String {
-        let list = match self.list {
-            List::Values => {
-                let row = format!("({})", vec!["?"; self.columns].join(", "));
-                format!("VALUES {}", vec![row.as_str(); rows].join(", "))
-            }
-            List::Found(question) => vec![question; rows].join(" UNION ALL "),
-        };
-        format!("{} ({list}) {}", self.before, self.after)
+        let row = format!("({})", vec!["?"; self.columns].join(", "));
+        let list = vec![row.as_str(); rows].join(", ");
+        format!("{} (VALUES {list}) {}", self.before, self.after)
     }
 
     /// The statement for up to [`MOST_ROWS`] rows, with `bind` called for each.

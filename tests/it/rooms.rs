@@ -45,6 +45,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 /// Crates that belong to one room, and the rooms that may use them.
 const CRATES: &[(&str, &[&str])] = &[
     ("sqlx", &["store", "analytics", "checkpoints", "domain", "plausible", "bench"]),
+    ("rusqlite", &["store"]),
     ("axum", &["http", "cli"]),
     ("hyper_util", &["engine", "http", "cli", "bench"]),
     ("hickory_resolver", &["engine"]),

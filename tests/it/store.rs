@@ -40,9 +40,14 @@ use crate::support::events::Listener;
 use crate::support::on_both;
 use crate::support::zoo::{Behaviour, Endpoint};
 
+/// Where statements for SQLite are told of that go past the driver.
+const DIRECT: &str = "pulsehook::store::direct";
+
 /// Statements that ran in this process, with white space made plain, by database.
 static EXECUTED: LazyLock<Mutex<HashSet<(Kind, String)>>> = LazyLock::new(|| {
-    let filter = tracing_subscriber::filter::Targets::new().with_target("sqlx::query", tracing::Level::TRACE);
+    let filter = tracing_subscriber::filter::Targets::new()
+        .with_target("sqlx::query", tracing::Level::TRACE)
+        .with_target(DIRECT, tracing::Level::TRACE);
     let subscriber = tracing_subscriber::registry().with(tracing_subscriber::Layer::with_filter(Recorder, filter));
     tracing::subscriber::set_global_default(subscriber).expect("nobody else records here");
     Mutex::default()
@@ -71,7 +76,8 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Recorder {
         let mut statement = Statement(String::new());
         event.record(&mut statement);
         // SQLite runs on threads of its own.
-        let sqlite = std::thread::current().name().is_some_and(|name| name.starts_with("sqlx-sqlite"));
+        let sqlite = event.metadata().target() == DIRECT
+            || std::thread::current().name().is_some_and(|name| name.starts_with("sqlx-sqlite"));
         let kind = if sqlite { Kind::Sqlite } else { Kind::Postgres };
         EXECUTED.lock().unwrap().insert((kind, statement.0));
     }
