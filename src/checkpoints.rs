@@ -71,7 +71,7 @@ impl Checkpoints {
         Self { commits, stop, task }
     }
 
-    /// The one connection that writes, whose commits are counted.
+    /// The driver's one connection that writes, whose commits are counted.
     ///
     /// When the disk is full or fails, SQLite takes a transaction back by itself, and refuses the ROLLBACK that follows. The
     /// driver takes the connection to be inside that transaction ever after and begins no other on it, so there is a new one
@@ -94,6 +94,11 @@ impl Checkpoints {
             })
             .connect_with(options)
             .await
+    }
+
+    /// Somebody else in this process, whose `wal_autocheckpoint` is the same, has committed something.
+    pub fn committed(&self) {
+        self.commits.one_more();
     }
 
     /// Once it returns nobody here has the file open.

@@ -209,7 +209,7 @@ impl Evaluator {
         if housekeeping && knowledge.saved != knowledge.cursor {
             recordings.over().await?;
             let step = Step { watermark: self.watermark(knowledge, knowledge.cursor), ..Step::default() };
-            self.store.record(&step, self.clock.now()).await?;
+            self.store.record(step, self.clock.now()).await?;
             knowledge.saved = knowledge.cursor;
         }
         Ok(())

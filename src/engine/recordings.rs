@@ -42,7 +42,7 @@ impl Recordings {
         let (store, firing, clock) = (self.store.clone(), self.firing.clone(), self.clock.clone());
         self.under_way.spawn(async move {
             let began = clock.monotonic();
-            let owed = store.record(&step, now).await?;
+            let (fired, owed) = store.record(step, now).await?;
             let took = clock.monotonic().saturating_sub(began);
             if took >= SLOW {
                 warn!(
@@ -50,7 +50,7 @@ impl Recordings {
                     took.as_secs_f64()
                 );
             }
-            firing.announce(step.fired, owed).await;
+            firing.announce(fired, owed).await;
             looked(clock.monotonic().saturating_sub(started));
             Ok(())
         });

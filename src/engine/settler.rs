@@ -113,23 +113,26 @@ impl Settler {
         let mut pause = FIRST_PAUSE;
         // The store writes them in this order, which is the one in which they lie. Each is large, so it is moved once.
         batch.sort_by_cached_key(|settled| settled.event_id);
-        while !batch.is_empty() {
-            let failure = match self.store.settle(self.leases.node(), &leases_of(batch), batch, self.clock.now()).await
+        let mut left = Arc::new(std::mem::take(batch));
+        while !left.is_empty() {
+            let failure = match self.store.settle(self.leases.node(), &leases_of(&left), &left, self.clock.now()).await
             {
-                Ok(()) => return,
-                Err(StoreError::LeaseLost) => self.leave_out_what_is_not_ours(batch).await.err(),
+                Ok(()) => break,
+                Err(StoreError::LeaseLost) => self.leave_out_what_is_not_ours(Arc::make_mut(&mut left)).await.err(),
                 Err(error) => Some(error),
             };
             if let Some(error) = failure {
                 counter!("pulsehook_settle_failures_total").increment(1);
-                warn!(%error, "{} outcomes could not be written and are kept: {error}", batch.len());
+                warn!(%error, "{} outcomes could not be written and are kept: {error}", left.len());
                 self.clock.sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
-                if let Err(error) = self.leave_out_what_is_written(batch).await {
+                if let Err(error) = self.leave_out_what_is_written(Arc::make_mut(&mut left)).await {
                     warn!(%error, "The database does not tell what it has: {error}");
                 }
             }
         }
+        // There is room in it for the next ones.
+        *batch = Arc::into_inner(left).unwrap_or_default();
     }
 
     /// A commit that nobody confirmed may have happened: what is there is not written again.

@@ -210,7 +210,8 @@ pub async fn send_test(
     let event = Event::new(id, &addressee, format!("test:{id}"), Data::test(), now);
     let shard = shard_of(site.id);
     let fired = Fired { event, shard, trigger_version: None, state: None, shadow: false };
-    if api.store.record(&Step { fired: vec![fired], ..Step::default() }, now).await?.is_empty() {
+    let (_, owed) = api.store.record(Step { fired: vec![fired], ..Step::default() }, now).await?;
+    if owed.is_empty() {
         return Err(ApiError::not_found());
     }
     let delivery = find_delivery(&api, &webhook, id).await;

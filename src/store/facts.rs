@@ -9,6 +9,8 @@ pub const SETUP_TOKEN: &str = "setup_token_hash";
 /// when it started and the names of the keys, the newest first.
 pub const MASTER_KEYS: &str = "master_keys:";
 
+pub(super) const CATALOG_VERSION: &str = "SELECT value FROM facts WHERE name = 'catalog_version'";
+
 impl Store {
     pub async fn fact(&self, name: &str) -> Result<Option<String>> {
         const SQL: &str = "SELECT value FROM facts WHERE name = $1";
@@ -53,8 +55,8 @@ impl Tx {
 
     /// [`Store::catalog_version`], for who goes on only if it is what they knew.
     pub(super) async fn catalog_version(&mut self) -> Result<i64> {
-        const SQL: &str = "SELECT value FROM facts WHERE name = 'catalog_version'";
-        let version: Option<String> = on!(&mut self.0, tx => sqlx::query_scalar(SQL).fetch_optional(&mut **tx).await)?;
+        let version: Option<String> =
+            on!(&mut self.0, tx => sqlx::query_scalar(CATALOG_VERSION).fetch_optional(&mut **tx).await)?;
         Ok(version.and_then(|text| text.parse().ok()).unwrap_or(0))
     }
 

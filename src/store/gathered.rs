@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use sqlx::FromRow;
 
 use super::outbox::Fired;
-use super::rows::{MOST_ROWS, Rows};
+use super::rows::{MOST_ROWS, Rows, values};
 use super::{Backend, Result, Store, Tx, on};
 use crate::domain::ids::{EventId, GoalId, TriggerId};
 use crate::domain::time::Timestamp;
@@ -154,9 +154,8 @@ impl Taken {
 impl Tx {
     /// Adds to batches. What was added before under the same name is not added again.
     pub(super) async fn gather(&mut self, gathered: &[Gathered], now: Timestamp) -> Result<()> {
-        static SQLITE: Rows = Rows::new(
+        static SQLITE: Rows<6> = Rows::new(
             "INSERT OR FAIL INTO gathered (trigger_id, goal_id, moment, count, part, inserted_at) SELECT * FROM",
-            6,
             "WHERE column1 IS NOT NULL ON CONFLICT (trigger_id, goal_id, moment) DO NOTHING",
         );
         const POSTGRES: &str = "
@@ -171,14 +170,9 @@ impl Tx {
         match &mut self.0 {
             Backend::Sqlite(tx) => {
                 for rows in gathered.chunks(MOST_ROWS) {
-                    let insert = SQLITE.query(rows, |query, row| {
-                        query
-                            .bind(row.trigger_id)
-                            .bind(row.goal_id.unwrap_or(NO_GOAL))
-                            .bind(row.moment.as_str())
-                            .bind(row.count)
-                            .bind(row.part.as_str())
-                            .bind(now)
+                    let insert = SQLITE.query(rows, |row| {
+                        let goal_id = row.goal_id.unwrap_or(NO_GOAL);
+                        values![&row.trigger_id, goal_id, row.moment.as_str(), row.count, row.part.as_str(), now]
                     });
                     insert.execute(&mut **tx).await?;
                 }
@@ -201,9 +195,8 @@ impl Tx {
 
     /// Takes away what was gathered for these batches.
     async fn take_parts(&mut self, batches: &[Batched]) -> Result<HashMap<(TriggerId, GoalId), Vec<Part>>> {
-        static SQLITE: Rows = Rows::new(
+        static SQLITE: Rows<2> = Rows::new(
             "DELETE FROM gathered WHERE (trigger_id, goal_id) IN",
-            2,
             "RETURNING trigger_id, goal_id, moment, part, inserted_at, count",
         );
         const POSTGRES: &str = "
@@ -215,7 +208,7 @@ impl Tx {
             Backend::Sqlite(tx) => {
                 let mut parts = Vec::new();
                 for batches in batches.chunks(MOST_ROWS) {
-                    let take = SQLITE.query(batches, |query, batch| query.bind(batch.trigger_id).bind(batch.goal_id));
+                    let take = SQLITE.query(batches, |batch| values![&batch.trigger_id, batch.goal_id]);
                     for row in take.fetch_all(&mut **tx).await? {
                         parts.push(Part::from_row(&row)?);
                     }

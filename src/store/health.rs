@@ -7,7 +7,7 @@ use sqlx::FromRow;
 
 use super::outbox::Fired;
 use super::outcomes::{Life, Settled};
-use super::rows::{MOST_ROWS, Query, Rows};
+use super::rows::{MOST_ROWS, Rows, Value, values};
 use super::triggers::TriggerRow;
 use super::{Backend, Result, Store, Tx, on};
 use crate::domain::breaker::{Parked, Turn};
@@ -208,6 +208,20 @@ impl News {
         news
     }
 
+    /// A row of [`NOTE`].
+    pub fn values<'q>(&self, id: &'q WebhookId, now: Timestamp) -> [Value<'q>; 8] {
+        values![
+            self.account_id,
+            id,
+            self.did_well,
+            self.fails,
+            self.turn.is_some(),
+            self.parked_until(),
+            self.parked_ms(),
+            now
+        ]
+    }
+
     fn parked(&self) -> Option<Parked> {
         match self.turn? {
             Turn::Opened(parked) => Some(parked),
@@ -232,7 +246,7 @@ impl Tx {
         };
         let news: Vec<_> = News::of(settled).into_iter().collect();
         for rows in news.chunks(MOST_ROWS) {
-            NOTE.query(rows, |query, row| bind_news(query, row, now)).execute(&mut **tx).await?;
+            NOTE.query(rows, |(id, news)| news.values(id, now)).execute(&mut **tx).await?;
         }
         self.disable_what_is_gone(settled, now).await
     }
@@ -263,7 +277,7 @@ fn gone(settled: &[Settled]) -> BTreeMap<WebhookId, (AccountId, &str)> {
 }
 
 /// What was told of endpoints, on SQLite.
-pub(super) static NOTE: Rows = Rows::new(
+pub(super) static NOTE: Rows<8> = Rows::new(
     "UPDATE OR FAIL webhooks
     SET failing_since = CASE
             WHEN NOT told.column4 THEN CASE WHEN told.column3 THEN NULL ELSE failing_since END
@@ -280,21 +294,8 @@ pub(super) static NOTE: Rows = Rows::new(
         parked_until = CASE WHEN told.column5 THEN told.column6 ELSE parked_until END,
         parked_ms = CASE WHEN told.column5 THEN told.column7 ELSE parked_ms END
     FROM",
-    8,
     "AS told WHERE webhooks.account_id = told.column1 AND webhooks.id = told.column2",
 );
-
-pub(super) fn bind_news<'q>(query: Query<'q>, (id, news): &'q (WebhookId, News), now: Timestamp) -> Query<'q> {
-    query
-        .bind(news.account_id)
-        .bind(*id)
-        .bind(news.did_well)
-        .bind(news.fails)
-        .bind(news.turn.is_some())
-        .bind(news.parked_until())
-        .bind(news.parked_ms())
-        .bind(now)
-}
 
 impl From<AilingRow> for Ailing {
     fn from(row: AilingRow) -> Self {

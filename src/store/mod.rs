@@ -39,7 +39,6 @@ pub mod mirror;
 pub mod movements;
 pub mod notices;
 pub mod observations;
-mod one_trip;
 pub mod outbox;
 pub mod outcomes;
 mod outcomes_at_once;
@@ -124,10 +123,13 @@ struct PostgresPools {
 /// SQLite has one writer; readers do not wait for it.
 #[derive(Clone)]
 struct SqlitePools {
+    /// Of one connection. Whoever has it may write, with this one or with `hot`.
     write: SqlitePool,
     read: SqlitePool,
     /// Reads the lanes of the queue, one after the other, and has in its cache what comes next.
     lanes: Direct,
+    /// Records events and writes outcomes: see [`direct`].
+    hot: Direct,
     checkpoints: Arc<Checkpoints>,
     unqueued: Arc<Unqueued>,
 }
@@ -275,8 +277,8 @@ impl Store {
             .test_before_acquire(false)
             .connect_with(options)
             .await?;
-        let lanes = Direct::reader(path.to_owned()).await?;
-        Ok(Self { db: Backend::Sqlite(SqlitePools { write, read, lanes, checkpoints, unqueued: Arc::default() }) })
+        let (lanes, hot) = (Direct::reader(path).await?, Direct::writer(path).await?);
+        Ok(Self { db: Backend::Sqlite(SqlitePools { write, read, lanes, hot, checkpoints, unqueued: Arc::default() }) })
     }
 
     async fn open_postgres(url: &str) -> Result<Self> {
@@ -339,6 +341,7 @@ impl Store {
                 pools.checkpoints.close().await;
                 pools.read.close().await;
                 pools.lanes.close().await;
+                pools.hot.close().await;
                 pools.write.close().await;
             }
             Backend::Postgres(pools) => {

@@ -4,7 +4,7 @@
 use sqlx::FromRow;
 
 use super::outbox::Step;
-use super::rows::{MOST_ROWS, Rows};
+use super::rows::{MOST_ROWS, Rows, values};
 use super::shards::{Lease, held_sql};
 use super::{Backend, Result, Store, StoreError, Tx, on};
 use crate::domain::ids::{EventId, NodeId};
@@ -167,9 +167,8 @@ impl Tx {
     }
 
     async fn report(&mut self, reported: &[Reported]) -> Result<()> {
-        static SQLITE: Rows = Rows::new(
+        static SQLITE: Rows<4> = Rows::new(
             "INSERT OR FAIL INTO reported (shard, at, identity, count) SELECT * FROM",
-            4,
             "WHERE column1 IS NOT NULL ON CONFLICT (shard, at, identity) DO UPDATE SET count = excluded.count",
         );
         const POSTGRES: &str = "
@@ -182,9 +181,7 @@ impl Tx {
         match &mut self.0 {
             Backend::Sqlite(tx) => {
                 for rows in reported.chunks(MOST_ROWS) {
-                    let insert = SQLITE.query(rows, |query, row| {
-                        query.bind(row.shard).bind(row.at).bind(row.identity).bind(row.count)
-                    });
+                    let insert = SQLITE.query(rows, |row| values![row.shard, row.at, row.identity, row.count]);
                     insert.execute(&mut **tx).await?;
                 }
             }

@@ -1,5 +1,7 @@
 //! The outbox: what a step noticed becomes durable here, all of it or nothing.
 
+use std::sync::Arc;
+
 use foldhash::{HashMap, HashSet};
 use sqlx::Arguments as _;
 use sqlx::error::BoxDynError;
@@ -8,16 +10,16 @@ use uuid::Uuid;
 
 use super::gathered::Gathered;
 use super::lists::lists;
-use super::rows::{MOST_ROWS, Query, Rows};
+use super::rows::{MOST_ROWS, Rows, Value, values};
 use super::step_at_once::Whole;
-use super::unqueued::owed_until;
-use super::{Backend, Result, Store, StoreError, Tx, on, one_trip};
+use super::unqueued::{Putting, owed_until};
+use super::{Backend, Result, Store, StoreError, Tx, direct, on};
 use crate::domain::event::Event;
 use crate::domain::ids::{AccountId, EventId, TriggerId, WebhookId};
 use crate::domain::time::Timestamp;
 
 /// What one step of the evaluator wants recorded.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Step {
     pub fired: Vec<Fired>,
     /// States that changed without an event.
@@ -29,7 +31,7 @@ pub struct Step {
 }
 
 /// An event, if its trigger still is what it was when it was looked at.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Fired {
     pub event: Event,
     pub shard: i32,
@@ -80,7 +82,7 @@ impl Step {
     }
 }
 
-/// With rows of [`bind_event`], `owed_until` and `lists` behind it.
+/// With rows of [`event_values`].
 pub(super) const INTO_EVENTS_SQLITE: &str = "
     INSERT OR FAIL INTO events (id, account_id, site_id, webhook_id, trigger_id, type, moment, format, payload,
         inserted_at, owed_until, lists)
@@ -119,25 +121,27 @@ macro_rules! events_and_owed {
 pub(super) use events_and_owed;
 
 impl Store {
-    /// Commits events, queue rows, trigger states and the watermark together. Answers which events are owed now: those
-    /// whose trigger was edited, deleted or paused meanwhile are not, and those of shadow triggers never are.
+    /// Commits events, queue rows, trigger states and the watermark together. Answers what fired, and which of it is owed
+    /// now: what belongs to a trigger that was edited, deleted or paused meanwhile is not, and that of shadow triggers never is.
     ///
     /// # Errors
     /// [`StoreError::Overtaken`] when somebody else moved the watermark, a trigger's state, or the configuration that the
     /// watermark was based on. Nothing was recorded then.
-    pub async fn record(&self, step: &Step, now: Timestamp) -> Result<Vec<EventId>> {
-        let owed = match self.record_at_once(step).await? {
+    pub async fn record(&self, step: Step, now: Timestamp) -> Result<(Vec<Fired>, Vec<EventId>)> {
+        let step = Arc::new(step);
+        let owed = match self.record_at_once(&step).await? {
             Some(owed) => owed,
-            None => self.record_in_parts(step, now).await?,
+            None => self.record_in_parts(&step, now).await?,
         };
         crate::failpoint::hit("evaluator.after_commit");
-        Ok(owed)
+        let step = Arc::into_inner(step).expect("nobody works on it any more");
+        Ok((step.fired, owed))
     }
 
     /// Nothing is recorded, and nothing answered, where that is not possible.
-    async fn record_at_once(&self, step: &Step) -> Result<Option<Vec<EventId>>> {
+    async fn record_at_once(&self, step: &Arc<Step>) -> Result<Option<Vec<EventId>>> {
         match &self.db {
-            Backend::Sqlite(pools) => one_trip::step::record(pools, step).await,
+            Backend::Sqlite(pools) => direct::step::record(pools, step).await,
             Backend::Postgres(pools) => {
                 let Some(whole) = Whole::of(step) else { return Ok(None) };
                 crate::failpoint::hit("evaluator.before_commit");
@@ -306,26 +310,23 @@ impl Tx {
     /// In process it is the rows that cost: events, then what of them is owed, a few hundred rows a statement. Answers which
     /// events are there now, and leaves those to be sent that are: one is not when its moment is recorded already.
     async fn insert_in_parts(&mut self, wanted: &[&Fired], to_be_sent: &mut Vec<&Fired>) -> Result<HashSet<EventId>> {
-        static EVENTS: Rows = Rows::new(INTO_EVENTS_SQLITE, 12, "WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING");
-        static RECORDED: Rows = Rows::new("SELECT id FROM events WHERE id IN", 1, "");
-        static LISTED_APART: Rows = Rows::new("UPDATE OR FAIL events SET lists = NULL WHERE id IN", 1, "");
+        static EVENTS: Rows<12> = Rows::new(INTO_EVENTS_SQLITE, "WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING");
+        static RECORDED: Rows<1> = Rows::new("SELECT id FROM events WHERE id IN", "");
+        static LISTED_APART: Rows<1> = Rows::new("UPDATE OR FAIL events SET lists = NULL WHERE id IN", "");
         let mut recorded = HashSet::default();
         let putting = self.1.putting();
         let Backend::Sqlite(tx) = &mut self.0 else { unreachable!("the caller looked") };
         let lists = lists(wanted);
         let listed: Vec<_> = wanted.iter().copied().zip(&lists).collect();
         for (rows, listed) in wanted.chunks(MOST_ROWS).zip(listed.chunks(MOST_ROWS)) {
-            let insert = EVENTS.query(listed, |query, (fired, lists)| {
-                let owed_until = owed_until(fired).filter(|_| putting.puts_off(fired));
-                bind_event(query, fired).bind(owed_until).bind(lists.as_deref())
-            });
+            let insert = EVENTS.query(listed, |(fired, lists)| event_values(fired, &putting, lists.as_deref()));
             let inserted = insert.execute(&mut **tx).await?.rows_affected();
             // Every row that is answered is a trip to the driver's thread, so they are asked for only if some are missing.
             if inserted == rows.len() as u64 {
                 recorded.extend(rows.iter().map(|fired| fired.event.id));
                 continue;
             }
-            let present = RECORDED.query(rows, |query, fired| query.bind(fired.event.id));
+            let present = RECORDED.query(rows, |fired| values![&fired.event.id]);
             for row in present.fetch_all(&mut **tx).await? {
                 recorded.insert(sqlx::Row::try_get(&row, 0)?);
             }
@@ -333,7 +334,7 @@ impl Tx {
         if recorded.len() < wanted.len() {
             // One that is not recorded may have been to list others.
             for rows in wanted.chunks(MOST_ROWS) {
-                let apart = LISTED_APART.query(rows, |query, fired| query.bind(fired.event.id));
+                let apart = LISTED_APART.query(rows, |fired| values![&fired.event.id]);
                 apart.execute(&mut **tx).await?;
             }
         }
@@ -440,17 +441,21 @@ fn column<'a, T>(fired: &[&'a Fired], get: impl Fn(&'a Fired) -> T) -> Vec<T> {
     fired.iter().copied().map(get).collect()
 }
 
-pub(super) fn bind_event<'q>(query: Query<'q>, fired: &'q Fired) -> Query<'q> {
+/// A row of [`INTO_EVENTS_SQLITE`].
+pub(super) fn event_values<'q>(fired: &'q Fired, putting: &Putting, lists: Option<&'q [u8]>) -> [Value<'q>; 12] {
     let event = &fired.event;
-    query
-        .bind(event.id)
-        .bind(event.account_id)
-        .bind(event.site_id)
-        .bind(event.webhook_id)
-        .bind(event.trigger_id)
-        .bind(&event.event_type)
-        .bind(&event.moment)
-        .bind(event.format.as_str())
-        .bind(&event.payload)
-        .bind(event.inserted_at)
+    values![
+        &event.id,
+        event.account_id,
+        event.site_id,
+        &event.webhook_id,
+        event.trigger_id.as_ref(),
+        event.event_type.as_str(),
+        event.moment.as_str(),
+        event.format.as_str(),
+        event.payload.as_slice(),
+        event.inserted_at,
+        owed_until(fired).filter(|_| putting.puts_off(fired)),
+        lists,
+    ]
 }

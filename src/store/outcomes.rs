@@ -1,5 +1,6 @@
 //! What became of attempts: written once per outcome, many at once, under the leases of their shards.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::HashSet;
@@ -7,9 +8,9 @@ use sqlx::{PgPool, Row as _};
 
 use super::outcomes_at_once::{Under, settle_at_once};
 use super::put_off::{PutOff, Taken};
-use super::rows::{MOST_ROWS, Query, Rows};
+use super::rows::{MOST_ROWS, Rows, Value, values};
 use super::shards::Lease;
-use super::{Backend, PostgresPools, Result, Store, StoreError, Tx, on, one_trip};
+use super::{Backend, PostgresPools, Result, Store, StoreError, Tx, direct, on};
 use crate::domain::breaker::Turn;
 use crate::domain::ids::{AccountId, EventId, NodeId, WebhookId};
 use crate::domain::settle::Ended;
@@ -75,11 +76,17 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::LeaseLost`] when a shard has another owner by now: its results change nothing.
-    pub async fn settle(&self, node: NodeId, leases: &[Lease], settled: &[Settled], now: Timestamp) -> Result<()> {
+    pub async fn settle(
+        &self,
+        node: NodeId,
+        leases: &[Lease],
+        settled: &Arc<Vec<Settled>>,
+        now: Timestamp,
+    ) -> Result<()> {
         crate::failpoint::hit("settle.before_commit");
         match &self.db {
             Backend::Sqlite(pools) => {
-                if !one_trip::outcomes::settle(pools, node, leases, settled, now).await? {
+                if !direct::outcomes::settle(pools, node, leases, settled, now).await? {
                     self.settle_the_long_way(node, leases, settled, now).await?;
                 }
             }
@@ -201,29 +208,29 @@ impl Tx {
         let over = settled.iter().filter(|row| !row.standing.goes_on() && !never_queued.contains(&row.event_id));
         let over: Vec<_> = over.collect();
         for rows in over.chunks(MOST_ROWS) {
-            let over = OVER.query(rows, |query, row| query.bind(row.event_id));
+            let over = OVER.query(rows, |row| values![&row.event_id]);
             moved += over.execute(&mut **tx).await?.rows_affected();
         }
         let again: Vec<_> = settled.iter().filter_map(Settled::again).collect();
         for rows in again.chunks(MOST_ROWS) {
-            moved += AGAIN.query(rows, bind_again).execute(&mut **tx).await?.rows_affected();
+            moved += AGAIN.query(rows, Again::values).execute(&mut **tx).await?.rows_affected();
         }
         if moved != settled.len() as u64 {
             return Ok(false);
         }
         for rows in settled.chunks(MOST_ROWS) {
-            ATTEMPTS.query(rows, |query, row| bind_attempt(query, row, now)).execute(&mut **tx).await?;
+            ATTEMPTS.query(rows, |row| row.attempt_values(now)).execute(&mut **tx).await?;
         }
         Ok(true)
     }
 
     /// Which of these deliveries are owed.
     async fn owed(&mut self, settled: &[Settled]) -> Result<HashSet<EventId>> {
-        static OWED: Rows = Rows::new("SELECT event_id FROM queue WHERE event_id IN", 1, "");
+        static OWED: Rows<1> = Rows::new("SELECT event_id FROM queue WHERE event_id IN", "");
         let mut owed = HashSet::default();
         let Backend::Sqlite(tx) = &mut self.0 else { unreachable!("on PostgreSQL the statement itself finds out") };
         for rows in settled.chunks(MOST_ROWS) {
-            for row in OWED.query(rows, |query, row| query.bind(row.event_id)).fetch_all(&mut **tx).await? {
+            for row in OWED.query(rows, |row| values![&row.event_id]).fetch_all(&mut **tx).await? {
                 owed.insert(row.try_get(0)?);
             }
         }
@@ -231,20 +238,18 @@ impl Tx {
     }
 }
 
-pub(super) static ATTEMPTS: Rows = Rows::new(
+pub(super) static ATTEMPTS: Rows<15> = Rows::new(
     "INSERT OR FAIL INTO attempts (event_id, number, account_id, webhook_id, started_at, duration_ms, outcome,
         advice, response_code, response_headers, response_body, ended, reason, late_at, phases)
     SELECT * FROM",
-    15,
     "WHERE column1 IS NOT NULL",
 );
-pub(super) static OVER: Rows = Rows::new("DELETE FROM queue WHERE event_id IN", 1, "");
-pub(super) static AGAIN: Rows = Rows::new(
+pub(super) static OVER: Rows<1> = Rows::new("DELETE FROM queue WHERE event_id IN", "");
+pub(super) static AGAIN: Rows<4> = Rows::new(
     "UPDATE OR FAIL queue
     SET attempt = next.column2, other_attempts = next.column3, due_at = next.column4,
         lane = CASE WHEN queue.lane = 0 AND next.column2 > 0 THEN 1 ELSE queue.lane END
     FROM",
-    4,
     "AS next WHERE queue.event_id = next.column1",
 );
 
@@ -274,33 +279,38 @@ impl Settled {
         matches!(self.life, Life::Disable { .. })
     }
 
+    /// A row of [`ATTEMPTS`].
+    pub(super) fn attempt_values(&self, now: Timestamp) -> [Value<'_>; 15] {
+        let (ended, reason) = self.standing.ending();
+        values![
+            &self.event_id,
+            self.attempt.number,
+            self.account_id,
+            &self.webhook_id,
+            self.attempt.started_at,
+            self.attempt.duration_ms,
+            self.attempt.outcome,
+            self.attempt.advice.as_deref(),
+            self.attempt.response_code,
+            self.attempt.response_headers.as_deref(),
+            self.attempt.response_body.as_deref(),
+            ended,
+            reason,
+            self.late_at(now),
+            self.attempt.phases,
+        ]
+    }
+
     pub(super) fn late_at(&self, now: Timestamp) -> Option<Timestamp> {
         (now.since(self.event_id.recorded_at()) >= LATE_AFTER).then_some(now)
     }
 }
 
-pub(super) fn bind_again<'q>(query: Query<'q>, row: &'q Again) -> Query<'q> {
-    query.bind(row.event_id).bind(row.attempt).bind(row.other_attempts).bind(row.due_at)
-}
-
-pub(super) fn bind_attempt<'q>(query: Query<'q>, row: &'q Settled, now: Timestamp) -> Query<'q> {
-    let (ended, reason) = row.standing.ending();
-    query
-        .bind(row.event_id)
-        .bind(row.attempt.number)
-        .bind(row.account_id)
-        .bind(row.webhook_id)
-        .bind(row.attempt.started_at)
-        .bind(row.attempt.duration_ms)
-        .bind(row.attempt.outcome)
-        .bind(&row.attempt.advice)
-        .bind(row.attempt.response_code)
-        .bind(&row.attempt.response_headers)
-        .bind(&row.attempt.response_body)
-        .bind(ended)
-        .bind(reason)
-        .bind(row.late_at(now))
-        .bind(row.attempt.phases)
+impl Again {
+    /// A row of [`AGAIN`].
+    pub fn values(&self) -> [Value<'_>; 4] {
+        values![&self.event_id, self.attempt, self.other_attempts, self.due_at]
+    }
 }
 
 impl Standing {

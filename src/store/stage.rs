@@ -71,7 +71,7 @@ impl Stage {
     }
 
     pub async fn record(&self, fired: Vec<Fired>) {
-        self.store.record(&self.step(fired).await, NOW).await.unwrap();
+        self.store.record(self.step(fired).await, NOW).await.unwrap();
     }
 
     /// Of the shard there are events of.
@@ -88,7 +88,7 @@ impl Stage {
     pub async fn settle(&self, id: EventId, standing: Standing) {
         let number = 1 + self.count("SELECT count(*) FROM attempts").await;
         let outcome = self.outcome(id, number, standing);
-        self.store.settle(NODE, &[self.lease()], &[outcome], NOW).await.unwrap();
+        self.store.settle(NODE, &[self.lease()], &vec![outcome].into(), NOW).await.unwrap();
     }
 
     /// What the dispatcher would read.

@@ -21,7 +21,7 @@ use super::outbox::Fired;
 use super::outcomes::Settled;
 use super::queue::Depth;
 use super::retention::first_id_of;
-use super::rows::{MOST_ROWS, Query, Rows};
+use super::rows::{MOST_ROWS, Rows, Value, values};
 use super::shards::shard_of;
 use super::tardy::Tardy;
 use super::{Backend, Result, Store, Tx};
@@ -119,6 +119,11 @@ impl Owed {
         }
     }
 
+    /// A row of [`QUEUE`].
+    pub fn values(&self) -> [Value<'_>; 6] {
+        values![&self.event_id, self.account_id, &self.webhook_id, self.shard, self.due_at, self.expires_at]
+    }
+
     /// Where its row lies in the queue.
     pub fn place(&self) -> (i32, WebhookId, Timestamp, EventId) {
         (self.shard, self.webhook_id, self.due_at, self.event_id)
@@ -214,31 +219,20 @@ impl Taken {
         });
     }
 
-    /// It did not.
-    pub fn forget(&mut self, ids: impl Iterator<Item = EventId>) {
-        self.with(|memory, _| {
-            for id in ids {
-                memory.owed.remove(&id);
-            }
-        });
-    }
-
     fn learn(&mut self, settled: &[Settled]) {
         self.with(|memory, _| memory.tardy.learn(settled));
     }
 
-    /// Forgets those that were attempted, if all of these are over and it is known that none has a row.
-    pub fn take_never_queued(&mut self, settled: &[Settled]) -> Option<HashSet<EventId>> {
+    /// Forgets those that were attempted. Answers which of them are over and never had a row, and those that get one which their
+    /// outcome then moves, or deletes if they may have had one before.
+    pub fn take_attempted(&mut self, settled: &[Settled]) -> (HashSet<EventId>, Vec<Owed>) {
         self.learn(settled);
         let taken = self.take(settled.iter().map(|row| row.event_id));
-        let going_on = settled.iter().filter(|row| row.standing.goes_on());
-        let going_on: HashSet<_> = going_on.map(|row| row.event_id).collect();
-        let need_none = taken.iter().all(|owed| owed.has_no_row && !going_on.contains(&owed.event_id));
-        need_none.then(|| taken.into_iter().map(|owed| owed.event_id).collect())
-    }
-
-    pub fn believed_under(&mut self) -> Option<i64> {
-        self.with(|memory, _| memory.catalog_version)
+        let goes_on: HashSet<_> = settled.iter().filter(|row| row.standing.goes_on()).map(|row| row.event_id).collect();
+        let (over, mut needs_row): (Vec<_>, Vec<_>) =
+            taken.into_iter().partition(|owed| owed.has_no_row && !goes_on.contains(&owed.event_id));
+        needs_row.sort_unstable_by_key(Owed::place);
+        (over.into_iter().map(|owed| owed.event_id).collect(), needs_row)
     }
 
     fn take(&mut self, ids: impl Iterator<Item = EventId>) -> Vec<Owed> {
@@ -282,7 +276,7 @@ impl Taken {
         });
     }
 
-    fn is_believed_under(&mut self, catalog_version: i64) -> bool {
+    pub fn is_believed_under(&mut self, catalog_version: i64) -> bool {
         self.with(|memory, _| memory.catalog_version == catalog_version).unwrap_or(true)
     }
 }
@@ -422,13 +416,9 @@ impl Tx {
     /// Forgets those that were attempted, and answers which of them are over: these never had a row. What goes on gets the
     /// row that its outcome then moves.
     pub(super) async fn forget_what_is_over(&mut self, settled: &[Settled]) -> Result<HashSet<EventId>> {
-        self.1.learn(settled);
-        let taken = self.1.take(settled.iter().map(|row| row.event_id));
-        let goes_on: HashSet<_> = settled.iter().filter(|row| row.standing.goes_on()).map(|row| row.event_id).collect();
-        let (over, needs_row): (Vec<_>, Vec<_>) =
-            taken.into_iter().partition(|owed| owed.has_no_row && !goes_on.contains(&owed.event_id));
+        let (over, needs_row) = self.1.take_attempted(settled);
         self.queue(needs_row).await?;
-        Ok(over.into_iter().map(|owed| owed.event_id).collect())
+        Ok(over)
     }
 
     /// Whether what is remembered is to be believed without looking. Another process that changed the configuration, and may
@@ -450,12 +440,11 @@ impl Tx {
 
     /// Writes rows of what was put off.
     async fn queue(&mut self, owed: Vec<Owed>) -> Result<()> {
-        static QUEUED: Rows = Rows::new("UPDATE OR FAIL events SET owed_until = NULL WHERE id IN", 1, "");
         let ids = in_order(owed.iter());
         self.write_rows(owed).await?;
         let Backend::Sqlite(tx) = &mut self.0 else { unreachable!("the caller looked") };
         for ids in ids.chunks(MOST_ROWS) {
-            QUEUED.query(ids, |query, id| query.bind(*id)).execute(&mut **tx).await?;
+            QUEUED.query(ids, |id| values![id]).execute(&mut **tx).await?;
         }
         Ok(())
     }
@@ -466,33 +455,25 @@ impl Tx {
         let Backend::Sqlite(tx) = &mut self.0 else { unreachable!("the caller looked") };
         owed.sort_unstable_by_key(Owed::place);
         for rows in owed.chunks(MOST_ROWS) {
-            QUEUE.query(rows, bind_owed).execute(&mut **tx).await?;
+            QUEUE.query(rows, Owed::values).execute(&mut **tx).await?;
         }
         Ok(())
     }
 }
 
 /// Rows unless there are some, or the events or their webhooks are not there or the events not owed any more.
-pub(super) static QUEUE: Rows = Rows::new(
+pub(super) static QUEUE: Rows<6> = Rows::new(
     "INSERT OR FAIL INTO queue (event_id, account_id, webhook_id, shard, lane, attempt, other_attempts, due_at,
         expires_at)
     SELECT column1, column2, column3, column4, 0, 0, 0, column5, column6 FROM",
-    6,
     "WHERE EXISTS (SELECT 1 FROM events WHERE events.id = column1)
         AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.event_id = column1)
         AND EXISTS (SELECT 1 FROM webhooks WHERE webhooks.id = column3)
     ON CONFLICT (event_id) DO NOTHING",
 );
 
-pub(super) fn bind_owed<'q>(query: Query<'q>, owed: &'q Owed) -> Query<'q> {
-    query
-        .bind(owed.event_id)
-        .bind(owed.account_id)
-        .bind(owed.webhook_id)
-        .bind(owed.shard)
-        .bind(owed.due_at)
-        .bind(owed.expires_at)
-}
+/// These have rows now.
+pub(super) static QUEUED: Rows<1> = Rows::new("UPDATE OR FAIL events SET owed_until = NULL WHERE id IN", "");
 
 #[cfg(test)]
 mod tests {

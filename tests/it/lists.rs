@@ -82,7 +82,7 @@ impl Stage {
         let (from, to) = (self.seen, self.seen + 1);
         self.seen = to;
         let watermark = Some(Watermark { source: "here".to_owned(), from, to, catalog_version });
-        self.store.record(&Step { fired, watermark, ..Step::default() }, self.now()).await.unwrap()
+        self.store.record(Step { fired, watermark, ..Step::default() }, self.now()).await.unwrap().1
     }
 
     /// Steps whose events lie between each other's, of both webhooks in turn, more of them than one event lists, for longer
@@ -122,7 +122,7 @@ impl Stage {
         let lease = *leases.iter().find(|lease| lease.shard == shard).unwrap();
         let over = Standing::Over { ended: Ended::Success, reason: None };
         let outcomes = ids.iter().map(|id| settled(lease, *id, self.account_id, self.webhook(webhook), over.clone()));
-        self.store.settle(FIRST, &leases, &outcomes.collect::<Vec<_>>(), self.now()).await.unwrap();
+        self.store.settle(FIRST, &leases, &outcomes.collect::<Vec<_>>().into(), self.now()).await.unwrap();
     }
 
     fn change(&self, number: u128) -> Change {
@@ -223,7 +223,7 @@ on_both!({
             catalog_version: stage.store.catalog_version().await.unwrap(),
         });
         let step = Step { fired: again, watermark, ..Step::default() };
-        assert_eq!(stage.store.record(&step, now).await.unwrap(), wanted);
+        assert_eq!(stage.store.record(step, now).await.unwrap().1, wanted);
         let mut listed = stage.page(0, &Filter::default(), 10, 0).await;
         listed.reverse();
         assert_eq!(listed[2..], wanted);

@@ -68,7 +68,7 @@ impl Stage {
         let fired = self.event_at(number, moment);
         let id = fired.event.id;
         let step = self.step(vec![fired]).await;
-        assert_eq!(self.bench.store.record(&step, moment).await.unwrap(), [id]);
+        assert_eq!(self.bench.store.record(step, moment).await.unwrap().1, [id]);
         self.seen += 1;
         id
     }
@@ -83,7 +83,7 @@ impl Stage {
 
     async fn settle(&self, id: EventId, standing: Standing) -> Result<(), StoreError> {
         let outcome = self.outcome(self.lease, id, standing);
-        self.bench.store.settle(FIRST, &[self.lease], &[outcome], self.now()).await
+        self.bench.store.settle(FIRST, &[self.lease], &vec![outcome].into(), self.now()).await
     }
 
     /// What a node reads of the queue, as its dispatcher would.
@@ -131,7 +131,7 @@ impl Stage {
             sqlx::query(second).execute(&mut *tx).await.unwrap();
             tx.commit().await.unwrap();
         };
-        let outcomes = [Settled { life, ..self.outcome(self.lease, id, over()) }];
+        let outcomes = vec![Settled { life, ..self.outcome(self.lease, id, over()) }].into();
         let leases = [self.lease];
         let settling = self.bench.store.settle(FIRST, &leases, &outcomes, self.now());
         let (settled, ()) = tokio::join!(settling, goes_on);
@@ -191,7 +191,7 @@ async fn what_takes_longer_has_one_as_soon_as_somebody_looks() {
         let due_at = stage.now();
         let standings = [(first, over()), (second, again(due_at)), (third, again(due_at))];
         let outcomes = standings.map(|(id, standing)| stage.outcome(stage.lease, id, standing));
-        stage.bench.store.settle(FIRST, &[stage.lease], &outcomes, due_at).await.unwrap();
+        stage.bench.store.settle(FIRST, &[stage.lease], &outcomes.to_vec().into(), due_at).await.unwrap();
         assert_eq!(stage.written().await, (2, 3));
         let retries = stage.due(&stage.bench.store, Lane::Retry).await;
         assert_eq!((ids(&retries), retries[0].attempt), (vec![second, third], 1));
@@ -213,7 +213,7 @@ async fn what_a_dead_node_remembered_is_found_by_the_next_owner() {
         let late = stage.settle(left, over()).await;
         assert!(matches!(late, Err(StoreError::LeaseLost)), "{late:?}");
         let outcome = stage.outcome(lease, left, over());
-        stage.other.settle(SECOND, &[lease], &[outcome], stage.now()).await.unwrap();
+        stage.other.settle(SECOND, &[lease], &vec![outcome].into(), stage.now()).await.unwrap();
         assert_eq!(stage.due(&stage.bench.store, Lane::First).await, []);
         assert_eq!(stage.written().await, (0, 2));
         // Nor does it put off any more what it records for a shard of another's.
@@ -255,7 +255,7 @@ async fn a_webhook_that_another_node_deletes_is_owed_nothing() {
         stage.execute("DELETE FROM queue").await;
         stage.execute("UPDATE facts SET value = value::int + 1 WHERE name = 'catalog_version'").await;
         let outcomes = [under_way, remembered].map(|id| stage.outcome(stage.lease, id, over()));
-        stage.bench.store.settle(FIRST, &[stage.lease], &outcomes, stage.now()).await.unwrap();
+        stage.bench.store.settle(FIRST, &[stage.lease], &outcomes.to_vec().into(), stage.now()).await.unwrap();
         assert_eq!(stage.written().await, (0, 0));
         assert_eq!(ids(&stage.due(&stage.bench.store, Lane::First).await), []);
         stage.second_takes_over().await;
@@ -410,7 +410,7 @@ async fn a_step_nobody_heard_of_is_found_once_the_watermark_is_known() {
         sqlx::query("SELECT 1 FROM webhooks FOR UPDATE").execute(&mut *lock).await.unwrap();
         {
             let (store, now) = (stage.bench.store.clone(), stage.now());
-            let mut recording = Box::pin(store.record(&step, now));
+            let mut recording = Box::pin(store.record(step, now));
             tokio::select! {
                 outcome = &mut recording => panic!("it waits for the lock: {outcome:?}"),
                 () = until_somebody_waits(&mut stage.watch) => {}
@@ -441,7 +441,7 @@ async fn an_outcome_nobody_heard_of_leaves_no_row() {
         let before = stage.record(1).await;
         stage.settle(before, over()).await.unwrap();
         let id = stage.record(2).await;
-        let outcomes = [stage.outcome(stage.lease, id, over())];
+        let outcomes = vec![stage.outcome(stage.lease, id, over())].into();
         let mut somebody = PgConnection::connect(&stage.bench.database.url).await.unwrap();
         let mut lock = somebody.begin().await.unwrap();
         sqlx::query("SELECT 1 FROM shards FOR UPDATE").execute(&mut *lock).await.unwrap();
@@ -529,7 +529,7 @@ async fn a_look_writes_rows_in_bites() {
         let ids: Vec<_> = fired.iter().map(|fired| fired.event.id).collect();
         let (first, last) = (ids[0], ids[ids.len() - 1]);
         let step = stage.step(fired).await;
-        stage.bench.store.record(&step, stage.now()).await.unwrap();
+        stage.bench.store.record(step, stage.now()).await.unwrap();
         // Somebody is about to write the row that would be written last.
         let mut somebody = PgConnection::connect(&stage.bench.database.url).await.unwrap();
         let mut writing = somebody.begin().await.unwrap();
@@ -570,7 +570,7 @@ async fn a_look_leaves_what_is_young_and_a_read_what_is_for_others() {
         fired.event.inserted_at = now + Duration::from_secs(5);
         let young = fired.event.id;
         let step = stage.step(vec![fired]).await;
-        stage.bench.store.record(&step, now).await.unwrap();
+        stage.bench.store.record(step, now).await.unwrap();
         let look = Look { young_since: Some(now + Duration::from_secs(1)), ..Look::default() };
         let found: Vec<_> = stage.bench.store.waiting(&look).await.unwrap().iter().map(|lane| lane.event_id).collect();
         assert_eq!((found, stage.written().await), (vec![old], (1, 0)));
@@ -655,8 +655,8 @@ async fn a_step_that_outlasts_its_lease_has_rows() {
             stage.second_takes_over().await;
             lock.commit().await.unwrap();
         };
-        let (owed, ()) = tokio::join!(store.record(&step, now), takeover);
-        assert_eq!(owed.unwrap(), [id]);
+        let (owed, ()) = tokio::join!(store.record(step, now), takeover);
+        assert_eq!(owed.unwrap().1, [id]);
         assert_eq!(stage.written().await, (1, 0));
         assert_eq!(ids(&stage.due(&stage.other, Lane::First).await), [id]);
         stage.close().await;

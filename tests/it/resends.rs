@@ -175,7 +175,7 @@ on_both!({
         };
         app.advance(Duration::from_secs(1));
         let step = Step { fired: (0..2_500).map(shadow).collect(), ..Step::default() };
-        app.store.record(&step, app.now()).await.unwrap();
+        app.store.record(step, app.now()).await.unwrap();
         app.advance(Duration::from_secs(1));
         hook.send_test().await;
         app.drain().await;

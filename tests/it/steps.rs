@@ -1,5 +1,6 @@
 //! What a step records, what is read of the queue and what becomes of attempts, whoever else is at it at the same time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pulsehook::domain::access::{Origin, Who};
@@ -97,7 +98,7 @@ impl Bench {
     async fn owe(&self, count: u128) -> (WebhookId, Timestamp) {
         let fired: Vec<_> = (1..=count).map(|number| self.event(number, &format!("rise:{number}"))).collect();
         let (webhook_id, now) = (fired[0].event.webhook_id, fired[0].event.inserted_at);
-        assert_eq!(self.store.record(&Step { fired, ..Step::default() }, now).await.unwrap().len() as u128, count);
+        assert_eq!(self.store.record(Step { fired, ..Step::default() }, now).await.unwrap().1.len() as u128, count);
         (webhook_id, now)
     }
 
@@ -131,15 +132,15 @@ on_both!({
             watermark: Some(Watermark { source: "here".to_owned(), from: 3, to, catalog_version }),
             ..Step::default()
         };
-        assert_eq!(bench.store.record(&step(1, "7:4-9", 9), now).await.unwrap().len(), 1);
+        assert_eq!(bench.store.record(step(1, "7:4-9", 9), now).await.unwrap().1.len(), 1);
         // It had seen one hit less, so its moment has another name.
-        let refused = bench.store.record(&step(2, "7:4-8", 8), now).await;
+        let refused = bench.store.record(step(2, "7:4-8", 8), now).await;
         assert!(matches!(refused, Err(StoreError::Overtaken)), "{refused:?}");
         assert_eq!(bench.store.operator_depth().await.unwrap().deliveries, 1);
         assert_eq!(bench.store.operator_watermark("here", 0).await.unwrap(), 9);
         // Nor does it move for one that looked with a configuration that is not the one any more.
         let watermark = Watermark { source: "here".to_owned(), from: 9, to: 12, catalog_version: catalog_version - 1 };
-        let refused = bench.store.record(&Step { watermark: Some(watermark), ..Step::default() }, now).await;
+        let refused = bench.store.record(Step { watermark: Some(watermark), ..Step::default() }, now).await;
         assert!(matches!(refused, Err(StoreError::Overtaken)), "{refused:?}");
         bench.store.close().await;
     }
@@ -160,20 +161,20 @@ on_both!({
         let mut shadow = bench.event(2, "7:4-5");
         shadow.shadow = true;
         let usual = step(vec![bench.event(1, "7:1-3"), shadow], 0, 5);
-        assert_eq!(bench.store.record(&usual, now).await.unwrap(), [id(1)]);
+        assert_eq!(bench.store.record(usual, now).await.unwrap().1, [id(1)]);
         let repeated = step(vec![bench.event(3, "7:1-3"), bench.event(4, "7:6-7")], 5, 7);
-        assert_eq!(bench.store.record(&repeated, now).await.unwrap(), [id(4)]);
+        assert_eq!(bench.store.record(repeated, now).await.unwrap().1, [id(4)]);
         let mut edited = bench.event(5, "7:8-9");
         edited.trigger_version = Some(0);
         let beside_edited = beside(vec![edited, bench.event(6, "7:8-10")], 7, 10);
-        assert_eq!(bench.store.record(&beside_edited, now).await.unwrap(), [id(6)]);
+        assert_eq!(bench.store.record(beside_edited, now).await.unwrap().1, [id(6)]);
         let mut deleted = bench.event(7, "7:11-12");
         deleted.event.webhook_id = WebhookId(Uuid::from_u128(9));
         let beside_deleted = beside(vec![deleted, bench.event(8, "7:11-13")], 10, 13);
-        assert_eq!(bench.store.record(&beside_deleted, now).await.unwrap(), [id(8)]);
+        assert_eq!(bench.store.record(beside_deleted, now).await.unwrap().1, [id(8)]);
         let from = if sqlite { 7 } else { 13 };
         let without_trigger = step(vec![Fired { trigger_version: None, ..bench.event(9, "7:14-15") }], from, 15);
-        assert_eq!(bench.store.record(&without_trigger, now).await.unwrap(), [id(9)]);
+        assert_eq!(bench.store.record(without_trigger, now).await.unwrap().1, [id(9)]);
         assert_eq!(bench.store.operator_watermark("here", 0).await.unwrap(), 15);
         assert_eq!(bench.store.operator_depth().await.unwrap().deliveries, 5);
         bench.store.close().await;
@@ -196,7 +197,7 @@ on_both!({
                 let watermark =
                     Watermark { source: "here".to_owned(), from: 3, to: 9, catalog_version: *catalog_version };
                 let step = Step { watermark: Some(watermark), ..Step::default() };
-                let refused = app.store.record(&step, app.now()).await;
+                let refused = app.store.record(step, app.now()).await;
                 assert!(matches!(refused, Err(StoreError::Overtaken)), "{what}: {refused:?}");
             }
             seen.push(catalog_version);
@@ -237,14 +238,14 @@ on_both!({
         let now = bench.site.inserted_at;
         let step = |fired| Step { fired, ..Step::default() };
         let first = step(vec![bench.event(1, "rise:1")]);
-        assert_eq!(bench.store.record(&first, now).await.unwrap(), [EventId(Uuid::from_u128(1))]);
+        assert_eq!(bench.store.record(first, now).await.unwrap().1, [EventId(Uuid::from_u128(1))]);
         let again = step(vec![bench.event(2, "rise:1")]);
-        assert_eq!(bench.store.record(&again, now).await.unwrap(), []);
+        assert_eq!(bench.store.record(again, now).await.unwrap().1, []);
         // What is new beside it is owed, what is new and only looked at is not.
         let mut shadow = bench.event(5, "rise:3");
         shadow.shadow = true;
         let mixed = step(vec![bench.event(3, "rise:1"), bench.event(4, "rise:2"), shadow]);
-        assert_eq!(bench.store.record(&mixed, now).await.unwrap(), [EventId(Uuid::from_u128(4))]);
+        assert_eq!(bench.store.record(mixed, now).await.unwrap().1, [EventId(Uuid::from_u128(4))]);
         assert_eq!(bench.store.operator_depth().await.unwrap().deliveries, 2);
         bench.store.close().await;
     }
@@ -265,12 +266,12 @@ on_both!({
         let moved =
             StateChange { trigger_id, account_id: bench.account_id, fired_before: 0, fired: 7, state: "{}".to_owned() };
         let other = Step { states: vec![moved], ..Step::default() };
-        bench.store.record(&other, now).await.unwrap();
+        bench.store.record(other, now).await.unwrap();
         bench.store.operator_watermark("here", 0).await.unwrap();
         let catalog_version = bench.store.catalog_version().await.unwrap();
         let watermark = Some(Watermark { source: "here".to_owned(), from: 0, to: 99, catalog_version });
         let step = Step { fired: vec![fired], watermark, ..Step::default() };
-        let refused = bench.store.record(&step, now).await;
+        let refused = bench.store.record(step, now).await;
         assert!(matches!(refused, Err(StoreError::Overtaken)), "{refused:?}");
         assert_eq!(bench.store.operator_depth().await.unwrap().deliveries, 0);
         assert_eq!(bench.store.operator_watermark("here", 0).await.unwrap(), 0);
@@ -282,8 +283,8 @@ on_both!({
         let now = bench.site.inserted_at;
         let mut stale = bench.event(1, "rise:1");
         stale.trigger_version = Some(0);
-        let owed = bench.store.record(&Step { fired: vec![stale], ..Step::default() }, now).await.unwrap();
-        assert_eq!(owed, []);
+        let owed = bench.store.record(Step { fired: vec![stale], ..Step::default() }, now).await.unwrap();
+        assert_eq!(owed.1, []);
         let database = bench.database;
         bench.store.close().await;
         let app = TestApp::start(database).await;
@@ -292,7 +293,7 @@ on_both!({
         let database = app.stop().await;
         let bench = Bench { store: Store::open(&database.url).await.unwrap(), database, ..bench };
         let step = Step { fired: vec![bench.event(2, "rise:2")], ..Step::default() };
-        assert_eq!(bench.store.record(&step, now).await.unwrap(), []);
+        assert_eq!(bench.store.record(step, now).await.unwrap().1, []);
         bench.store.close().await;
     }
 
@@ -302,17 +303,17 @@ on_both!({
         let now = bench.site.inserted_at;
         let fired = bench.event(1, "rise:1");
         let webhook_id = fired.event.webhook_id;
-        bench.store.record(&Step { fired: vec![fired], ..Step::default() }, now).await.unwrap();
+        bench.store.record(Step { fired: vec![fired], ..Step::default() }, now).await.unwrap();
         // The node pauses; another takes over.
         bench.store.release_shards(FIRST).await.unwrap();
         let newer = bench.mine(&bench.claim(SECOND).await);
         assert!(newer.epoch > lease.epoch);
         let over = Standing::Over { ended: Ended::Success, reason: None };
-        let late = [settled(lease, EventId(Uuid::from_u128(1)), bench.account_id, webhook_id, over.clone())];
-        let refused = bench.store.settle(FIRST, &[lease], &late, now).await;
+        let late = vec![settled(lease, EventId(Uuid::from_u128(1)), bench.account_id, webhook_id, over.clone())];
+        let refused = bench.store.settle(FIRST, &[lease], &late.into(), now).await;
         assert!(matches!(refused, Err(StoreError::LeaseLost)), "{refused:?}");
         assert_eq!(bench.store.operator_depth().await.unwrap().deliveries, 1);
-        let on_time = [settled(newer, EventId(Uuid::from_u128(1)), bench.account_id, webhook_id, over)];
+        let on_time = vec![settled(newer, EventId(Uuid::from_u128(1)), bench.account_id, webhook_id, over)].into();
         bench.store.settle(SECOND, &[newer], &on_time, now).await.unwrap();
         assert_eq!(bench.store.operator_depth().await.unwrap().deliveries, 0);
         assert_eq!(bench.store.recorded_attempts(&on_time).await.unwrap(), [(EventId(Uuid::from_u128(1)), 1)]);
@@ -329,7 +330,7 @@ on_both!({
             let standing = Standing::Again { attempt: 1, other_attempts: 0, due_at: after(secs) };
             settled(lease, EventId(Uuid::from_u128(number)), bench.account_id, webhook_id, standing)
         };
-        let outcomes = [again(1, 30), again(2, 20), again(3, 10)];
+        let outcomes = vec![again(1, 30), again(2, 20), again(3, 10)].into();
         bench.store.settle(FIRST, &[lease], &outcomes, now).await.unwrap();
 
         let rest = |lane, after| Rest { shard: lease.shard, account_id: bench.account_id, webhook_id, lane, after };
@@ -385,7 +386,7 @@ on_both!({
                 settled.attempt.number = number;
                 settled
             });
-            let outcomes: Vec<_> = outcomes.collect();
+            let outcomes = Arc::new(outcomes.collect());
             bench.store.settle(FIRST, &[lease], &outcomes, now).await.unwrap();
             let recorded = bench.store.recorded_attempts(&outcomes).await.unwrap();
             recorded.into_iter().map(|(event_id, number)| (event_id.0.as_u128(), number)).collect::<Vec<_>>()
@@ -420,7 +421,7 @@ on_both!({
         let back = Step { fired: back.collect(), ..Step::default() };
         // Whoever is refused because of the other decides again.
         let insist = async |store: &Store, step: &Step| loop {
-            if let Ok(owed) = store.record(step, now).await {
+            if let Ok((_, owed)) = store.record(step.clone(), now).await {
                 break owed.len();
             }
         };
@@ -446,7 +447,7 @@ on_both!({
         };
         let fired: Vec<_> = (1..=2_000).map(fired).collect();
         let (webhook_id, now) = (fired[0].event.webhook_id, fired[0].event.inserted_at);
-        assert_eq!(bench.store.record(&Step { fired, ..Step::default() }, now).await.unwrap().len(), 2_000);
+        assert_eq!(bench.store.record(Step { fired, ..Step::default() }, now).await.unwrap().1.len(), 2_000);
 
         let read = async |lane| {
             let (shard, account_id) = (lease.shard, bench.account_id);
@@ -465,7 +466,7 @@ on_both!({
             };
             settled(lease, due.event_id, bench.account_id, webhook_id, standing)
         });
-        let outcomes: Vec<_> = outcomes.collect();
+        let outcomes = Arc::new(outcomes.collect());
         bench.store.settle(FIRST, &[lease], &outcomes, now).await.unwrap();
         assert_eq!(bench.store.recorded_attempts(&outcomes).await.unwrap().len(), 2_000);
         assert_eq!(read(Lane::First).await, []);
@@ -569,8 +570,8 @@ async fn nothing_is_owed_after(statements: &[&'static str]) {
         until_somebody_waits(&mut watch).await;
         tx.commit().await.unwrap();
     };
-    let (owed, ()) = tokio::join!(bench.store.record(&step, now), release);
-    assert_eq!(owed.unwrap(), []);
+    let (owed, ()) = tokio::join!(bench.store.record(step, now), release);
+    assert_eq!(owed.unwrap().1, []);
     assert_eq!(bench.store.operator_watermark("here", 0).await.unwrap(), 9);
     assert_eq!(bench.store.operator_depth().await.unwrap().deliveries, 0);
     let recorded: i64 = sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(&mut watch).await.unwrap();
@@ -601,7 +602,7 @@ async fn steps_and_outcomes_go_on_while_days_are_dropped() {
             for number in 0..100 {
                 let fired = vec![bench.event(newest + number, &format!("rise:{number}"))];
                 let (event_id, webhook_id) = (fired[0].event.id, fired[0].event.webhook_id);
-                assert_eq!(bench.store.record(&Step { fired, ..Step::default() }, now).await.unwrap(), [event_id]);
+                assert_eq!(bench.store.record(Step { fired, ..Step::default() }, now).await.unwrap().1, [event_id]);
                 let rest = Rest {
                     shard: lease.shard,
                     account_id: bench.account_id,
@@ -612,7 +613,7 @@ async fn steps_and_outcomes_go_on_while_days_are_dropped() {
                 let due = bench.store.due(&Wanted { lanes: vec![rest], limit: 8 }, now).await.unwrap();
                 assert_eq!(due.len(), 1);
                 let over = Standing::Over { ended: Ended::Success, reason: None };
-                let outcome = [settled(lease, event_id, bench.account_id, webhook_id, over)];
+                let outcome = vec![settled(lease, event_id, bench.account_id, webhook_id, over)].into();
                 bench.store.settle(FIRST, &[lease], &outcome, now).await.unwrap();
             }
         };

@@ -49,7 +49,7 @@ async fn record_at(app: &TestApp, webhook: &Value, moment: Timestamp) -> EventId
     };
     let event = Event::new(id, &addressee, format!("test:{id}"), Data::test(), moment);
     let fired = Fired { event, shard: shard_of(site_id), trigger_version: None, state: None, shadow: false };
-    app.store.record(&Step { fired: vec![fired], ..Step::default() }, moment).await.unwrap();
+    app.store.record(Step { fired: vec![fired], ..Step::default() }, moment).await.unwrap();
     id
 }
 

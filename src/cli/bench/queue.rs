@@ -34,7 +34,7 @@ pub async fn fill(world: &World, database: &Database, hooks: &[Hook], count: usi
         let wanted = numbers.len();
         let fired = numbers.map(|number| owed(world, &hooks[number % hooks.len()])).collect();
         // The one call that knows how the product records events.
-        let recorded = store.record(&Step { fired, ..Step::default() }, world.clock.now()).await?.len();
+        let recorded = store.record(Step { fired, ..Step::default() }, world.clock.now()).await?.1.len();
         anyhow::ensure!(recorded == wanted, "{recorded} of {wanted} events were recorded");
         if first > 0 && first.is_multiple_of(100 * BATCH) {
             world.progress(&format!("  {first} of {count} deliveries are in the queue"));

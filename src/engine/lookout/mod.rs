@@ -140,8 +140,8 @@ impl Lookout {
             }
         }
         if !step.is_empty() {
-            let owed = self.store.record(&step, now).await?;
-            self.firing.announce(step.fired, owed).await;
+            let (fired, owed) = self.store.record(step, now).await?;
+            self.firing.announce(fired, owed).await;
             known.kept.extend(changed);
         }
         Ok(())

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::super::outbox::{Fired, Step};
 use super::super::outcomes::{Life, Settled, Standing};
+use super::super::rows::MOST_ROWS;
 use super::super::shards::Lease;
 use super::super::stage::{NODE, NOW, Stage, fired, id, open, over, sqlite};
 use super::super::waiting::Look;
@@ -23,13 +24,13 @@ fn pools(stage: &Stage) -> &SqlitePools {
     pools
 }
 
-/// The short way or none.
+/// The usual way or none.
 async fn record(stage: &Stage, step: &Step) -> Option<Vec<EventId>> {
-    step::record(pools(stage), step).await.unwrap()
+    step::record(pools(stage), &Arc::new(step.clone())).await.unwrap()
 }
 
 async fn settle(stage: &Stage, lease: Lease, settled: &[Settled]) -> bool {
-    outcomes::settle(pools(stage), NODE, &[lease], settled, NOW).await.unwrap()
+    outcomes::settle(pools(stage), NODE, &[lease], &Arc::new(settled.to_vec()), NOW).await.unwrap()
 }
 
 /// Everything there is, as text, and how much is owed.
@@ -53,7 +54,7 @@ fn of(webhook_id: WebhookId, mut fired: Fired) -> Fired {
     fired
 }
 
-/// Events of every kind, in two steps, and outcomes of some; the short way or the long one.
+/// Events of every kind, in two steps, and outcomes of some; the usual way or the long one.
 async fn a_life(goes_at_once: bool) -> (Vec<Option<Vec<EventId>>>, Vec<(Vec<String>, i64)>) {
     let stage = Stage::new().await;
     sqlx::query(
@@ -86,7 +87,7 @@ async fn a_life(goes_at_once: bool) -> (Vec<Option<Vec<EventId>>>, Vec<(Vec<Stri
             let look = Look { young_since: Some(NOW + SECOND), ..Look::default() };
             stage.store.waiting(&look).await.unwrap();
             let answer = Settled { webhook_id: OTHER, ..stage.outcome(other, 1, over()) };
-            stage.store.settle(NODE, &[stage.lease()], &[answer], NOW).await.unwrap();
+            stage.store.settle(NODE, &[stage.lease()], &vec![answer].into(), NOW).await.unwrap();
         }
     }
     // One was given a row, two had theirs from the beginning, and one has none.
@@ -127,7 +128,7 @@ async fn what_does_not_hold_leaves_nothing_and_nobody_waiting() {
     let before = dump(&stage).await;
     let refused = async |step: Step| {
         assert_eq!(record(&stage, &step).await, None);
-        assert!(matches!(stage.store.record(&step, NOW).await, Err(StoreError::Overtaken)));
+        assert!(matches!(stage.store.record(step, NOW).await, Err(StoreError::Overtaken)));
         assert_eq!(dump(&stage).await, before);
         // Nobody has the file to himself.
         open(&stage.folder).await.begin().await.unwrap();
@@ -147,7 +148,7 @@ async fn what_does_not_hold_leaves_nothing_and_nobody_waiting() {
     let lost = Lease { epoch: stage.lease().epoch + 1, ..stage.lease() };
     let outcome = Settled { lease: lost, ..stage.outcome(id(NOW, 1), 1, over()) };
     assert!(!settle(&stage, lost, std::slice::from_ref(&outcome)).await);
-    let outcome = stage.store.settle(NODE, &[lost], &[outcome], NOW).await;
+    let outcome = stage.store.settle(NODE, &[lost], &vec![outcome].into(), NOW).await;
     assert!(matches!(outcome, Err(StoreError::LeaseLost)));
     assert_eq!(dump(&stage).await, before);
     let nobody = stage.outcome(id(NOW, 9), 1, over());
@@ -169,42 +170,38 @@ async fn a_moment_that_is_recorded_already_is_passed_over_the_long_way() {
     let step = stage.step(vec![moment(2), fired(id(NOW, 3))]).await;
     assert_eq!(record(&stage, &step).await, None);
     assert_eq!(stage.depth().await, 1, "nothing is remembered of it");
-    assert_eq!(stage.store.record(&step, NOW).await.unwrap(), [id(NOW, 3)]);
+    assert_eq!(stage.store.record(step, NOW).await.unwrap().1, [id(NOW, 3)]);
     assert_eq!((stage.depth().await, stage.count("SELECT count(*) FROM events").await), (2, 2));
 }
 
 #[tokio::test]
-async fn what_is_large_or_more_than_usual_goes_the_long_way() {
+async fn what_is_more_than_usual_goes_the_long_way() {
     let stage = Stage::new().await;
-    let most = MOST as u128;
-    let events =
-        |from: u128, count: u128| (from..from + count).map(|number| fired(id(NOW, number))).collect::<Vec<_>>();
-    assert_eq!(record(&stage, &stage.step(events(0, most)).await).await.unwrap().len(), MOST);
-    let large = stage.step(events(most, most + 1)).await;
-    assert_eq!(record(&stage, &large).await, None);
-    assert_eq!(stage.store.record(&large, NOW).await.unwrap().len(), MOST + 1);
-    let outcomes: Vec<_> = (0..=most).map(|number| stage.outcome(id(NOW, number), 1, over())).collect();
-    assert!(!settle(&stage, stage.lease(), &outcomes).await);
-    assert!(settle(&stage, stage.lease(), &outcomes[..MOST]).await);
-    let gone = Settled { life: Life::Disable { reason: "gone".to_owned() }, ..outcomes[MOST].clone() };
+    // More rows than a statement takes.
+    let many = MOST_ROWS as u128 + 2;
+    let step = stage.step((0..many).map(|number| fired(id(NOW, number))).collect()).await;
+    assert_eq!(record(&stage, &step).await.unwrap().len() as u128, many);
+    let outcomes: Vec<_> = (0..many).map(|number| stage.outcome(id(NOW, number), 1, over())).collect();
+    let (usual, gone) = outcomes.split_at(MOST_ROWS + 1);
+    assert!(settle(&stage, stage.lease(), usual).await);
+    assert_eq!((stage.depth().await, stage.count("SELECT count(*) FROM attempts").await), (1, MOST_ROWS as i64 + 1));
+    let gone = Settled { life: Life::Disable { reason: "gone".to_owned() }, ..gone[0].clone() };
     assert!(!settle(&stage, stage.lease(), &[gone]).await, "what else is owed to it is given up");
-    let goes_on = Standing::Again { attempt: 1, other_attempts: 0, due_at: NOW };
-    let goes_on = stage.outcome(id(NOW, most), 1, goes_on);
-    assert!(!settle(&stage, stage.lease(), &[goes_on]).await, "it has no row");
-    assert_eq!((stage.depth().await, stage.rows().await), (MOST as i64 + 1, 0));
+    let empty = stage.step(Vec::new()).await;
+    assert_eq!(record(&stage, &empty).await, None);
+    assert_eq!(stage.store.record(empty, NOW).await.unwrap().1, []);
 }
 
-/// While somebody else has the file, and before anything of it happened or all of it.
 #[tokio::test]
-async fn a_trip_nobody_waits_for_any_more_keeps_nobody_waiting() {
+async fn what_nobody_waits_for_any_more_happens_all_the_same_and_keeps_nobody_waiting() {
     let stage = Stage::new().await;
     let file = stage.folder.path().join("test.db");
     let mut somebody = SqliteConnectOptions::new().filename(file).connect().await.unwrap();
     sqlx::query("BEGIN IMMEDIATE").execute(&mut somebody).await.unwrap();
     let step = stage.step(vec![fired(id(NOW, 1))]).await;
     {
-        let mut recording = pin!(stage.store.record(&step, NOW));
-        // It is asked for, and waits.
+        let mut recording = pin!(stage.store.record(step.clone(), NOW));
+        // It has its turn, and waits for the file.
         assert!(futures_util::poll!(&mut recording).is_pending());
         while sqlite(&stage.store).num_idle() > 0 {
             assert!(futures_util::poll!(&mut recording).is_pending());
@@ -212,31 +209,33 @@ async fn a_trip_nobody_waits_for_any_more_keeps_nobody_waiting() {
         }
     }
     sqlx::query("COMMIT").execute(&mut somebody).await.unwrap();
-    let other = open(&stage.folder).await;
-    other.begin().await.unwrap().commit().await.unwrap();
-    // Whatever came of it, it is all or nothing, and the next goes on from there.
-    let recorded = stage.count("SELECT count(*) FROM events").await;
-    assert_eq!(stage.store.operator_watermark_of("here").await.unwrap(), Some(recorded));
-    let outcome = stage.store.record(&step, NOW).await;
-    assert_eq!(outcome.is_ok(), recorded == 0, "{outcome:?}");
+    // Who writes next comes after it.
+    stage.store.begin().await.unwrap().commit().await.unwrap();
     assert_eq!(stage.count("SELECT count(*) FROM events").await, 1);
+    assert_eq!(stage.store.operator_watermark_of("here").await.unwrap(), Some(1));
+    assert_eq!(stage.depth().await, 1);
+    assert!(matches!(stage.store.record(step, NOW).await, Err(StoreError::Overtaken)));
+}
+
+/// The file does not become longer than so many pages.
+async fn limit(stage: &Stage, pages: i64) {
+    let limit = move |connection: &mut Connection| connection.pragma_update(None, "max_page_count", pages);
+    pools(stage).hot.on(limit).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_full_disk_leaves_nothing_and_the_next_goes_well() {
     let stage = Stage::new().await;
-    // As long as the connection lives.
     let pages = stage.count("PRAGMA page_count").await;
-    let limit = format!("PRAGMA max_page_count = {pages}");
-    sqlx::query(AssertSqlSafe(limit)).execute(sqlite(&stage.store)).await.unwrap();
+    limit(&stage, pages).await;
     let mut large = fired(id(NOW, 1));
     large.event.payload = vec![b'x'; 1_000_000];
     let step = stage.step(vec![large]).await;
     let before = dump(&stage).await;
-    let full = stage.store.record(&step, NOW).await;
+    let full = stage.store.record(step.clone(), NOW).await;
     assert!(matches!(full, Err(StoreError::Unavailable(_))), "{full:?}");
     assert_eq!(dump(&stage).await.0, before.0);
-    sqlx::query("PRAGMA max_page_count = 100000").execute(sqlite(&stage.store)).await.unwrap();
-    assert_eq!(stage.store.record(&step, NOW).await.unwrap(), [id(NOW, 1)]);
+    limit(&stage, 100_000).await;
+    assert_eq!(stage.store.record(step, NOW).await.unwrap().1, [id(NOW, 1)]);
     assert_eq!(stage.count("SELECT count(*) FROM events").await, 1);
 }
