@@ -53,6 +53,7 @@ pub struct Position {
 }
 
 impl Wanted {
+    /// A row of [`DUE_POSTGRES`].
     fn due(&self, row: DueRow) -> Result<Due> {
         let (position, event_id, attempt, other_attempts, due_at, expires_at, event_type, format, payload) = row;
         let lane = usize::try_from(position).ok().and_then(|position| self.lanes.get(position));
@@ -148,8 +149,8 @@ pub struct Due {
     pub payload: Bytes,
 }
 
-/// What is read of a delivery, by position: at tens of thousands a second a look-up by name shows, and so does every value
-/// that is known before. The first says which of the wanted lanes it is of, counted from 0.
+/// What is read of a delivery on PostgreSQL, by position: at tens of thousands a second a look-up by name shows, and so does
+/// every value that is known before. The first says which of the wanted lanes it is of, counted from 0.
 type DueRow = (i64, EventId, i32, i32, Timestamp, Option<Timestamp>, String, Format, Vec<u8>);
 
 /// How much is owed, for the metrics.

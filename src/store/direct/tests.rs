@@ -72,8 +72,8 @@ async fn a_life(goes_at_once: bool) -> (Vec<Option<Vec<EventId>>>, Vec<(Vec<Stri
         brief.event.expires_at = Some(NOW + SECOND);
         brief
     }];
-    let later = [5, 6, 7].map(|number| id(NOW + 2 * SECOND, number));
-    let second = vec![fired(later[0]), of(OTHER, fired(later[1])), fired(later[2])];
+    let later = [5, 6, 7, 8].map(|number| id(NOW + 2 * SECOND, number));
+    let second = vec![fired(later[0]), of(OTHER, fired(later[1])), fired(later[2]), of(OTHER, fired(later[3]))];
     for (number, fired) in [first, second].into_iter().enumerate() {
         let step = stage.step(fired).await;
         owed.push(if goes_at_once {
@@ -90,7 +90,7 @@ async fn a_life(goes_at_once: bool) -> (Vec<Option<Vec<EventId>>>, Vec<(Vec<Stri
             stage.store.settle(NODE, &[stage.lease()], &vec![answer].into(), NOW).await.unwrap();
         }
     }
-    // One was given a row, two had theirs from the beginning, and one has none.
+    // One was given a row, two had theirs from the beginning, and two have none, of which one goes on.
     let until = NOW + SECOND;
     let fails = Settled {
         life: Life::Failing,
@@ -98,7 +98,9 @@ async fn a_life(goes_at_once: bool) -> (Vec<Option<Vec<EventId>>>, Vec<(Vec<Stri
         ..stage.outcome(later[0], 1, Standing::Again { attempt: 1, other_attempts: 2, due_at: until })
     };
     let gets_well = Settled { webhook_id: OTHER, life: Life::Healthy, ..stage.outcome(later[1], 1, over()) };
-    let outcomes = [stage.outcome(plain, 1, over()), fails, gets_well, stage.outcome(later[2], 1, over())];
+    let goes_on = Standing::Again { attempt: 0, other_attempts: 1, due_at: until };
+    let goes_on = Settled { webhook_id: OTHER, ..stage.outcome(later[3], 1, goes_on) };
+    let outcomes = [stage.outcome(plain, 1, over()), fails, gets_well, stage.outcome(later[2], 1, over()), goes_on];
     if goes_at_once {
         assert!(settle(&stage, stage.lease(), &outcomes).await);
     } else {
@@ -118,7 +120,7 @@ async fn either_way_leaves_the_same() {
     }
     let (rows, depth) = at_once.1.last().unwrap();
     let count = |table: &str| rows.iter().filter(|row| row.starts_with(table)).count();
-    assert_eq!((count("events"), count("queue"), count("attempts"), *depth), (7, 2, 5, 2));
+    assert_eq!((count("events"), count("queue"), count("attempts"), *depth), (8, 3, 6, 3));
 }
 
 #[tokio::test]
@@ -238,4 +240,32 @@ async fn a_full_disk_leaves_nothing_and_the_next_goes_well() {
     limit(&stage, 100_000).await;
     assert_eq!(stage.store.record(step, NOW).await.unwrap().1, [id(NOW, 1)]);
     assert_eq!(stage.count("SELECT count(*) FROM events").await, 1);
+}
+
+#[tokio::test]
+async fn a_panic_leaves_nothing_of_a_transaction_and_the_connection_to_others() {
+    let stage = Stage::new().await;
+    let pools = pools(&stage).clone();
+    let panics = tokio::spawn(async move {
+        let work = |transaction: &Transaction<'_>, _: &mut Taken| -> rusqlite::Result<Option<()>> {
+            transaction.execute("DELETE FROM webhooks", ())?;
+            panic!("as a mistake would")
+        };
+        in_turn(&pools, work).await
+    });
+    assert!(panics.await.unwrap_err().is_panic());
+    stage.record(vec![fired(id(NOW, 1))]).await;
+    stage.settle(id(NOW, 1), over()).await;
+    assert_eq!(stage.count("SELECT count(*) FROM webhooks").await, 1);
+}
+
+#[tokio::test]
+async fn who_comes_after_the_end_is_told() {
+    let stage = Stage::new().await;
+    let step = stage.step(vec![fired(id(NOW, 1))]).await;
+    stage.store.close().await;
+    let refused = stage.store.record(step, NOW).await;
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    let refused = pools(&stage).lanes.on(|_| Ok(())).await.unwrap_err();
+    assert_eq!(refused.to_string(), "the database is not available: it is closed");
 }
