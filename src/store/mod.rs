@@ -35,6 +35,7 @@ pub mod inbox;
 pub mod invitations;
 pub mod keys;
 mod lists;
+mod migrations;
 pub mod mirror;
 pub mod movements;
 pub mod notices;
@@ -72,12 +73,16 @@ const LOG_PAGES: u32 = 8_000;
 const POSTGRES_CONNECTIONS: u32 = 12;
 /// The engine's own: settling, recording and reading at the same time, and one to spare.
 const HOT_CONNECTIONS: u32 = 4;
-/// What keeps the planner to the indexes that the engine's statements were written for.
-const HOT_OPTIONS: [(&str, &str); 5] = [
+/// What keeps the planner to the indexes that the engine's statements were written for. Where a table is known to be empty, as
+/// the queue is after a quiet night, a look at all of it costs no more than a look-up; such a plan is kept while the table
+/// fills. So rows are looked up by what cannot be turned round: `= ANY (ARRAY[key])`, or a subquery with a limit.
+const HOT_OPTIONS: [(&str, &str); 6] = [
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
+    // No row is looked up twice by one statement.
+    ("enable_memoize", "off"),
     ("jit", "off"),
 ];
 /// A connection that was in use so lately is not asked whether it still stands: that would be one round trip more for
@@ -309,24 +314,6 @@ impl Store {
         };
         let rest = pool(POSTGRES_CONNECTIONS, options).await?;
         Ok(Self { db: Backend::Postgres(PostgresPools { hot, rest, put_off: Arc::default() }) })
-    }
-
-    /// Brings the schema up to date. Safe to run from several nodes at once.
-    pub async fn migrate(&self) -> Result<()> {
-        // A newer version may have been here: what it added is no business of ours, and it keeps what we need until no
-        // node of ours is left.
-        let outcome = match &self.db {
-            Backend::Sqlite(pools) => {
-                sqlx::migrate!("migrations/sqlite").set_ignore_missing(true).run(&pools.write).await
-            }
-            Backend::Postgres(pools) => {
-                sqlx::migrate!("migrations/postgres").set_ignore_missing(true).run(&pools.rest).await
-            }
-        };
-        outcome.map_err(|error| match error {
-            sqlx::migrate::MigrateError::Execute(error) => error.into(),
-            error => StoreError::Refused(format!("the database's schema is not one this version knows: {error}")),
-        })
     }
 
     /// Answers when the database does.

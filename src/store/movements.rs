@@ -42,7 +42,7 @@ pub struct Mark {
 /// of accounts, sites and shards, `$2` the first id of recent events, `$3` since when, `$4` until when, `$5` the last id of
 /// the page before. An event says itself when it is owed and not in the queue yet.
 macro_rules! movements_sql {
-    ($with:literal, $ours:literal, $recent:literal) => {
+    ($with:literal, $ours:literal, $recent:literal, $late:literal, $resent:literal) => {
         concat!(
             $with,
             " ours AS (",
@@ -55,14 +55,13 @@ macro_rules! movements_sql {
             ") AS recent
                 WHERE id >= $2
                 UNION
-                SELECT ours.account_id, ours.site_id, attempts.event_id
-                FROM ours
-                JOIN attempts ON attempts.webhook_id = ours.id AND attempts.late_at >= $3
+                SELECT ours.account_id, ours.site_id, late.event_id FROM ours ",
+            $late,
+            "
                 UNION
-                SELECT ours.account_id, ours.site_id, queue.event_id
-                FROM ours
-                JOIN queue ON queue.shard = ours.shard AND queue.webhook_id = ours.id AND queue.lane = 2
-                    AND queue.due_at >= $3 AND queue.due_at < $4
+                SELECT ours.account_id, ours.site_id, resent.event_id FROM ours ",
+            $resent,
+            "
             )
             SELECT account_id, site_id, id,
                 coalesce((SELECT max(number) FROM attempts WHERE attempts.event_id = moved.id), 0) AS attempts,
@@ -112,9 +111,12 @@ impl Store {
             FROM ours
             CROSS JOIN events ON events.webhook_id = ours.id AND events.id >= $2
                 AND (events.lists IS NULL OR length(events.lists) > 0)
-            CROSS JOIN places ON place * 16 <= coalesce(length(events.lists), 0)"
+            CROSS JOIN places ON place * 16 <= coalesce(length(events.lists), 0)",
+            "JOIN attempts AS late ON late.webhook_id = ours.id AND late.late_at >= $3",
+            "JOIN queue AS resent ON resent.shard = ours.shard AND resent.webhook_id = ours.id AND resent.lane = 2
+                AND resent.due_at >= $3 AND resent.due_at < $4"
         );
-        // Site by site, whatever the planner makes of a list whose length it does not know.
+        // Site by site, and webhook by webhook, whatever the planner makes of a list whose length it does not know.
         const POSTGRES: &str = movements_sql!(
             "WITH",
             "SELECT webhook.id, webhook.account_id, webhook.site_id,
@@ -133,12 +135,27 @@ impl Store {
                     ELSE CAST(encode(substr(lists, place * 16 - 15, 16), 'hex') AS UUID)
                 END AS id
             FROM (
-                SELECT ours.account_id, ours.site_id, events.id, events.lists,
-                    generate_series(0, coalesce(length(events.lists), 0) / 16) AS place
+                SELECT ours.account_id, ours.site_id, listed.id, listed.lists,
+                    generate_series(0, coalesce(length(listed.lists), 0) / 16) AS place
                 FROM ours
-                JOIN events ON events.webhook_id = ours.id AND events.id >= $2
-                    AND (events.lists IS NULL OR length(events.lists) > 0)
-            ) AS entries"
+                CROSS JOIN LATERAL (
+                    SELECT events.id, events.lists
+                    FROM events
+                    WHERE events.webhook_id = ours.id
+                        AND events.id >= $2
+                        AND (events.lists IS NULL OR length(events.lists) > 0)
+                    OFFSET 0
+                ) AS listed
+            ) AS entries",
+            "CROSS JOIN LATERAL (
+                SELECT event_id FROM attempts WHERE attempts.webhook_id = ours.id AND late_at >= $3 OFFSET 0
+            ) AS late",
+            "CROSS JOIN LATERAL (
+                SELECT event_id
+                FROM queue
+                WHERE queue.shard = ours.shard AND queue.webhook_id = ours.id AND lane = 2 AND due_at >= $3 AND due_at < $4
+                OFFSET 0
+            ) AS resent"
         );
         let sites: Vec<_> = sites.iter().map(|(account, site)| (account.0, site.0, shard_of(*site))).collect();
         let sites = serde_json::to_string(&sites).expect("numbers serialise");

@@ -96,9 +96,7 @@ impl Store {
         const SQLITE: &str = "
             DELETE FROM reported WHERE shard IN (SELECT value FROM json_each($1)) AND at < $2";
         const POSTGRES: &str = "
-            DELETE FROM reported
-            USING unnest($1::integer[]) AS ours (shard)
-            WHERE reported.shard = ours.shard AND at < $2";
+            DELETE FROM reported WHERE shard = ANY ($1) AND at < $2";
         const GAPS: &str = "DELETE FROM gaps WHERE until_at < $1";
         on!(self.writer(), pool => sqlx::query(GAPS).bind(gaps_before).execute(pool).await.map(drop))?;
         Ok(match self.writer() {

@@ -56,7 +56,7 @@ macro_rules! settle_sql {
                     lane = CASE WHEN queue.lane = 0 AND next.attempt > 0 THEN 1 ELSE queue.lane END
                 FROM unnest($20::uuid[], $21::integer[], $22::integer[], $23::bigint[])
                     AS next (event_id, attempt, other_attempts, due_at)
-                WHERE queue.event_id = next.event_id AND EXISTS (SELECT 1 FROM allowed)
+                WHERE queue.event_id = ANY (ARRAY[next.event_id]) AND EXISTS (SELECT 1 FROM allowed)
                 RETURNING queue.event_id
             ),
             moved AS MATERIALIZED (
@@ -96,9 +96,10 @@ const TELLING_POSTGRES: &str = settle_sql!(
                 FROM unnest($26::bigint[], $27::uuid[], $28::boolean[], $29::boolean[], $30::boolean[], $31::bigint[],
                     $32::bigint[])
                     AS news (account_id, webhook_id, did_well, fails, turned, parked_until, parked_ms)
-                JOIN webhooks ON webhooks.id = news.webhook_id AND webhooks.account_id = news.account_id
+                JOIN webhooks ON webhooks.id = ANY (ARRAY[news.webhook_id])
+                    AND webhooks.account_id IS NOT DISTINCT FROM news.account_id
                 WHERE (SELECT count(*) FROM held) = cardinality($2)
-                ORDER BY webhooks.id
+                ORDER BY news.webhook_id
                 FOR NO KEY UPDATE OF webhooks
             ),",
     "
@@ -121,8 +122,8 @@ const TELLING_POSTGRES: &str = settle_sql!(
                     parked_until = CASE WHEN told.turned THEN told.parked_until ELSE webhooks.parked_until END,
                     parked_ms = CASE WHEN told.turned THEN told.parked_ms ELSE webhooks.parked_ms END
                 FROM told
-                WHERE webhooks.account_id = told.account_id
-                    AND webhooks.id = told.webhook_id
+                WHERE webhooks.id = ANY (ARRAY[told.webhook_id])
+                    AND webhooks.account_id IS NOT DISTINCT FROM told.account_id
                     AND EXISTS (SELECT 1 FROM allowed)
             )"
 );

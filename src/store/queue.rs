@@ -175,7 +175,7 @@ const DUE_SQLITE: &str = "
 /// The same of several lanes.
 const DUE_POSTGRES: &str = "
     SELECT wanted.position - 1, due.event_id, due.attempt, due.other_attempts, due.due_at, due.expires_at,
-        events.type, events.format, events.payload
+        event.type, event.format, event.payload
     FROM unnest($1::integer[], $2::uuid[], $3::integer[], $4::bigint[], $5::uuid[])
         WITH ORDINALITY
         AS wanted (shard, webhook_id, lane, after_due_at, after_event_id, position)
@@ -190,7 +190,12 @@ const DUE_POSTGRES: &str = "
         ORDER BY queue.due_at, queue.event_id
         LIMIT $7
     ) AS due
-    JOIN events ON events.id = due.event_id";
+    CROSS JOIN LATERAL (
+        SELECT events.type, events.format, events.payload
+        FROM events
+        WHERE events.id = due.event_id
+        LIMIT 1
+    ) AS event";
 
 impl Store {
     /// Deliveries that are due by `now`, oldest first.

@@ -102,11 +102,13 @@ impl Store {
                 )
             )
             SELECT shard, account_id, webhook_id, lane, next_due_at, event_id FROM waiting";
+        // The index is for who asks by shard.
         const POSTGRES: &str = "
             WITH RECURSIVE waiting AS (
                 (
                     SELECT shard, account_id, webhook_id, lane, due_at AS next_due_at, event_id
                     FROM queue
+                    WHERE shard >= 0
                     ORDER BY shard, webhook_id, lane, due_at, event_id
                     LIMIT 1
                 )
@@ -116,8 +118,9 @@ impl Store {
                 CROSS JOIN LATERAL (
                     SELECT shard, account_id, webhook_id, lane, due_at, event_id
                     FROM queue
-                    WHERE (queue.shard, queue.webhook_id, queue.lane)
-                        > (waiting.shard, waiting.webhook_id, waiting.lane)
+                    WHERE shard >= 0
+                        AND (queue.shard, queue.webhook_id, queue.lane)
+                            > (waiting.shard, waiting.webhook_id, waiting.lane)
                     ORDER BY shard, webhook_id, lane, due_at, event_id
                     LIMIT 1
                 ) AS later

@@ -587,6 +587,26 @@ on_both!({
     }
 });
 
+/// Indexes on years of events take longer than a statement may otherwise; a lock that somebody else has is not waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn migrating_may_take_long_and_waits_for_no_table() {
+    let database = Database::postgres().await;
+    let mut connection = sqlx::PgConnection::connect(&database.url).await.unwrap();
+    let watch = "
+        CREATE FUNCTION timeouts() RETURNS event_trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF current_setting('statement_timeout') <> '0' OR current_setting('lock_timeout') <> '10s' THEN
+                RAISE 'statements %, locks %', current_setting('statement_timeout'), current_setting('lock_timeout');
+            END IF;
+        END $$;
+        CREATE EVENT TRIGGER timeouts ON ddl_command_start WHEN TAG IN ('CREATE INDEX', 'ALTER TABLE')
+            EXECUTE FUNCTION timeouts()";
+    sqlx::raw_sql(watch).execute(&mut connection).await.unwrap();
+    let store = Store::open(&database.url).await.unwrap();
+    store.migrate().await.unwrap();
+    store.close().await;
+}
+
 /// An index in the order of a language is one that the system's next library may no longer find its texts in.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn moments_are_told_apart_by_their_bytes() {

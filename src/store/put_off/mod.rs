@@ -247,9 +247,9 @@ impl Tx {
             SELECT owed.event_id, owed.account_id, owed.webhook_id, owed.shard, 0, 0, 0, owed.due_at, owed.expires_at
             FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::integer[], $5::bigint[], $6::bigint[])
                 AS owed (event_id, account_id, webhook_id, shard, due_at, expires_at)
-            WHERE EXISTS (SELECT 1 FROM events WHERE events.id = owed.event_id)
-                AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.event_id = owed.event_id)
-                /* Asked like this it is looked up and never joined. */
+            /* Asked like this it is looked up and never joined. */
+            WHERE (SELECT 1 FROM events WHERE events.id = owed.event_id) IS NOT NULL
+                AND (SELECT 1 FROM attempts WHERE attempts.event_id = owed.event_id LIMIT 1) IS NULL
                 AND (owed.webhook_id IN (SELECT id FROM live)) IS TRUE
             ON CONFLICT (event_id) DO NOTHING";
         if owed.is_empty() {
