@@ -69,9 +69,39 @@ pub struct Filter {
 /// Events whose deliveries are looked at in one statement.
 const LOOKED_AT: usize = 1_000;
 
-/// The part of the statements that says what a delivery is; `$1` is the account, `$which` says which deliveries are looked at.
+/// What an event has in the queue, and its last attempt.
+macro_rules! with_last_sqlite {
+    () => {
+        "LEFT JOIN queue ON queue.event_id = events.id
+        LEFT JOIN attempts AS last ON last.event_id = events.id
+            AND last.number = (SELECT max(number) FROM attempts WHERE attempts.event_id = events.id)"
+    };
+}
+/// Looked up and never joined, whatever was in these tables when it was planned.
+macro_rules! with_last_postgres {
+    () => {
+        "LEFT JOIN LATERAL (
+            SELECT event_id, attempt, due_at FROM queue WHERE queue.event_id = events.id LIMIT 1
+        ) AS queue ON TRUE
+        LEFT JOIN LATERAL (
+            SELECT * FROM attempts WHERE attempts.event_id = events.id ORDER BY number DESC LIMIT 1
+        ) AS last ON TRUE"
+    };
+}
+pub(super) use {with_last_postgres, with_last_sqlite};
+
+/// All that is told of a delivery.
+macro_rules! whole {
+    () => {
+        "id, webhook_id, trigger_id, event_type, status, reason, payload, attempts, next_attempt_at, outcome, advice,
+        response_code, response_body, inserted_at, updated_at"
+    };
+}
+
+/// The part of the statements that says what a delivery is; `$1` is the account, `$with_last` how its last attempt is found,
+/// `$which` says which deliveries are looked at.
 macro_rules! delivery_sql {
-    ($select:literal, $which:literal, $rest:literal) => {
+    ($with_last:ident, $select:expr, $which:literal, $rest:literal) => {
         concat!(
             "WITH delivery AS (
                 SELECT events.id, events.webhook_id, events.trigger_id, events.type AS event_type,
@@ -95,9 +125,9 @@ macro_rules! delivery_sql {
                     last.outcome, last.advice, last.response_code, last.response_body, events.inserted_at,
                     coalesce(last.started_at + last.duration_ms * 1000, events.inserted_at) AS updated_at
                 FROM events
-                LEFT JOIN queue ON queue.event_id = events.id
-                LEFT JOIN attempts AS last ON last.event_id = events.id
-                    AND last.number = (SELECT max(number) FROM attempts WHERE attempts.event_id = events.id)
+                ",
+            $with_last!(),
+            "
                 WHERE events.account_id = $1 AND ",
             $which,
             ") ",
@@ -110,8 +140,9 @@ macro_rules! delivery_sql {
 
 /// `$select` of the deliveries with one of the ids in `$2` which a filter lets through.
 macro_rules! among_sql {
-    ($select:literal, $which:literal) => {
+    ($with_last:ident, $select:expr, $which:literal) => {
         delivery_sql!(
+            $with_last,
             $select,
             $which,
             "WHERE ($3 IS NULL OR status = $3)
@@ -120,8 +151,8 @@ macro_rules! among_sql {
                 AND ($6 IS NULL OR inserted_at <= $6)"
         )
     };
-    ($select:literal, $which:literal, $rest:literal) => {
-        concat!(among_sql!($select, $which), $rest)
+    ($with_last:ident, $select:expr, $which:literal, $rest:literal) => {
+        concat!(among_sql!($with_last, $select, $which), $rest)
     };
 }
 
@@ -228,14 +259,19 @@ impl Store {
         webhook_id: WebhookId,
         id: EventId,
     ) -> Result<Option<Delivery>> {
-        const SQL: &str = delivery_sql!(
-            "SELECT id, webhook_id, trigger_id, event_type, status, reason, payload, attempts, next_attempt_at, outcome,
-                advice, response_code, response_body, inserted_at, updated_at",
-            "events.webhook_id = $2",
-            "WHERE id = $3"
-        );
-        Ok(on!(self.reader(), pool => sqlx::query_as(SQL)
-            .bind(account_id).bind(webhook_id).bind(id).fetch_optional(pool).await)?)
+        const SQLITE: &str =
+            delivery_sql!(with_last_sqlite, concat!("SELECT ", whole!()), "events.webhook_id = $2", "WHERE id = $3");
+        const POSTGRES: &str =
+            delivery_sql!(with_last_postgres, concat!("SELECT ", whole!()), "events.webhook_id = $2", "WHERE id = $3");
+        macro_rules! one {
+            ($sql:expr, $pool:expr) => {
+                sqlx::query_as($sql).bind(account_id).bind(webhook_id).bind(id).fetch_optional($pool).await
+            };
+        }
+        Ok(match self.lookups() {
+            Backend::Sqlite(pool) => one!(SQLITE, pool),
+            Backend::Postgres(pool) => one!(POSTGRES, pool),
+        }?)
     }
 
     /// Those of the account's deliveries that have one of these ids, in the order of their ids.
@@ -254,19 +290,19 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<Delivery>> {
         const SQLITE: &str = among_sql!(
-            "SELECT id, webhook_id, trigger_id, event_type, status, reason, payload, attempts, next_attempt_at, outcome,
-                advice, response_code, response_body, inserted_at, updated_at",
+            with_last_sqlite,
+            concat!("SELECT ", whole!()),
             "events.id IN (SELECT unhex(value) FROM json_each($2))",
             " ORDER BY id DESC LIMIT $7"
         );
         const POSTGRES: &str = among_sql!(
-            "SELECT id, webhook_id, trigger_id, event_type, status, reason, payload, attempts, next_attempt_at, outcome,
-                advice, response_code, response_body, inserted_at, updated_at",
+            with_last_postgres,
+            concat!("SELECT ", whole!()),
             "events.id = ANY ($2)",
             " ORDER BY id DESC LIMIT $7"
         );
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        Ok(match self.reader() {
+        Ok(match self.lookups() {
             Backend::Sqlite(pool) => {
                 let query = among!(sqlx::query_as(SQLITE), account_id, hex_list(ids), filter);
                 query.bind(limit).fetch_all(pool).await?
@@ -280,13 +316,17 @@ impl Store {
 
     /// Which of these a filter lets through, newest first.
     async fn let_through(&self, account_id: AccountId, ids: Vec<EventId>, filter: &Filter) -> Result<Vec<EventId>> {
-        const SQLITE: &str =
-            among_sql!("SELECT id", "events.id IN (SELECT unhex(value) FROM json_each($2))", " ORDER BY id DESC");
-        const POSTGRES: &str = among_sql!("SELECT id", "events.id = ANY ($2)", " ORDER BY id DESC");
+        const SQLITE: &str = among_sql!(
+            with_last_sqlite,
+            "SELECT id",
+            "events.id IN (SELECT unhex(value) FROM json_each($2))",
+            " ORDER BY id DESC"
+        );
+        const POSTGRES: &str = among_sql!(with_last_postgres, "SELECT id", "events.id = ANY ($2)", " ORDER BY id DESC");
         if filter.is_open() {
             return Ok(ids);
         }
-        Ok(match self.reader() {
+        Ok(match self.lookups() {
             Backend::Sqlite(pool) => {
                 among!(sqlx::query_scalar(SQLITE), account_id, hex_list(&ids), filter).fetch_all(pool).await?
             }
@@ -298,9 +338,10 @@ impl Store {
 
     /// How many of these a filter lets through.
     async fn count_among(&self, account_id: AccountId, ids: &[EventId], filter: &Filter) -> Result<i64> {
-        const SQLITE: &str = among_sql!("SELECT count(*)", "events.id IN (SELECT unhex(value) FROM json_each($2))");
-        const POSTGRES: &str = among_sql!("SELECT count(*)", "events.id = ANY ($2)");
-        Ok(match self.reader() {
+        const SQLITE: &str =
+            among_sql!(with_last_sqlite, "SELECT count(*)", "events.id IN (SELECT unhex(value) FROM json_each($2))");
+        const POSTGRES: &str = among_sql!(with_last_postgres, "SELECT count(*)", "events.id = ANY ($2)");
+        Ok(match self.lookups() {
             Backend::Sqlite(pool) => {
                 among!(sqlx::query_scalar(SQLITE), account_id, hex_list(ids), filter).fetch_one(pool).await?
             }
@@ -324,7 +365,7 @@ impl Store {
             FROM attempts
             WHERE account_id = $1 AND event_id = ANY ($2)
             ORDER BY event_id, number";
-        let rows: Vec<AttemptAt> = match self.reader() {
+        let rows: Vec<AttemptAt> = match self.lookups() {
             Backend::Sqlite(pool) => {
                 sqlx::query_as(SQLITE).bind(account_id).bind(hex_list(ids)).fetch_all(pool).await?
             }
@@ -342,7 +383,7 @@ impl Store {
             FROM attempts
             WHERE account_id = $1 AND event_id = $2
             ORDER BY number";
-        Ok(on!(self.reader(), pool => sqlx::query_as(SQL).bind(account_id).bind(id).fetch_all(pool).await)?)
+        Ok(on!(self.lookups(), pool => sqlx::query_as(SQL).bind(account_id).bind(id).fetch_all(pool).await)?)
     }
 
     /// Owes a delivery once more, at once, as a new round under the same event id; one still in the queue is only

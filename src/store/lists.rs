@@ -222,7 +222,7 @@ impl Store {
                 return Ok(ids);
             }
             let limit = i64::try_from(most).unwrap_or(i64::MAX);
-            let entries: Vec<Entry> = on!(self.reader(), pool => entries!(listing, limit, pool))?;
+            let entries: Vec<Entry> = on!(self.lookups(), pool => entries!(listing, limit, pool))?;
             listing.add(&entries, most);
         }
     }

@@ -73,7 +73,9 @@ const LOG_PAGES: u32 = 8_000;
 const POSTGRES_CONNECTIONS: u32 = 12;
 /// The engine's own: settling, recording and reading at the same time, and one to spare.
 const HOT_CONNECTIONS: u32 = 4;
-/// What keeps the planner to the indexes that the engine's statements were written for. Where a table is known to be empty, as
+/// For those who look at deliveries that there are.
+const LOOKUP_CONNECTIONS: u32 = 4;
+/// What keeps the planner to the indexes that these statements were written for. Where a table is known to be empty, as
 /// the queue is after a quiet night, a look at all of it costs no more than a look-up; such a plan is kept while the table
 /// fills. So rows are looked up by what cannot be turned round: `= ANY (ARRAY[key])`, or a subquery with a limit.
 const HOT_OPTIONS: [(&str, &str); 6] = [
@@ -117,10 +119,12 @@ pub struct Store {
 }
 
 /// The engine has connections of its own: what it asks, it asks thousands of times, by key, and a plan made for a table
-/// that was empty, or a table scan because it was small a minute ago, would be paid for that often.
+/// that was empty, or a table scan because it was small a minute ago, would be paid for that often. So do those who look up
+/// deliveries by the thousand, without being in its way.
 #[derive(Clone)]
 struct PostgresPools {
     hot: PgPool,
+    lookups: PgPool,
     rest: PgPool,
     put_off: Arc<PutOff>,
 }
@@ -312,8 +316,9 @@ impl Store {
             }
             outcome => outcome?,
         };
+        let lookups = pool(LOOKUP_CONNECTIONS, options.clone().options(HOT_OPTIONS)).await?;
         let rest = pool(POSTGRES_CONNECTIONS, options).await?;
-        Ok(Self { db: Backend::Postgres(PostgresPools { hot, rest, put_off: Arc::default() }) })
+        Ok(Self { db: Backend::Postgres(PostgresPools { hot, lookups, rest, put_off: Arc::default() }) })
     }
 
     /// Answers when the database does.
@@ -333,6 +338,7 @@ impl Store {
             }
             Backend::Postgres(pools) => {
                 pools.hot.close().await;
+                pools.lookups.close().await;
                 pools.rest.close().await;
             }
         }
@@ -366,6 +372,14 @@ impl Store {
         }
     }
 
+    /// For statements that look up deliveries by key, many of them, and change nothing.
+    fn lookups(&self) -> Backend<&SqlitePool, &PgPool> {
+        match &self.db {
+            Backend::Sqlite(pools) => Backend::Sqlite(&pools.read),
+            Backend::Postgres(pools) => Backend::Postgres(&pools.lookups),
+        }
+    }
+
     fn unqueued(&self) -> Option<&Unqueued> {
         match &self.db {
             Backend::Sqlite(pools) => Some(&pools.unqueued),
@@ -383,6 +397,14 @@ impl Store {
             }
             Backend::Postgres(pools) => Tx(Backend::Postgres(pools.rest.begin().await?), Taken::default()),
         })
+    }
+
+    /// The same for who looks up deliveries by the thousand.
+    async fn begin_lookups(&self) -> Result<Tx> {
+        match &self.db {
+            Backend::Sqlite(_) => self.begin().await,
+            Backend::Postgres(pools) => Ok(Tx(Backend::Postgres(pools.lookups.begin().await?), Taken::default())),
+        }
     }
 
     /// The same for the engine.

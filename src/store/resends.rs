@@ -4,6 +4,7 @@
 use sqlx::{FromRow, Row as _};
 
 use super::audit::Change;
+use super::deliveries::{with_last_postgres, with_last_sqlite};
 use super::lists::{Listing, hex_list, uuids};
 use super::queue::Lane;
 use super::retention::first_id_of;
@@ -71,12 +72,12 @@ impl Store {
         now: Timestamp,
     ) -> Result<i64> {
         macro_rules! count_sql {
-            ($select:literal, $which:literal) => {
+            ($with_last:ident, $select:literal, $which:literal) => {
                 concat!(
                     $select,
-                    " FROM events
-                    JOIN attempts AS last ON last.event_id = events.id
-                        AND last.number = (SELECT max(number) FROM attempts WHERE attempts.event_id = events.id)
+                    " FROM events ",
+                    $with_last!(),
+                    "
                     WHERE events.account_id = $1
                         AND ",
                     $which,
@@ -85,12 +86,13 @@ impl Store {
                         AND ($4 IS NULL OR events.type = $4)
                         AND ($5 IS NULL OR events.inserted_at >= $5)
                         AND ($6 IS NULL OR events.inserted_at <= $6)
-                        AND NOT EXISTS (SELECT 1 FROM queue WHERE queue.event_id = events.id)"
+                        AND queue.event_id IS NULL"
                 )
             };
         }
-        const SQLITE: &str = count_sql!("SELECT count(*)", "events.id IN (SELECT unhex(value) FROM json_each($2))");
-        const POSTGRES: &str = count_sql!("SELECT count(*)", "events.id = ANY ($2)");
+        const SQLITE: &str =
+            count_sql!(with_last_sqlite, "SELECT count(*)", "events.id IN (SELECT unhex(value) FROM json_each($2))");
+        const POSTGRES: &str = count_sql!(with_last_postgres, "SELECT count(*)", "events.id = ANY ($2)");
         macro_rules! count {
             ($sql:expr, $pool:expr, $ids:expr) => {
                 sqlx::query_scalar($sql)
@@ -112,7 +114,7 @@ impl Store {
             if ids.is_empty() {
                 return Ok(count);
             }
-            let part: i64 = match self.reader() {
+            let part: i64 = match self.lookups() {
                 Backend::Sqlite(pool) => count!(SQLITE, pool, hex_list(&ids)),
                 Backend::Postgres(pool) => count!(POSTGRES, pool, uuids(&ids)),
             }?;
@@ -237,7 +239,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Overtaken`] when somebody paused, cancelled or fed it meanwhile; nothing was put into the queue then.
     pub async fn feed_resend(&self, resend: &Resend, most: u32, now: Timestamp) -> Result<Fed> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_lookups().await?;
         let mut fed = Fed { queued: 0, is_hungry: false, cursor: resend.cursor };
         let room = i64::from(most) - tx.resends_waiting(resend, most).await?;
         if room <= 0 {
@@ -289,26 +291,29 @@ impl Tx {
     /// no more.
     async fn next_of_range(&mut self, resend: &Resend) -> Result<(Vec<(EventId, Option<i32>, Option<bool>)>, bool)> {
         macro_rules! next_sql {
-            ($select:literal, $which:literal) => {
+            ($with_last:ident, $select:literal, $which:literal) => {
                 concat!(
                     $select,
                     ", last.ended = $3
                             AND ($4 IS NULL OR events.type = $4)
                             AND ($5 IS NULL OR events.inserted_at >= $5)
                             AND ($6 IS NULL OR events.inserted_at <= $6)
-                            AND (SELECT queue.event_id FROM queue WHERE queue.event_id = events.id) IS NULL
-                    FROM events
-                    LEFT JOIN attempts AS last ON last.event_id = events.id
-                        AND last.number = (SELECT max(number) FROM attempts WHERE attempts.event_id = events.id)
+                            AND queue.event_id IS NULL
+                    FROM events ",
+                    $with_last!(),
+                    "
                     WHERE events.account_id = $1 AND ",
                     $which,
                     " ORDER BY events.id"
                 )
             };
         }
-        const SQLITE: &str =
-            next_sql!("SELECT events.id, last.number", "events.id IN (SELECT unhex(value) FROM json_each($2))");
-        const POSTGRES: &str = next_sql!("SELECT events.id, last.number", "events.id = ANY ($2)");
+        const SQLITE: &str = next_sql!(
+            with_last_sqlite,
+            "SELECT events.id, last.number",
+            "events.id IN (SELECT unhex(value) FROM json_each($2))"
+        );
+        const POSTGRES: &str = next_sql!(with_last_postgres, "SELECT events.id, last.number", "events.id = ANY ($2)");
         macro_rules! next {
             ($sql:expr, $tx:expr, $ids:expr) => {
                 sqlx::query_as($sql)

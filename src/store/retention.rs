@@ -57,9 +57,11 @@ impl Store {
     /// `limit`: their events have outlived their retention, and nobody would be sent them any more. Answers how many.
     pub async fn operator_give_up_old(&self, before: Timestamp, limit: i64) -> Result<u64> {
         macro_rules! given_up {
-            () => {
-                "DELETE FROM queue
-                WHERE event_id IN (
+            ($is_one_of:literal, $end:literal) => {
+                concat!(
+                    "DELETE FROM queue WHERE event_id ",
+                    $is_one_of,
+                    "
                     SELECT event_id
                     FROM queue
                     WHERE event_id < $1
@@ -69,18 +71,21 @@ impl Store {
                         )
                     ORDER BY event_id
                     LIMIT $2
-                )"
+                    ",
+                    $end
+                )
             };
         }
-        const SQLITE: &str = given_up!();
+        const SQLITE: &str = given_up!("IN (", ")");
         // An event whose row was put off goes on saying that it is owed when it has one.
         const POSTGRES: &str = concat!(
             "WITH given_up AS (",
-            given_up!(),
-            "RETURNING event_id
+            given_up!("= ANY (ARRAY(", "))"),
+            "
+                RETURNING event_id
             ),
             told AS (
-                UPDATE events SET owed_until = NULL FROM given_up WHERE events.id = given_up.event_id
+                UPDATE events SET owed_until = NULL FROM given_up WHERE events.id = ANY (ARRAY[given_up.event_id])
             )
             SELECT count(*) FROM given_up"
         );
