@@ -111,7 +111,7 @@ impl Store {
         const LOCK_POSTGRES: &str = held_sql!("SELECT shards.shard, shards.unqueued_since", "FOR UPDATE");
         const BEGIN_POSTGRES: &str = "UPDATE shards SET unqueued_since = $2 WHERE shard = ANY ($1)";
         let (shards, epochs) = columns(new);
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_lookups().await?;
         let held: Vec<(i32, Option<Timestamp>)> = {
             let connection = tx.postgres();
             sqlx::query(PATIENCE_POSTGRES).execute(&mut *connection).await?;
@@ -221,7 +221,7 @@ impl Store {
         }
         let since: Option<Timestamp> = sqlx::query_scalar(SINCE_POSTGRES).fetch_one(&pools.rest).await?;
         let Some(since) = since else { return Ok(Depth::default()) };
-        Ok(sqlx::query_as(DEPTH_POSTGRES).bind(first_id_of(since)).fetch_one(&pools.rest).await?)
+        Ok(sqlx::query_as(DEPTH_POSTGRES).bind(first_id_of(since)).fetch_one(&pools.lookups).await?)
     }
 }
 
