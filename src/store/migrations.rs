@@ -21,9 +21,21 @@ impl Store {
         };
         outcome.map_err(|error| match error {
             MigrateError::Execute(error) => error.into(),
+            MigrateError::ExecuteMigration(error, version) if is_locked(&error) => StoreError::Refused(format!(
+                "migration {version} has to change a table that somebody else has locked, a backup perhaps; nothing was changed, \
+                 try again: {error}"
+            )),
+            MigrateError::ExecuteMigration(error, version) => {
+                StoreError::Refused(format!("migration {version} could not be carried out: {error}"))
+            }
             error => StoreError::Refused(format!("the database's schema is not one this version knows: {error}")),
         })
     }
+}
+
+/// Whether a lock was waited for too long, by PostgreSQL's code for it.
+fn is_locked(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code == "55P03")
 }
 
 /// However long it takes to go through years of events, and to wait for a node that does. But whoever waits for a table keeps

@@ -607,6 +607,23 @@ async fn migrating_may_take_long_and_waits_for_no_table() {
     store.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_migration_that_finds_a_table_locked_says_so() {
+    let database = Database::postgres().await;
+    let mut connection = sqlx::PgConnection::connect(&database.url).await.unwrap();
+    let locked = "
+        CREATE FUNCTION locked() RETURNS event_trigger LANGUAGE plpgsql AS $$
+        BEGIN RAISE 'canceling statement due to lock timeout' USING ERRCODE = '55P03'; END $$;
+        CREATE EVENT TRIGGER locked ON ddl_command_start WHEN TAG IN ('CREATE INDEX') EXECUTE FUNCTION locked()";
+    sqlx::raw_sql(locked).execute(&mut connection).await.unwrap();
+    let store = Store::open(&database.url).await.unwrap();
+    let refused = store.migrate().await.unwrap_err().to_string();
+    assert!(refused.contains("somebody else has locked") && !refused.contains("schema"), "{refused}");
+    sqlx::raw_sql("DROP EVENT TRIGGER locked").execute(&mut connection).await.unwrap();
+    store.migrate().await.unwrap();
+    store.close().await;
+}
+
 /// An index in the order of a language is one that the system's next library may no longer find its texts in.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn moments_are_told_apart_by_their_bytes() {
