@@ -161,7 +161,7 @@ impl Store {
         let sites = serde_json::to_string(&sites).expect("numbers serialise");
         let recent = first_id_of(since - LATE_AFTER);
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        Ok(match self.hot() {
+        Ok(match self.lookups() {
             Backend::Sqlite(pool) => {
                 sqlx::query_as(SQLITE)
                     .bind(sites)

@@ -102,7 +102,7 @@ impl Store {
                 )
             )
             SELECT shard, account_id, webhook_id, lane, next_due_at, event_id FROM waiting";
-        // The index is for who asks by shard.
+        // The index is for who asks by shard, which a comparison of rows does not say to the planner.
         const POSTGRES: &str = "
             WITH RECURSIVE waiting AS (
                 (
@@ -118,7 +118,7 @@ impl Store {
                 CROSS JOIN LATERAL (
                     SELECT shard, account_id, webhook_id, lane, due_at, event_id
                     FROM queue
-                    WHERE shard >= 0
+                    WHERE queue.shard >= waiting.shard
                         AND (queue.shard, queue.webhook_id, queue.lane)
                             > (waiting.shard, waiting.webhook_id, waiting.lane)
                     ORDER BY shard, webhook_id, lane, due_at, event_id
