@@ -19,7 +19,7 @@ use crate::store::shards::{Lease, Node, SHARDS};
 use crate::store::{Store, StoreError};
 use crate::wake::ToLeases;
 
-/// How long a lease lasts on the database's clock.
+/// How long a node may not be seen, on the database's clock, before others take over its shards.
 pub const TTL: Duration = Duration::from_secs(15);
 /// How often it is prolonged, and others are looked at.
 const RENEW_EVERY: Duration = Duration::from_secs(2);
@@ -178,7 +178,7 @@ pub async fn renew(store: &Store, leases: &Leases) -> Result<(), StoreError> {
     let senders = store.announce(&leases.0.node, TTL, leases.0.clock.now()).await?;
     let count = senders.count.max(1);
     leases.0.senders.store(count, Ordering::Relaxed);
-    let mut held = store.renew_shards(node, TTL).await?;
+    let mut held = store.renew_shards(node).await?;
     let part = if store.is_sqlite() { SHARDS as usize } else { (SHARDS as usize).div_ceil(count) };
     if held.len() < part {
         held.extend(store.claim_shards(node, TTL, part - held.len()).await?);
@@ -253,7 +253,7 @@ pub async fn run(
 
 /// SQLite has one node. If the shards are somebody else's, two processes were started on one file.
 async fn recheck(store: &Store, leases: &Leases) -> Result<(), StoreError> {
-    let held = store.renew_shards(leases.node(), TTL).await?;
+    let held = store.renew_shards(leases.node()).await?;
     if held.is_empty() { Err(StoreError::LeaseLost) } else { Ok(()) }
 }
 

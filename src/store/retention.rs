@@ -17,6 +17,10 @@ const DAYS_AHEAD: u32 = 3;
 /// Making and dropping days shuts everybody out for a moment; who cannot have that moment soon tries again later, for others
 /// wait behind him.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '500ms'";
+/// Days are not vacuumed because rows were added: nothing of them is deleted but all at once, and whoever reads them needs the
+/// rows and not the index alone. While somebody holds an old snapshot each vacuum would read all of them again and change
+/// nothing; deleted rows bring it about as ever, and so does the age of what is kept for long.
+const DAY_OPTIONS: &str = "autovacuum_vacuum_insert_threshold = -1";
 /// One node at a time.
 const ONE_AT_A_TIME_POSTGRES: &str = "SELECT pg_advisory_xact_lock(7083212547)";
 
@@ -244,7 +248,8 @@ async fn make_day(pool: &PgPool, day: Timestamp) -> Result<()> {
         execute(
             &mut tx,
             format!(
-                "CREATE TABLE IF NOT EXISTS {table}_d{day} PARTITION OF {table} FOR VALUES FROM ('{from}') TO ('{until}');
+                "CREATE TABLE IF NOT EXISTS {table}_d{day} PARTITION OF {table} FOR VALUES FROM ('{from}') TO ('{until}')
+                    WITH ({DAY_OPTIONS});
                 {index}"
             ),
         )

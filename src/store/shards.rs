@@ -1,8 +1,10 @@
 //! Shards and their leases: who sends for which part of the sites.
 //!
-//! On PostgreSQL a lease lives by the database's clock, so that nodes need not agree on the time. On SQLite there is one
-//! node; it takes every shard when it starts, and a second process that did the same would make the first one's commits
-//! fail instead of doubling its work.
+//! On PostgreSQL a lease lives by the database's clock, so that nodes need not agree on the time. It ends when its node was
+//! not seen for a while, or when it runs out, which takes longer: so a node says every few seconds that it lives, in one row,
+//! and writes all of its shards only now and then. Whatever is written stays for as long as somebody holds an old snapshot,
+//! and whoever looks up a shard goes past it. On SQLite there is one node; it takes every shard when it starts, and a second
+//! process that did the same would make the first one's commits fail instead of doubling its work.
 
 use std::time::Duration;
 
@@ -10,6 +12,8 @@ use super::{Backend, Result, Store, StoreError, Tx, on};
 use crate::domain::ids::{NodeId, SiteId};
 use crate::domain::time::Timestamp;
 
+/// How long a lease runs whose node is not missed before: for nodes of versions that look at nothing else.
+const RUNS_FOR: Duration = Duration::from_secs(60);
 /// Number of shards. Fixed: a site's shard is stored nowhere but with what is owed for it.
 pub const SHARDS: i32 = 256;
 
@@ -26,6 +30,14 @@ pub struct Lease {
     pub shard: i32,
     /// Moves with every change of owner; a commit under an older epoch changes nothing.
     pub epoch: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct Held {
+    #[sqlx(flatten)]
+    lease: Lease,
+    /// Less than half of its time is left.
+    is_short: bool,
 }
 
 /// A process as it announces itself.
@@ -90,7 +102,7 @@ impl Store {
     }
 
     /// Says that a process lives, and answers who lives that sends. On PostgreSQL by the database's clock; on SQLite there is
-    /// only one.
+    /// only one. Who was missed, not seen for `ttl`, gives its shards back before: somebody may be about to take them.
     pub async fn announce(&self, node: &Node, ttl: Duration, now: Timestamp) -> Result<Senders> {
         const SQLITE: &str = "
             INSERT INTO nodes (id, version, roles, started_at, seen_at) VALUES ($1, $2, $3, $4, $4)
@@ -101,14 +113,27 @@ impl Store {
             SELECT $1, $2, $3, clock.now, clock.now, TRUE
             FROM (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now) AS clock
             ON CONFLICT (id) DO UPDATE
-            SET seen_at = excluded.seen_at, version = excluded.version, roles = excluded.roles, takes_up = TRUE";
+            SET seen_at = excluded.seen_at, version = excluded.version, roles = excluded.roles, takes_up = TRUE
+            WHERE nodes.seen_at >= excluded.seen_at - $4";
+        const MISSED_POSTGRES: &str = "
+            UPDATE nodes SET seen_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint WHERE id = $1";
         match self.writer() {
             Backend::Sqlite(pool) => {
                 sqlx::query(SQLITE).bind(node.id).bind(node.version).bind(&node.roles).bind(now).execute(pool).await?;
                 Ok(Senders { count: 1, take_up: true })
             }
             Backend::Postgres(pool) => {
-                sqlx::query(POSTGRES).bind(node.id).bind(node.version).bind(&node.roles).execute(pool).await?;
+                let announced = sqlx::query(POSTGRES)
+                    .bind(node.id)
+                    .bind(node.version)
+                    .bind(&node.roles)
+                    .bind(micros(ttl))
+                    .execute(pool)
+                    .await?;
+                if announced.rows_affected() == 0 {
+                    self.release_shards(node.id).await?;
+                    sqlx::query(MISSED_POSTGRES).bind(node.id).execute(pool).await?;
+                }
                 self.operator_senders(ttl).await
             }
         }
@@ -142,7 +167,7 @@ impl Store {
         Ok(sqlx::query(POSTGRES).bind(micros(ttl)).execute(pool).await?.rows_affected())
     }
 
-    /// Takes over shards that nobody holds, at most `limit`.
+    /// Takes over shards that nobody holds, or only a node that was not seen for `ttl`, at most `limit`.
     pub async fn claim_shards(&self, node: NodeId, ttl: Duration, limit: usize) -> Result<Vec<Lease>> {
         // One process, one owner: whoever held them before is gone.
         const SQLITE: &str = "
@@ -157,13 +182,18 @@ impl Store {
                 FROM shards
                 WHERE node_id IS NULL
                     OR lease_until < (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+                    OR node_id IN (
+                        SELECT id
+                        FROM nodes
+                        WHERE seen_at < (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - $2
+                    )
                 ORDER BY shard
                 LIMIT $3
-                FOR UPDATE SKIP LOCKED
+                FOR UPDATE OF shards SKIP LOCKED
             )
             UPDATE shards
             SET node_id = $1, epoch = epoch + 1,
-                lease_until = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + $2
+                lease_until = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + $4
             FROM free
             WHERE shards.shard = free.shard
             RETURNING shards.shard, shards.epoch";
@@ -174,17 +204,25 @@ impl Store {
                     .bind(node)
                     .bind(micros(ttl))
                     .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+                    .bind(micros(RUNS_FOR))
                     .fetch_all(pool)
                     .await?
             }
         })
     }
 
-    /// Prolongs the leases of `node` and says which ones it still holds.
-    pub async fn renew_shards(&self, node: NodeId, ttl: Duration) -> Result<Vec<Lease>> {
+    /// Says which leases `node` still holds, and prolongs them when half of their time is over. Not before it is
+    /// [announced](Store::announce).
+    pub async fn renew_shards(&self, node: NodeId) -> Result<Vec<Lease>> {
+        const HELD_POSTGRES: &str = "
+            SELECT shard, epoch, lease_until < clock.now + $2 AS is_short
+            FROM shards
+            CROSS JOIN (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now) AS clock
+            WHERE node_id = $1 AND lease_until >= clock.now";
+        // By the places where they are: to look each of them up would go past all that is left of it.
         const POSTGRES: &str = "
             WITH held AS MATERIALIZED (
-                SELECT shard
+                SELECT ctid AS place
                 FROM shards
                 WHERE node_id = $1
                     AND lease_until >= (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
@@ -194,14 +232,15 @@ impl Store {
             UPDATE shards
             SET lease_until = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + $2
             FROM held
-            WHERE shards.shard = held.shard
+            WHERE shards.ctid = held.place
             RETURNING shards.shard, shards.epoch";
-        match self.writer() {
-            Backend::Sqlite(_) => self.held_shards(node).await,
-            Backend::Postgres(pool) => {
-                Ok(sqlx::query_as(POSTGRES).bind(node).bind(micros(ttl)).fetch_all(pool).await?)
-            }
+        let Backend::Postgres(pool) = self.writer() else { return self.held_shards(node).await };
+        let held: Vec<Held> =
+            sqlx::query_as(HELD_POSTGRES).bind(node).bind(micros(RUNS_FOR / 2)).fetch_all(pool).await?;
+        if held.iter().any(|held| held.is_short) {
+            return Ok(sqlx::query_as(POSTGRES).bind(node).bind(micros(RUNS_FOR)).fetch_all(pool).await?);
         }
+        Ok(held.into_iter().map(|held| held.lease).collect())
     }
 
     /// The leases `node` holds, whatever is left of them.

@@ -9,7 +9,7 @@ use pulsehook::domain::ids::NodeId;
 use pulsehook::domain::time::Timestamp;
 use pulsehook::engine::leases::{Leases, TTL, renew};
 use pulsehook::store::Store;
-use pulsehook::store::shards::{Node, SHARDS};
+use pulsehook::store::shards::{Lease, Node, SHARDS};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
@@ -157,6 +157,125 @@ async fn a_node_takes_what_it_is_short_of_its_part() {
         }
         assert!((0..SHARDS).any(|shard| leases.may_be_elsewhere(shard)));
         store.close().await;
+    })
+    .await;
+}
+
+/// Two nodes of an installation whose clock is put on by making what is there older.
+struct Pair {
+    store: Store,
+    connection: PgConnection,
+    /// Keeps the database.
+    _database: Database,
+}
+
+impl Pair {
+    async fn new() -> Self {
+        let database = Database::postgres().await;
+        let store = Store::open(&database.url).await.unwrap();
+        store.migrate().await.unwrap();
+        let connection = PgConnection::connect(&database.url).await.unwrap();
+        Self { store, connection, _database: database }
+    }
+
+    async fn announce(&self, number: u128) {
+        let (id, roles) = (NodeId(Uuid::from_u128(number)), "api,ingest,engine".to_owned());
+        self.store.announce(&Node { id, version: "test", roles }, TTL, Clock::system().now()).await.unwrap();
+    }
+
+    async fn claim(&self, number: u128) -> Vec<Lease> {
+        in_order(self.store.claim_shards(NodeId(Uuid::from_u128(number)), TTL, 256).await.unwrap())
+    }
+
+    async fn renew(&self, number: u128) -> Vec<Lease> {
+        in_order(self.store.renew_shards(NodeId(Uuid::from_u128(number))).await.unwrap())
+    }
+
+    async fn age_node(&mut self, number: u128, by: Duration) {
+        let sql = "UPDATE nodes SET seen_at = seen_at - $2 WHERE id = $1";
+        let by = i64::try_from(by.as_micros()).unwrap();
+        sqlx::query(sql).bind(Uuid::from_u128(number)).bind(by).execute(&mut self.connection).await.unwrap();
+    }
+
+    async fn age_leases(&mut self, by: Duration) {
+        let by = i64::try_from(by.as_micros()).unwrap();
+        let sql = "UPDATE shards SET lease_until = lease_until - $1";
+        sqlx::query(sql).bind(by).execute(&mut self.connection).await.unwrap();
+    }
+
+    /// How long the shortest lease runs.
+    async fn run_for(&mut self) -> Duration {
+        let sql = "SELECT min(lease_until) - (extract(epoch FROM clock_timestamp()) * 1000000)::bigint FROM shards";
+        let micros: i64 = sqlx::query_scalar(sql).fetch_one(&mut self.connection).await.unwrap();
+        Duration::from_micros(micros.try_into().unwrap())
+    }
+
+    /// The last transaction that wrote a shard.
+    async fn written_by(&mut self) -> i64 {
+        let sql = "SELECT max(xmin::text::bigint) FROM shards";
+        sqlx::query_scalar(sql).fetch_one(&mut self.connection).await.unwrap()
+    }
+}
+
+fn in_order(mut leases: Vec<Lease>) -> Vec<Lease> {
+    leases.sort_by_key(|lease| lease.shard);
+    leases
+}
+
+/// A lease runs longer than a node may be missed.
+#[tokio::test]
+async fn a_node_that_is_not_seen_loses_its_shards() {
+    crate::support::in_time(async {
+        let mut pair = Pair::new().await;
+        pair.announce(1).await;
+        pair.announce(2).await;
+        let first = pair.claim(1).await;
+        assert_eq!(first.len(), 256);
+        pair.age_node(1, TTL - Duration::from_secs(1)).await;
+        assert_eq!(pair.claim(2).await, []);
+        pair.age_node(1, Duration::from_secs(2)).await;
+        assert!(pair.run_for().await > Duration::from_secs(30));
+        let second = pair.claim(2).await;
+        assert_eq!(second.len(), 256);
+        // It comes back, and has nothing, nor does it take what is somebody's.
+        pair.announce(1).await;
+        assert_eq!(pair.renew(1).await, []);
+        assert_eq!(pair.claim(1).await, []);
+        assert_eq!(pair.renew(2).await.len(), 256);
+        // One that nobody missed begins anew: somebody may have been about to take over.
+        pair.age_node(2, TTL + Duration::from_secs(1)).await;
+        pair.announce(2).await;
+        assert_eq!(pair.renew(2).await, []);
+        let anew = pair.claim(2).await;
+        assert!(anew.iter().all(|lease| lease.epoch == second[0].epoch + 1), "{anew:?}");
+        // A version that says nothing of itself but by its leases, as in a test, has them until they run out.
+        pair.store.leave(NodeId(Uuid::from_u128(2))).await.unwrap();
+        assert_eq!(pair.claim(1).await, []);
+        pair.age_leases(Duration::from_secs(61)).await;
+        assert_eq!(pair.renew(2).await, []);
+        assert_eq!(pair.claim(1).await.len(), 256);
+        pair.store.close().await;
+    })
+    .await;
+}
+
+/// What is written stays for as long as somebody holds an old snapshot, and everybody who looks up a shard goes past it.
+#[tokio::test]
+async fn leases_are_not_written_as_often_as_they_are_looked_at() {
+    crate::support::in_time(async {
+        let mut pair = Pair::new().await;
+        pair.announce(1).await;
+        let claimed = pair.claim(1).await;
+        let written_by = pair.written_by().await;
+        assert_eq!((pair.renew(1).await, pair.written_by().await), (claimed, written_by));
+        pair.age_leases(Duration::from_secs(31)).await;
+        assert_eq!(pair.renew(1).await.len(), 256);
+        assert!(pair.run_for().await > Duration::from_secs(45));
+        let written_by = pair.written_by().await;
+        pair.announce(1).await;
+        assert_eq!(pair.renew(1).await.len(), 256);
+        assert_eq!(pair.written_by().await, written_by);
+        pair.store.close().await;
     })
     .await;
 }

@@ -485,7 +485,7 @@ on_both!({
         bench.store.release_shards(FIRST).await.unwrap();
         assert_eq!(bench.claim(SECOND).await.len(), usize::try_from(SHARDS).unwrap());
         assert_eq!(bench.store.held_shards(FIRST).await.unwrap(), []);
-        assert_eq!(bench.store.renew_shards(SECOND, TTL).await.unwrap().len(), usize::try_from(SHARDS).unwrap());
+        assert_eq!(bench.store.renew_shards(SECOND).await.unwrap().len(), usize::try_from(SHARDS).unwrap());
         bench.store.close().await;
     }
 });

@@ -24,7 +24,7 @@ use pulsehook::store::outcomes::Standing;
 use pulsehook::store::people::Changed;
 use pulsehook::store::sealed::{SealedAnswer, SealedWebhook};
 use pulsehook::store::sessions::NewSession;
-use pulsehook::store::shards::Lease;
+use pulsehook::store::shards::{Lease, Node};
 use pulsehook::store::waiting::{Known, Look};
 use pulsehook::store::{Store, StoreError};
 use serde_json::{Value, json};
@@ -537,6 +537,21 @@ async fn version(app: &TestApp) -> i64 {
     app.store.catalog_version().await.unwrap()
 }
 
+/// A lease whose time is half over, and a node that was missed.
+async fn leases(app: &TestApp, node: NodeId) {
+    if !app.store.is_sqlite() {
+        let mut connection = sqlx::PgConnection::connect(&app.database.url).await.unwrap();
+        let later = "UPDATE shards SET lease_until = lease_until - 40000000";
+        sqlx::query(later).execute(&mut connection).await.unwrap();
+    }
+    assert_eq!(app.store.renew_shards(node).await.unwrap().len(), 256);
+    let missed = Node { id: NodeId(Uuid::from_u128(9)), version: "test", roles: "api".to_owned() };
+    for _ in 0..2 {
+        app.store.announce(&missed, Duration::ZERO, app.now()).await.unwrap();
+    }
+    app.store.leave(missed.id).await.unwrap();
+}
+
 async fn bookkeeping(app: &TestApp) {
     let store = &app.store;
     store.ping().await.unwrap();
@@ -546,6 +561,7 @@ async fn bookkeeping(app: &TestApp) {
     let node = store.operator_nodes(app.now()).await.unwrap()[0].id;
     other.take_up(node, &other.held_shards(node).await.unwrap(), true, app.now()).await.unwrap();
     other.close().await;
+    leases(app, node).await;
     let beside = Look { known: Some(Known { webhooks: vec![], elsewhere: app.now() }), ..Look::default() };
     assert_eq!(store.waiting(&beside).await.unwrap(), []);
     assert_eq!(store.waiting(&Look { patiently: true, ..Look::default() }).await.unwrap(), []);
@@ -639,6 +655,21 @@ async fn moments_are_told_apart_by_their_bytes() {
     for index in indexes {
         assert!(index.contains("UNIQUE") && index.contains(r#"(moment COLLATE "C", trigger_id)"#), "{index}");
     }
+}
+
+/// A day of many events would be read from end to end again and again, behind somebody's old snapshot to no end at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_day_is_not_vacuumed_because_rows_were_added() {
+    let database = Database::postgres().await;
+    let store = Store::open(&database.url).await.unwrap();
+    store.migrate().await.unwrap();
+    store.operator_make_days(Timestamp::from_secs(1_800_000_000)).await.unwrap();
+    store.close().await;
+    let mut connection = sqlx::PgConnection::connect(&database.url).await.unwrap();
+    let sql = "SELECT coalesce(reloptions::text, '') FROM pg_class WHERE relkind = 'r' AND relispartition AND relname LIKE '%_d2%'";
+    let options: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut connection).await.unwrap();
+    assert!(options.len() >= 10, "events and attempts of five days: {options:?}");
+    assert!(options.iter().all(|options| options == "{autovacuum_vacuum_insert_threshold=-1}"), "{options:?}");
 }
 
 /// What `.cargo/config.toml` asks for is easily lost on the way into a library that is built elsewhere.
