@@ -49,7 +49,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 pub const CATCH_UP: Duration = Duration::from_secs(900);
 /// How long it is remembered what was reported: as long as it may be met again.
 const REMEMBERED: Duration = Duration::from_secs(900 + 600 + 300);
-/// How often it is saved how far was looked, when nothing fires.
+/// How often it is saved how far was looked: that writes every shard, whatever fired.
 const SAVE_EVERY: Duration = Duration::from_secs(30);
 /// How long gaps are shown.
 const GAPS_FOR: Duration = Duration::from_secs(30 * 86_400);
@@ -386,9 +386,11 @@ impl Poller {
             return Ok(());
         }
         let leases = known.views.values().map(|view| view.lease).collect();
-        let looked = Looked { leases, until: now, catalog_version: known.catalog.version, reported, gaps };
+        // Whoever looks next from there knows what was reported since.
+        let until = (is_due || !gaps.is_empty()).then_some(now);
+        let looked = Looked { leases, until, catalog_version: known.catalog.version, reported, gaps };
         let owed = self.store.observe(self.leases.node(), &step, &looked, now).await?;
-        known.saved_at = now;
+        known.saved_at = until.unwrap_or(known.saved_at);
         for row in looked.reported {
             if let Some(view) = known.views.get_mut(&row.shard) {
                 view.reported.set(row.at.secs(), row.identity, row.count);
@@ -428,6 +430,8 @@ impl Poller {
             known.views.insert(shard, View { lease, looked_until, reported });
         }
         known.questions = Questions::about(&known.catalog, &known.views);
+        // Who reports for a shard has it known that somebody looked.
+        known.saved_at = Timestamp::EPOCH;
         // What landed late while they were on their way is found by a sweep.
         known.swept_at = Timestamp::EPOCH;
         known.digests.clear();

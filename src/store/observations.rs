@@ -5,7 +5,7 @@ use sqlx::FromRow;
 
 use super::outbox::Step;
 use super::rows::{MOST_ROWS, Rows, values};
-use super::shards::{Lease, held_sql};
+use super::shards::{Lease, held_sql, pairs};
 use super::{Backend, Result, Store, StoreError, Tx, on};
 use crate::domain::ids::{EventId, NodeId};
 use crate::domain::time::Timestamp;
@@ -33,7 +33,8 @@ pub struct Gap {
 pub struct Looked {
     /// The shards, as this node holds them.
     pub leases: Vec<Lease>,
-    pub until: Timestamp,
+    /// Up to when, where that is to be saved.
+    pub until: Option<Timestamp>,
     /// The configuration it knew.
     pub catalog_version: i64,
     /// Rows that are reported with this step, with their new counts.
@@ -119,8 +120,8 @@ impl Store {
 }
 
 impl Tx {
-    /// Moves the shards on, if they are all still this node's and the configuration is what the step knew. Their rows stay
-    /// locked until the commit, which keeps a taker-over waiting.
+    /// Moves the shards on where that is to be saved, if they are all still this node's and the configuration is what the step
+    /// knew. Their rows stay locked until the commit, which keeps a taker-over waiting.
     async fn look_at(&mut self, node: NodeId, looked: &Looked) -> Result<()> {
         const SQLITE: &str = "
             UPDATE shards
@@ -132,23 +133,34 @@ impl Tx {
             held_sql!("SELECT shards.shard", "FOR UPDATE"),
             ") UPDATE shards SET looked_until = $4 FROM held WHERE shards.shard = held.shard"
         );
+        const LOCK_POSTGRES: &str = held_sql!("SELECT shards.shard", "FOR UPDATE");
         let leases = || looked.leases.iter();
-        let moved = match &mut self.0 {
-            Backend::Sqlite(tx) => {
-                let pairs: Vec<_> = leases().map(|lease| (lease.shard, lease.epoch)).collect();
-                let pairs = serde_json::to_string(&pairs).expect("numbers serialise");
-                sqlx::query(SQLITE).bind(node).bind(pairs).bind(looked.until).execute(&mut **tx).await?.rows_affected()
-            }
-            Backend::Postgres(tx) => {
-                let query = sqlx::query(POSTGRES)
-                    .bind(node)
-                    .bind(leases().map(|lease| lease.shard).collect::<Vec<_>>())
-                    .bind(leases().map(|lease| lease.epoch).collect::<Vec<_>>())
-                    .bind(looked.until);
+        let shards_and_epochs = || {
+            let shards: Vec<_> = leases().map(|lease| lease.shard).collect();
+            let epochs: Vec<_> = leases().map(|lease| lease.epoch).collect();
+            (shards, epochs)
+        };
+        let held = match (&mut self.0, looked.until) {
+            (Backend::Sqlite(tx), Some(until)) => {
+                let query = sqlx::query(SQLITE).bind(node).bind(pairs(&looked.leases)).bind(until);
                 query.execute(&mut **tx).await?.rows_affected()
             }
+            (Backend::Sqlite(_), None) => {
+                self.hold(node, &looked.leases).await?;
+                looked.leases.len() as u64
+            }
+            (Backend::Postgres(tx), Some(until)) => {
+                let (shards, epochs) = shards_and_epochs();
+                let query = sqlx::query(POSTGRES).bind(node).bind(shards).bind(epochs).bind(until);
+                query.execute(&mut **tx).await?.rows_affected()
+            }
+            (Backend::Postgres(tx), None) => {
+                let (shards, epochs) = shards_and_epochs();
+                let query = sqlx::query(LOCK_POSTGRES).bind(node).bind(shards).bind(epochs);
+                query.fetch_all(&mut **tx).await?.len() as u64
+            }
         };
-        if usize::try_from(moved) != Ok(looked.leases.len()) {
+        if usize::try_from(held) != Ok(looked.leases.len()) {
             return Err(StoreError::LeaseLost);
         }
         if self.catalog_version().await? == looked.catalog_version { Ok(()) } else { Err(StoreError::Overtaken) }

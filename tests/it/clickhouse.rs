@@ -13,6 +13,7 @@ use pulsehook::domain::goal_index::GoalIndex;
 use pulsehook::domain::hit::Hit;
 use pulsehook::domain::ids::{GoalId, NodeId, SiteId};
 use pulsehook::domain::time::Timestamp;
+use pulsehook::store::shards::shard_of;
 use serde_json::{Value, json};
 
 use crate::support::app::{SITE, START, Setup, TestApp, text};
@@ -527,6 +528,26 @@ on_both!({
         let (from, until): (Timestamp, Timestamp) =
             (text(&noted[0]["from"]).parse().unwrap(), text(&noted[0]["until"]).parse().unwrap());
         assert!(left.since(from) <= MINUTE && until.since(left) == 45 * MINUTE, "{answer}");
+        app.stop().await;
+    }
+
+    /// To save it writes every shard: what is told meanwhile is remembered by itself.
+    async fn how_far_was_looked_is_saved_twice_a_minute_and_nothing_told_twice(database: Database) {
+        let (clickhouse, endpoint, app, site) = told_of_signups(database).await;
+        let saved = async || app.store.operator_looked_until(shard_of(SiteId(site))).await.unwrap();
+        look_after(&app, 30 * SECOND).await;
+        let before = app.now();
+        for visitor in 1..=7 {
+            clickhouse.insert(&[Row { site, name: "Signup", visitor, at: app.now(), ..Row::default() }]).await;
+            look_after(&app, 5 * SECOND).await;
+            assert_eq!(told(&endpoint), BTreeMap::from([("Signup".to_owned(), visitor)]));
+            assert_eq!(saved().await, Some(before + 30 * SECOND * u32::from(visitor >= 6)));
+        }
+        // Whoever goes on from there looks again at what was told, and knows it.
+        let database = app.stop().await;
+        let app = app_at_later(&clickhouse, database, 70 * SECOND).await;
+        app.drain().await;
+        assert_eq!(told(&endpoint), BTreeMap::from([("Signup".to_owned(), 7)]));
         app.stop().await;
     }
 

@@ -472,7 +472,7 @@ async fn observations(app: &TestApp) {
     let row = Reported { shard: 1, at: now, identity: 5, count: 1 };
     let looked = Looked {
         leases: Vec::new(),
-        until: now,
+        until: Some(now),
         catalog_version: version(app).await,
         reported: vec![row],
         gaps: Vec::new(),
@@ -486,6 +486,11 @@ async fn observations(app: &TestApp) {
     let outcome = app.store.observe(node, &Step::default(), &stale, now).await;
     assert!(matches!(outcome, Err(StoreError::Overtaken)));
     let lost = Looked { leases: vec![Lease { shard: 1, epoch: -1 }], ..looked.clone() };
+    let outcome = app.store.observe(node, &Step::default(), &lost, now).await;
+    assert!(matches!(outcome, Err(StoreError::LeaseLost)));
+    let unsaved = Looked { until: None, ..looked.clone() };
+    app.store.observe(node, &Step::default(), &unsaved, now).await.unwrap();
+    let lost = Looked { until: None, ..lost };
     let outcome = app.store.observe(node, &Step::default(), &lost, now).await;
     assert!(matches!(outcome, Err(StoreError::LeaseLost)));
     let gap = Gap { shard: 1, from_at: now, until_at: now + TTL };
