@@ -21,9 +21,9 @@ use crate::wake::ToLeases;
 
 /// How long a node may not be seen, on the database's clock, before others take over its shards.
 pub const TTL: Duration = Duration::from_secs(15);
-/// How often it is prolonged, and others are looked at.
+/// How often it says that it lives, and looks at others.
 const RENEW_EVERY: Duration = Duration::from_secs(2);
-/// This long before a lease could run out nothing new is begun under it.
+/// This long before others could take over nothing new is begun.
 const MARGIN: Duration = Duration::from_secs(3);
 /// How often a shard on its way out is looked at.
 const LEAVE_EVERY: Duration = Duration::from_millis(100);
@@ -170,7 +170,7 @@ fn index(shard: i32) -> usize {
     usize::try_from(shard.rem_euclid(SHARDS)).unwrap_or(0)
 }
 
-/// Prolongs what is held, says that this node lives, and comes closer to its part of the shards. Called once before the
+/// Says that this node lives, prolongs what it holds, and comes closer to its part of the shards. Called once before the
 /// engine starts, so that it starts with shards.
 pub async fn renew(store: &Store, leases: &Leases) -> Result<(), StoreError> {
     let node = leases.node();
