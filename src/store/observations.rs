@@ -5,7 +5,7 @@ use sqlx::FromRow;
 
 use super::outbox::Step;
 use super::rows::{MOST_ROWS, Rows, values};
-use super::shards::{Lease, held_sql, pairs};
+use super::shards::{Lease, held_sql};
 use super::{Backend, Result, Store, StoreError, Tx, on};
 use crate::domain::ids::{EventId, NodeId};
 use crate::domain::time::Timestamp;
@@ -123,45 +123,30 @@ impl Tx {
     /// Moves the shards on where that is to be saved, if they are all still this node's and the configuration is what the step
     /// knew. Their rows stay locked until the commit, which keeps a taker-over waiting.
     async fn look_at(&mut self, node: NodeId, looked: &Looked) -> Result<()> {
-        const SQLITE: &str = "
-            UPDATE shards
-            SET looked_until = $3
-            WHERE node_id = $1
-                AND (shard, epoch) IN (SELECT value ->> 0, value ->> 1 FROM json_each($2))";
-        const POSTGRES: &str = concat!(
-            "WITH held AS MATERIALIZED (",
-            held_sql!("SELECT shards.shard", "FOR UPDATE"),
-            ") UPDATE shards SET looked_until = $4 FROM held WHERE shards.shard = held.shard"
-        );
         const LOCK_POSTGRES: &str = held_sql!("SELECT shards.shard", "FOR UPDATE");
-        let leases = || looked.leases.iter();
-        let shards_and_epochs = || {
-            let shards: Vec<_> = leases().map(|lease| lease.shard).collect();
-            let epochs: Vec<_> = leases().map(|lease| lease.epoch).collect();
-            (shards, epochs)
-        };
-        let held = match (&mut self.0, looked.until) {
-            (Backend::Sqlite(tx), Some(until)) => {
-                let query = sqlx::query(SQLITE).bind(node).bind(pairs(&looked.leases)).bind(until);
-                query.execute(&mut **tx).await?.rows_affected()
+        const SQLITE: &str = "
+            UPDATE shards SET looked_until = $2 WHERE shard IN (SELECT value FROM json_each($1))";
+        const POSTGRES: &str = "
+            UPDATE shards SET looked_until = $2 WHERE shard = ANY ($1)";
+        let shards: Vec<_> = looked.leases.iter().map(|lease| lease.shard).collect();
+        self.hold(node, &looked.leases).await?;
+        if let Backend::Postgres(tx) = &mut self.0 {
+            let epochs: Vec<_> = looked.leases.iter().map(|lease| lease.epoch).collect();
+            let held = sqlx::query(LOCK_POSTGRES).bind(node).bind(&shards).bind(epochs).fetch_all(&mut **tx).await?;
+            if held.len() != shards.len() {
+                return Err(StoreError::LeaseLost);
             }
-            (Backend::Sqlite(_), None) => {
-                self.hold(node, &looked.leases).await?;
-                looked.leases.len() as u64
+        }
+        if let Some(until) = looked.until {
+            match &mut self.0 {
+                Backend::Sqlite(tx) => {
+                    let list = serde_json::to_string(&shards).expect("numbers serialise");
+                    sqlx::query(SQLITE).bind(list).bind(until).execute(&mut **tx).await?;
+                }
+                Backend::Postgres(tx) => {
+                    sqlx::query(POSTGRES).bind(shards).bind(until).execute(&mut **tx).await?;
+                }
             }
-            (Backend::Postgres(tx), Some(until)) => {
-                let (shards, epochs) = shards_and_epochs();
-                let query = sqlx::query(POSTGRES).bind(node).bind(shards).bind(epochs).bind(until);
-                query.execute(&mut **tx).await?.rows_affected()
-            }
-            (Backend::Postgres(tx), None) => {
-                let (shards, epochs) = shards_and_epochs();
-                let query = sqlx::query(LOCK_POSTGRES).bind(node).bind(shards).bind(epochs);
-                query.fetch_all(&mut **tx).await?.len() as u64
-            }
-        };
-        if usize::try_from(held) != Ok(looked.leases.len()) {
-            return Err(StoreError::LeaseLost);
         }
         if self.catalog_version().await? == looked.catalog_version { Ok(()) } else { Err(StoreError::Overtaken) }
     }

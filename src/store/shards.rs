@@ -219,28 +219,33 @@ impl Store {
             FROM shards
             CROSS JOIN (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now) AS clock
             WHERE node_id = $1 AND lease_until >= clock.now";
-        // By the places where they are: to look each of them up would go past all that is left of it.
+        // In the order of shards, as by everybody who locks several.
+        const LOCK_POSTGRES: &str = "
+            SELECT 1
+            FROM shards
+            WHERE node_id = $1
+                AND lease_until >= (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+            ORDER BY shard
+            FOR UPDATE";
+        // A statement of its own sees what was written while a lock was waited for, and goes through the shards once: to look
+        // each of them up would go past all that is left of it.
         const POSTGRES: &str = "
-            WITH held AS MATERIALIZED (
-                SELECT ctid AS place
-                FROM shards
-                WHERE node_id = $1
-                    AND lease_until >= (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
-                ORDER BY shard
-                FOR UPDATE
-            )
             UPDATE shards
             SET lease_until = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + $2
-            FROM held
-            WHERE shards.ctid = held.place
-            RETURNING shards.shard, shards.epoch";
+            WHERE node_id = $1
+                AND lease_until >= (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+            RETURNING shard, epoch";
         let Backend::Postgres(pool) = self.writer() else { return self.held_shards(node).await };
         let held: Vec<Held> =
             sqlx::query_as(HELD_POSTGRES).bind(node).bind(micros(RUNS_FOR / 2)).fetch_all(pool).await?;
-        if held.iter().any(|held| held.is_short) {
-            return Ok(sqlx::query_as(POSTGRES).bind(node).bind(micros(RUNS_FOR)).fetch_all(pool).await?);
+        if held.iter().all(|held| !held.is_short) {
+            return Ok(held.into_iter().map(|held| held.lease).collect());
         }
-        Ok(held.into_iter().map(|held| held.lease).collect())
+        let mut tx = pool.begin().await?;
+        sqlx::query(LOCK_POSTGRES).bind(node).execute(&mut *tx).await?;
+        let prolonged = sqlx::query_as(POSTGRES).bind(node).bind(micros(RUNS_FOR)).fetch_all(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(prolonged)
     }
 
     /// The leases `node` holds, whatever is left of them.

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
+use crate::steps::until_somebody_waits;
 use crate::support::Database;
 use crate::support::app::{Answer, SITE, http_client, text};
 use crate::support::clickhouse::{ClickHouse, Row};
@@ -165,8 +166,7 @@ async fn a_node_takes_what_it_is_short_of_its_part() {
 struct Pair {
     store: Store,
     connection: PgConnection,
-    /// Keeps the database.
-    _database: Database,
+    database: Database,
 }
 
 impl Pair {
@@ -175,7 +175,7 @@ impl Pair {
         let store = Store::open(&database.url).await.unwrap();
         store.migrate().await.unwrap();
         let connection = PgConnection::connect(&database.url).await.unwrap();
-        Self { store, connection, _database: database }
+        Self { store, connection, database }
     }
 
     async fn announce(&self, number: u128) {
@@ -248,7 +248,7 @@ async fn a_node_that_is_not_seen_loses_its_shards() {
         assert_eq!(pair.renew(2).await, []);
         let anew = pair.claim(2).await;
         assert!(anew.iter().all(|lease| lease.epoch == second[0].epoch + 1), "{anew:?}");
-        // A version that says nothing of itself but by its leases, as in a test, has them until they run out.
+        // Of whom nothing is known but its leases has them until they run out.
         pair.store.leave(NodeId(Uuid::from_u128(2))).await.unwrap();
         assert_eq!(pair.claim(1).await, []);
         pair.age_leases(Duration::from_secs(61)).await;
@@ -275,6 +275,30 @@ async fn leases_are_not_written_as_often_as_they_are_looked_at() {
         pair.announce(1).await;
         assert_eq!(pair.renew(1).await.len(), 256);
         assert_eq!(pair.written_by().await, written_by);
+        pair.store.close().await;
+    })
+    .await;
+}
+
+/// Whoever records or looks writes to a shard too, and may do so in the moment in which its lease is prolonged.
+#[tokio::test]
+async fn a_shard_that_is_written_meanwhile_is_not_lost() {
+    crate::support::in_time(async {
+        let mut pair = Pair::new().await;
+        pair.announce(1).await;
+        let claimed = pair.claim(1).await;
+        pair.age_leases(Duration::from_secs(31)).await;
+        let mut watch = PgConnection::connect(&pair.database.url).await.unwrap();
+        let mut somebody = PgConnection::connect(&pair.database.url).await.unwrap();
+        let mut tx = somebody.begin().await.unwrap();
+        sqlx::query("UPDATE shards SET looked_until = 1 WHERE shard = 5").execute(&mut *tx).await.unwrap();
+        let goes_on = async {
+            until_somebody_waits(&mut watch).await;
+            tx.commit().await.unwrap();
+        };
+        let (held, ()) = tokio::join!(pair.renew(1), goes_on);
+        assert_eq!(held, claimed);
+        assert!(pair.run_for().await > Duration::from_secs(45));
         pair.store.close().await;
     })
     .await;

@@ -645,15 +645,21 @@ async fn a_migration_that_finds_a_table_locked_says_so() {
     store.close().await;
 }
 
-/// An index in the order of a language is one that the system's next library may no longer find its texts in.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn moments_are_told_apart_by_their_bytes() {
+/// A database with partitions for a few days.
+async fn with_days() -> (Database, sqlx::PgConnection) {
     let database = Database::postgres().await;
     let store = Store::open(&database.url).await.unwrap();
     store.migrate().await.unwrap();
     store.operator_make_days(Timestamp::from_secs(1_800_000_000)).await.unwrap();
     store.close().await;
-    let mut connection = sqlx::PgConnection::connect(&database.url).await.unwrap();
+    let connection = sqlx::PgConnection::connect(&database.url).await.unwrap();
+    (database, connection)
+}
+
+/// An index in the order of a language is one that the system's next library may no longer find its texts in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn moments_are_told_apart_by_their_bytes() {
+    let (_database, mut connection) = with_days().await;
     let sql = "SELECT indexdef FROM pg_indexes WHERE indexname LIKE '%_moment_key'";
     let indexes: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut connection).await.unwrap();
     assert!(indexes.len() > 1, "the rest's and that of a day");
@@ -665,12 +671,7 @@ async fn moments_are_told_apart_by_their_bytes() {
 /// A day of many events would be read from end to end again and again, behind somebody's old snapshot to no end at all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_day_is_not_vacuumed_because_rows_were_added() {
-    let database = Database::postgres().await;
-    let store = Store::open(&database.url).await.unwrap();
-    store.migrate().await.unwrap();
-    store.operator_make_days(Timestamp::from_secs(1_800_000_000)).await.unwrap();
-    store.close().await;
-    let mut connection = sqlx::PgConnection::connect(&database.url).await.unwrap();
+    let (_database, mut connection) = with_days().await;
     let sql = "SELECT coalesce(reloptions::text, '') FROM pg_class WHERE relkind = 'r' AND relispartition AND relname LIKE '%_d2%'";
     let options: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut connection).await.unwrap();
     assert!(options.len() >= 10, "events and attempts of five days: {options:?}");
