@@ -9,6 +9,7 @@ use sqlx::{ConnectOptions as _, Connection as _, PgConnection, SqliteConnection}
 
 use super::World;
 use super::postgres::{self, Cluster};
+use super::queue::Filled;
 use super::report::Kind;
 use crate::store::Store;
 use crate::store::waiting::{Known, Look};
@@ -110,12 +111,27 @@ pub async fn depth(store: &Store) -> anyhow::Result<f64> {
     Ok(store.operator_depth().await?.deliveries as f64)
 }
 
-/// Returns once nothing is owed any more beside what is known not to be: then every outcome is on disk. Does not count, for
-/// that goes past every row that somebody's snapshot keeps.
-pub async fn emptied(world: &World, store: &Store, known: &Known) -> anyhow::Result<()> {
-    let look = Look { known: Some(known.clone()), ..Look::default() };
-    while !store.waiting(&look).await?.is_empty() {
+/// Returns once nothing is owed any more, with the moment at which that was seen first. Does not count, for that goes past
+/// every row that somebody's snapshot keeps, and a look at all of what was deleted, for the same reason, is not part of what
+/// is measured: whatever goes last is looked for first.
+pub async fn emptied<M>(
+    world: &World,
+    store: &Store,
+    filled: &Filled,
+    mut moment: impl AsyncFnMut() -> anyhow::Result<M>,
+) -> anyhow::Result<M> {
+    loop {
+        if is_empty(store, &filled.last).await? {
+            let seen_at = moment().await?;
+            if is_empty(store, &filled.all).await? {
+                return Ok(seen_at);
+            }
+        }
         world.clock.sleep(BETWEEN_LOOKS).await;
     }
-    Ok(())
+}
+
+async fn is_empty(store: &Store, known: &Known) -> anyhow::Result<bool> {
+    let look = Look { known: Some(known.clone()), ..Look::default() };
+    Ok(store.waiting(&look).await?.is_empty())
 }

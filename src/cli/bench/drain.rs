@@ -6,12 +6,12 @@ use super::cost::{Cpu, Moment};
 use super::database::emptied;
 use super::home::Home;
 use super::postgres::Meter;
+use super::queue::{self, Filled};
 use super::report::{Figure, Kind, Target};
 use super::served::{Launch, Served};
 use super::sink::Sink;
 use super::stage::{Hook, Plan, set_up};
-use super::{World, between, ceiling, queue};
-use crate::store::waiting::Known;
+use super::{World, between, ceiling};
 
 /// Endpoints the deliveries go to: enough that none of them is what everything waits for.
 const WEBHOOKS: usize = 8;
@@ -137,16 +137,16 @@ pub async fn full_queue(world: &World, kind: Kind, count: usize, beside: Beside)
             let snapshot = home.database.hold_snapshot().await?;
             let until = world.clock.monotonic() + span;
             while world.clock.monotonic() < until {
-                let known = queue::fill(world, &home.database, &hooks, count).await?;
-                let drained = drain(world, &home, &sink, count, &known).await?;
+                let filled = queue::fill(world, &home.database, &hooks, count).await?;
+                let drained = drain(world, &home, &sink, count, &filled).await?;
                 let left = until.saturating_sub(world.clock.monotonic()).as_secs();
                 world.progress(&format!("  {:.0}/s, and {left} s to go", drained.per_second));
             }
             Some(snapshot)
         }
     };
-    let known = queue::fill(world, &home.database, &hooks, count).await?;
-    let drained = drain(world, &home, &sink, count, &known).await?;
+    let filled = queue::fill(world, &home.database, &hooks, count).await?;
+    let drained = drain(world, &home, &sink, count, &filled).await?;
     drop(held);
     home.discard().await?;
     Ok(drained)
@@ -165,8 +165,8 @@ fn launch(sink: &Sink) -> Launch {
     Launch { authorities_pem: sink.authority_pem.clone(), unlimited: true, ..Launch::default() }
 }
 
-/// Starts the server on a queue of `count` deliveries and measures until it is empty. `known`: what else was in it.
-pub async fn drain(world: &World, home: &Home, sink: &Sink, count: usize, known: &Known) -> anyhow::Result<Drained> {
+/// Starts the server on a queue of `count` deliveries and measures until it is empty.
+pub async fn drain(world: &World, home: &Home, sink: &Sink, count: usize, filled: &Filled) -> anyhow::Result<Drained> {
     let store = home.database.store().await?;
     let commits = Commits::begin(home).await?;
     let mut meter = home.meter().await?;
@@ -175,8 +175,7 @@ pub async fn drain(world: &World, home: &Home, sink: &Sink, count: usize, known:
     sink.wait_for(before + 1).await?;
     let began = Moment::now(world, &served, meter.as_mut()).await?;
     let seconds = queue::follow(world, sink, before, count, QUARTERS).await?;
-    emptied(world, &store, known).await?;
-    let ended = Moment::now(world, &served, meter.as_mut()).await?;
+    let ended = emptied(world, &store, filled, async || Moment::now(world, &served, meter.as_mut()).await).await?;
     let peak_mib = served.peak_resident_mib()?;
     store.close().await;
     served.stop().await?;

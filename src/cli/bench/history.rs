@@ -69,8 +69,8 @@ impl History {
         let home = Home::new(world, kind).await?;
         let hooks = hooks(world, &home, &sink).await?;
         write_past(world, &home.database, size).await?;
-        let known = queue::fill(world, &home.database, &hooks, self.count).await?;
-        let drained = drain(world, &home, &sink, self.count, &known).await?;
+        let filled = queue::fill(world, &home.database, &hooks, self.count).await?;
+        let drained = drain(world, &home, &sink, self.count, &filled).await?;
         home.discard().await?;
         Ok(drained.per_second)
     }

@@ -6,6 +6,7 @@ use super::sink::Sink;
 use super::stage::Hook;
 use crate::domain::event::{Addressee, Data, Event};
 use crate::domain::ids::EventId;
+use crate::domain::time::Timestamp;
 use crate::domain::webhook::Format;
 use crate::store::outbox::{Fired, Step};
 use crate::store::queue::Lane;
@@ -14,22 +15,28 @@ use crate::store::waiting::{Fronts, Known};
 
 /// Events recorded by one commit.
 const BATCH: usize = 1_000;
+/// Those that go last, in batches: more than are under way or being written when the last one has arrived.
+const LAST: usize = 4;
 /// Size of every body: what a completion with its top pages and sources comes to.
 pub const BODY_BYTES: usize = 600;
 
-/// Records `count` events that are due now, the webhooks taking turns, while no server runs. Answers what need not be
-/// looked at to see whether they are still there.
-pub async fn fill(world: &World, database: &Database, hooks: &[Hook], count: usize) -> anyhow::Result<Known> {
+/// What need not be looked at in a queue that was filled.
+pub struct Filled {
+    /// To see whether anything is left.
+    pub all: Known,
+    /// To see whether anything is left of what goes last.
+    pub last: Known,
+}
+
+/// Records `count` events that are due now, the webhooks taking turns, while no server runs.
+pub async fn fill(world: &World, database: &Database, hooks: &[Hook], count: usize) -> anyhow::Result<Filled> {
     let store = database.store().await?;
     let began = world.clock.now();
-    let fronts = |hook: &Hook| Fronts {
-        shard: shard_of(hook.site_id),
-        webhook_id: hook.webhook_id,
-        lanes: [began; Lane::ALL.len()],
-    };
-    let mut webhooks: Vec<_> = hooks.iter().map(fronts).collect();
-    webhooks.sort_unstable_by_key(|known| (known.shard, known.webhook_id));
+    let mut last_began = began;
     for first in (0..count).step_by(BATCH) {
+        if first + LAST * BATCH <= count {
+            last_began = world.clock.now();
+        }
         let numbers = first..count.min(first + BATCH);
         let wanted = numbers.len();
         let fired = numbers.map(|number| owed(world, &hooks[number % hooks.len()])).collect();
@@ -42,7 +49,18 @@ pub async fn fill(world: &World, database: &Database, hooks: &[Hook], count: usi
     }
     store.close().await;
     database.calm_down().await?;
-    Ok(Known { webhooks, elsewhere: began })
+    Ok(Filled { all: nothing_before(began, hooks), last: nothing_before(last_began, hooks) })
+}
+
+fn nothing_before(moment: Timestamp, hooks: &[Hook]) -> Known {
+    let fronts = |hook: &Hook| Fronts {
+        shard: shard_of(hook.site_id),
+        webhook_id: hook.webhook_id,
+        lanes: [moment; Lane::ALL.len()],
+    };
+    let mut webhooks: Vec<_> = hooks.iter().map(fronts).collect();
+    webhooks.sort_unstable_by_key(|known| (known.shard, known.webhook_id));
+    Known { webhooks, elsewhere: moment }
 }
 
 fn owed(world: &World, hook: &Hook) -> Fired {
