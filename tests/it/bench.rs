@@ -149,6 +149,19 @@ async fn what_is_missing_is_said() {
 }
 
 #[tokio::test]
+async fn what_there_is_none_of_is_not_waited_for() {
+    let none: [&[&str]; 3] = [&["drain", "--count", "0"], &["flow", "--sites", "0"], &["backlog", "--webhooks", "0"]];
+    for arguments in none {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pulsehook"));
+        let output = command.args(["bench", "--database", "sqlite"]).args(arguments).output().await.unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("invalid value '0'"), "{said}");
+        assert!(said.contains(arguments[1]), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_without_authorities_names_the_file() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pulsehook"));
     command.args(["bench", "client", "--url", "https://127.0.0.1:1/", "--count", "1", "--authorities", "/dev/null"]);

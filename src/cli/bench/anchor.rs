@@ -17,7 +17,7 @@ use super::report::{Figure, Kind};
 #[derive(Debug, clap::Args)]
 pub struct Anchor {
     /// Jobs
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, default_value_t = 100_000, value_parser = super::at_least_one())]
     count: usize,
     /// Where its script and its package are
     #[arg(long, value_name = "FOLDER", default_value = "scripts/anchor")]

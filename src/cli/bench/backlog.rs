@@ -18,13 +18,13 @@ const HALF: usize = TENTHS / 2;
 #[derive(Debug, clap::Args)]
 pub struct Backlog {
     /// Deliveries in the queue
-    #[arg(long, default_value_t = 1_000_000)]
+    #[arg(long, default_value_t = 1_000_000, value_parser = super::at_least_one())]
     count: usize,
     /// Webhooks they are for
-    #[arg(long, default_value_t = 1_000)]
+    #[arg(long, default_value_t = 1_000, value_parser = super::at_least_one())]
     webhooks: usize,
     /// Of which so many are delivered
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, default_value_t = 100_000, value_parser = super::at_least_one())]
     deliver: usize,
 }
 

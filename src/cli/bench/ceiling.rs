@@ -34,7 +34,7 @@ const IN_FLIGHT: usize = 64;
 #[derive(Debug, clap::Args)]
 pub struct Ceiling {
     /// Requests
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, default_value_t = 100_000, value_parser = super::at_least_one())]
     count: usize,
 }
 
@@ -48,7 +48,7 @@ pub struct Client {
     #[arg(long, value_name = "FILE")]
     authorities: PathBuf,
     /// Requests
-    #[arg(long)]
+    #[arg(long, value_parser = super::at_least_one())]
     count: usize,
 }
 

@@ -21,7 +21,7 @@ const QUARTERS: usize = 4;
 #[derive(Debug, clap::Args)]
 pub struct Drain {
     /// Deliveries in the queue
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, default_value_t = 100_000, value_parser = super::at_least_one())]
     count: usize,
     /// Drain twice in each run, the second time while another connection holds a snapshot open, and compare
     #[arg(long)]

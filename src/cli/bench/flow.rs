@@ -42,13 +42,13 @@ pub struct Flow {
 #[derive(Debug, Clone, clap::Args)]
 pub struct Crowd {
     /// Sites
-    #[arg(long, default_value_t = 128)]
+    #[arg(long, default_value_t = 128, value_parser = super::at_least_one())]
     sites: usize,
     /// Webhooks of each site
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = super::at_least_one())]
     webhooks: usize,
     /// Goals of each site, all completed by one hit
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = super::at_least_one())]
     goals: usize,
 }
 

@@ -29,7 +29,7 @@ const DAYS: u32 = 20;
 #[derive(Debug, clap::Args)]
 pub struct History {
     /// Deliveries drained
-    #[arg(long, default_value_t = 50_000)]
+    #[arg(long, default_value_t = 50_000, value_parser = super::at_least_one())]
     count: usize,
     /// Past events, separated by commas
     #[arg(long, value_delimiter = ',', default_values_t = [10_000, 1_000_000])]

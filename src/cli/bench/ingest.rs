@@ -28,10 +28,10 @@ const SPILL_LIMIT: u64 = 8 << 30;
 #[derive(Debug, clap::Args)]
 pub struct Ingest {
     /// Events of each kind
-    #[arg(long, default_value_t = 20_000)]
+    #[arg(long, default_value_t = 20_000, value_parser = super::at_least_one())]
     count: usize,
     /// Events that go to ClickHouse without HTTP, through our writer and through the driver alone
-    #[arg(long, default_value_t = 200_000)]
+    #[arg(long, default_value_t = 200_000, value_parser = super::at_least_one())]
     rows: usize,
 }
 

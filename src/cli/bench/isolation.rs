@@ -30,13 +30,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug, clap::Args)]
 pub struct Isolation {
     /// Accounts with an endpoint that answers
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = super::at_least_one())]
     healthy: usize,
     /// Accounts with an endpoint that hangs
-    #[arg(long, default_value_t = 1_000)]
+    #[arg(long, default_value_t = 1_000, value_parser = super::at_least_one())]
     hanging: usize,
     /// Each part is measured for so long
-    #[arg(long, default_value_t = 15)]
+    #[arg(long, default_value_t = 15, value_parser = super::at_least_one())]
     seconds: usize,
     /// Events go to the others for so long before the healthy ones are measured beside them
     #[arg(long, default_value_t = 5)]

@@ -37,16 +37,16 @@ const SETTLING: Duration = Duration::from_secs(12);
 #[derive(Debug, clap::Args)]
 pub struct Latency {
     /// Each rate is kept up for so long
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = super::at_least_one())]
     seconds: usize,
     /// Deliveries of the drain the load is a quarter of
-    #[arg(long, default_value_t = 50_000)]
+    #[arg(long, default_value_t = 50_000, value_parser = super::at_least_one())]
     drain_count: usize,
     /// Events a second under load, in place of a quarter of a measured drain
     #[arg(long)]
     rate: Option<f64>,
     /// Tests sent through the other node
-    #[arg(long, default_value_t = 150)]
+    #[arg(long, default_value_t = 150, value_parser = super::at_least_one())]
     tests: usize,
     /// Tests a second
     #[arg(long, default_value_t = 10.0)]

@@ -28,6 +28,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use clap::builder::RangedU64ValueParser;
 use clap::{Parser, Subcommand};
 
 use self::postgres::Cluster;
@@ -152,6 +153,11 @@ const EVERYTHING: &[(&[&str], &[&str])] = &[
 struct Line {
     #[command(subcommand)]
     which: Which,
+}
+
+/// Of none of them there is nothing to measure, and what is waited for would never come.
+fn at_least_one() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
 }
 
 /// What every figure works with.

@@ -42,7 +42,7 @@ pub struct Scale {
     #[arg(long, default_value_t = 10)]
     triggers: i64,
     /// Rows that land each second
-    #[arg(long, default_value_t = 1_000)]
+    #[arg(long, default_value_t = 1_000, value_parser = super::at_least_one())]
     rows: usize,
     /// Rows land for so long
     #[arg(long, default_value_t = 40)]

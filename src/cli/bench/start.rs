@@ -16,7 +16,7 @@ const BYTES_PER_MIB: f64 = 1_048_576.0;
 #[derive(Debug, clap::Args)]
 pub struct Start {
     /// Starts within a run
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = super::at_least_one())]
     count: usize,
 }
 

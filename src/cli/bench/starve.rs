@@ -23,13 +23,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, clap::Args)]
 pub struct Starve {
     /// Deliveries of the account with the backlog
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, default_value_t = 100_000, value_parser = super::at_least_one())]
     count: usize,
     /// Its webhooks
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = super::at_least_one())]
     webhooks: usize,
     /// Single deliveries of the other account, one after the other
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 30, value_parser = super::at_least_one())]
     singles: usize,
 }
 
