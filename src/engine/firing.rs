@@ -8,6 +8,7 @@ use jiff::tz::TimeZone;
 use metrics::counter;
 use tokio::sync::mpsc;
 use tracing::info;
+use uuid::Uuid;
 
 use super::apart::side_by_side;
 use super::catalog::{ChangeTrigger, CompletionTrigger, Memory, Scope, Wants, WatchedSite};
@@ -20,7 +21,7 @@ use crate::domain::decide::{ChangeState, Direction, Observation, Verdict, decide
 use crate::domain::event::{Addressee, Data, Event, Rise, Share, TopPage, TopSource, WhoCame};
 use crate::domain::filter::{DIRECT, Filter};
 use crate::domain::goal::Goal;
-use crate::domain::ids::{EventId, SiteId, TriggerId};
+use crate::domain::ids::{EventId, SiteId, TriggerId, WebhookId};
 use crate::domain::tally::{Counted, Ranking};
 use crate::domain::time::Timestamp;
 use crate::domain::trigger::Baseline;
@@ -79,30 +80,51 @@ impl Firing {
         moment: impl Fn(&Found<'_, R>) -> String + Sync,
         now: Timestamp,
     ) {
-        let told = |found: Vec<Found<'_, R>>| {
+        let ids = self.ids_in_turn(found.iter().map(|found| found.by.trigger.webhook_id), now);
+        let told = |found: Vec<Found<'_, R>>, ids: &[EventId]| {
             let mut told = Step::default();
-            for found in found {
+            for (found, id) in found.into_iter().zip(ids) {
                 let moment = moment(&found);
-                self.add_completion(&mut told, found, moment, now);
+                self.add_completion(&mut told, *id, found, moment, now);
             }
             told
         };
         if found.len() < BUILT_APART {
-            step.append(told(found));
+            step.append(told(found, &ids));
             return;
         }
         let rest = found.split_off(found.len() / 2);
-        let (first, second) = side_by_side(|| told(found), || told(rest));
+        let (ids, ids_of_rest) = ids.split_at(found.len());
+        let (first, second) = side_by_side(|| told(found, ids), || told(rest, ids_of_rest));
         step.append(first);
         step.append(second);
     }
 
-    fn add_completion<R>(&self, step: &mut Step, found: Found<'_, R>, moment: String, now: Timestamp) {
+    /// Ids for events of these webhooks, in whose order the first of each come before all second ones, and so on. That is how
+    /// they are sent if there are many: webhooks take turns. What is written down of those that are through together then lies
+    /// together.
+    fn ids_in_turn(&self, webhooks: impl Iterator<Item = WebhookId>, now: Timestamp) -> Vec<EventId> {
+        let mut before: foldhash::HashMap<WebhookId, usize> = foldhash::HashMap::default();
+        let turn = |webhook_id| {
+            let turns = before.entry(webhook_id).or_default();
+            *turns += 1;
+            *turns
+        };
+        let mut turns: Vec<_> = webhooks.map(turn).enumerate().map(|(index, turn)| (turn, index)).collect();
+        let mut ids = vec![EventId(Uuid::nil()); turns.len()];
+        turns.sort_unstable();
+        for (_, index) in turns {
+            ids[index] = EventId(self.chance.uuid_v7(now));
+        }
+        ids
+    }
+
+    fn add_completion<R>(&self, step: &mut Step, id: EventId, found: Found<'_, R>, moment: String, now: Timestamp) {
         let Found { site_id, by, tally, .. } = found;
         let Wanted { site, trigger, goal } = by;
         if trigger.batch.is_none() {
             let counted = tally.counted(Ranking::LISTED);
-            step.fired.extend(self.completion((site_id, site), (trigger, goal), counted, moment, now));
+            step.fired.extend(self.completion(id, (site_id, site), (trigger, goal), counted, moment, now));
             return;
         }
         let count = i64::try_from(tally.count).unwrap_or(i64::MAX);
@@ -114,6 +136,7 @@ impl Firing {
     /// The event of completions, of this goal if the trigger is for goals. `None` when nobody wants it any more.
     pub fn completion(
         &self,
+        id: EventId,
         (site_id, site): (SiteId, &WatchedSite),
         (watched, goal): (&CompletionTrigger, Option<&Goal>),
         counted: Counted,
@@ -134,7 +157,6 @@ impl Firing {
             format: watched.format,
             trigger: Some((watched.id, watched.max_age)),
         };
-        let id = EventId(self.chance.uuid_v7(now));
         Some(Fired {
             event: Event::new(id, &addressee, moment, data, now),
             shard: site.shard,

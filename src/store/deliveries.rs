@@ -5,7 +5,7 @@ use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::audit::Change;
-use super::lists::{Listing, hex_list, uuids};
+use super::lists::{Listing, has_entry_postgres, has_entry_sqlite, hex_list, uuids};
 use super::retention::first_id_of;
 use super::{Backend, Result, Store, on};
 use crate::domain::ids::{AccountId, EventId, TriggerId, WebhookId};
@@ -234,13 +234,26 @@ impl Store {
 
     /// How many a filter lets through, however old. A part at a time, so that no statement takes long, unless it is all.
     pub async fn count_deliveries(&self, account_id: AccountId, webhook_id: WebhookId, filter: &Filter) -> Result<i64> {
-        const ALL: &str = "
-            SELECT CAST(count(*) + coalesce(sum(length(lists)), 0) / 16 AS BIGINT)
-            FROM events
-            WHERE account_id = $1 AND webhook_id = $2 AND (lists IS NULL OR length(lists) > 0)";
+        const ALL_SQLITE: &str = concat!(
+            "SELECT count(*) + coalesce(sum(length(lists)), 0) / 16 FROM events WHERE ",
+            has_entry_sqlite!(),
+            " AND account_id = $1 AND webhook_id = $2"
+        );
+        const ALL_POSTGRES: &str = concat!(
+            "SELECT count(*) + coalesce(sum(length(lists)), 0) / 16 FROM events WHERE ",
+            has_entry_postgres!(),
+            " AND account_id = $1 AND webhook_id = $2"
+        );
         if filter.is_open() {
-            return Ok(on!(self.reader(), pool => sqlx::query_scalar(ALL)
-                .bind(account_id).bind(webhook_id).fetch_one(pool).await)?);
+            macro_rules! count {
+                ($sql:ident, $pool:expr) => {
+                    sqlx::query_scalar($sql).bind(account_id).bind(webhook_id).fetch_one($pool).await
+                };
+            }
+            return Ok(match self.reader() {
+                Backend::Sqlite(pool) => count!(ALL_SQLITE, pool),
+                Backend::Postgres(pool) => count!(ALL_POSTGRES, pool),
+            }?);
         }
         let mut listing = Filter { before: None, ..filter.clone() }.listing(account_id, webhook_id);
         let mut count = 0;

@@ -110,7 +110,7 @@ impl Store {
                 CASE place WHEN 0 THEN events.id ELSE substr(events.lists, place * 16 - 15, 16) END AS id
             FROM ours
             CROSS JOIN events ON events.webhook_id = ours.id AND events.id >= $2
-                AND (events.lists IS NULL OR length(events.lists) > 0)
+                AND (events.lists IS NULL OR events.lists <> x'')
             CROSS JOIN places ON place * 16 <= coalesce(length(events.lists), 0)",
             "JOIN attempts AS late ON late.webhook_id = ours.id AND late.late_at >= $3",
             "JOIN queue AS resent ON resent.shard = ours.shard AND resent.webhook_id = ours.id AND resent.lane = 2

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::{PgConnection, PgExecutor, PgPool};
 use uuid::Uuid;
 
-use super::lists::Entry;
+use super::lists::{Entry, has_entry_postgres, has_entry_sqlite};
 use super::{Backend, Result, Store, on};
 use crate::domain::ids::{EventId, WebhookId};
 use crate::domain::time::Timestamp;
@@ -113,7 +113,7 @@ impl Store {
             FROM events
             WHERE id < $1
                 AND inserted_at < $2
-                AND (lists IS NULL OR length(lists) > 0)
+                AND (lists IS NULL OR lists <> x'')
                 AND NOT EXISTS (SELECT 1 FROM queue WHERE queue.event_id = events.id)
                 AND NOT EXISTS (
                     SELECT 1
@@ -154,20 +154,30 @@ impl Store {
     /// Removes deliveries of a webhook that was deleted, about `limit`. Answers how many; none means that it is done.
     pub async fn operator_remove_deleted(&self, limit: i64) -> Result<u64> {
         const NEXT: &str = "SELECT webhook_id FROM removals ORDER BY inserted_at, webhook_id LIMIT 1";
-        const EVENTS: &str = "
-            SELECT id, lists
-            FROM events
-            WHERE webhook_id = $1 AND (lists IS NULL OR length(lists) > 0)
-            ORDER BY id
-            LIMIT $2";
+        const ENTRIES_SQLITE: &str = concat!(
+            "SELECT id, lists FROM events WHERE webhook_id = $1 AND ",
+            has_entry_sqlite!(),
+            " ORDER BY id LIMIT $2"
+        );
+        const ENTRIES_POSTGRES: &str = concat!(
+            "SELECT id, lists FROM events WHERE webhook_id = $1 AND ",
+            has_entry_postgres!(),
+            " ORDER BY id LIMIT $2"
+        );
         const DONE: &str = "DELETE FROM removals WHERE webhook_id = $1";
         let mut removed = 0;
         loop {
             let next: Option<WebhookId> =
                 on!(self.writer(), pool => sqlx::query_scalar(NEXT).fetch_optional(pool).await)?;
             let Some(webhook_id) = next else { return Ok(removed) };
-            let entries: Vec<Entry> = on!(self.writer(), pool => sqlx::query_as(EVENTS)
-                .bind(webhook_id).bind(limit).fetch_all(pool).await)?;
+            let entries: Vec<Entry> = match self.writer() {
+                Backend::Sqlite(pool) => {
+                    sqlx::query_as(ENTRIES_SQLITE).bind(webhook_id).bind(limit).fetch_all(pool).await
+                }
+                Backend::Postgres(pool) => {
+                    sqlx::query_as(ENTRIES_POSTGRES).bind(webhook_id).bind(limit).fetch_all(pool).await
+                }
+            }?;
             if entries.is_empty() {
                 on!(self.writer(), pool => sqlx::query(DONE).bind(webhook_id).execute(pool).await.map(drop))?;
                 continue;

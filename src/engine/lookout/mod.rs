@@ -341,7 +341,8 @@ impl Gathering<'_> {
         if goal.is_none() && batch.goal_id().is_some() {
             return Fate::Dropped;
         }
-        let fired = self.firing.completion((*site_id, site), (*watched, goal), counted, moment, self.now);
+        let id = EventId(self.firing.chance.uuid_v7(self.now));
+        let fired = self.firing.completion(id, (*site_id, site), (*watched, goal), counted, moment, self.now);
         fired.map_or(Fate::Dropped, |fired| Fate::Told(Box::new(fired)))
     }
 }
