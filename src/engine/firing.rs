@@ -80,7 +80,7 @@ impl Firing {
         moment: impl Fn(&Found<'_, R>) -> String + Sync,
         now: Timestamp,
     ) {
-        let ids = self.ids_in_turn(found.iter().map(|found| found.by.trigger.webhook_id), now);
+        let ids = ids_in_turn(&self.chance, found.iter().map(|found| found.by.trigger.webhook_id), now);
         let told = |found: Vec<Found<'_, R>>, ids: &[EventId]| {
             let mut told = Step::default();
             for (found, id) in found.into_iter().zip(ids) {
@@ -98,25 +98,6 @@ impl Firing {
         let (first, second) = side_by_side(|| told(found, ids), || told(rest, ids_of_rest));
         step.append(first);
         step.append(second);
-    }
-
-    /// Ids for events of these webhooks, in whose order the first of each come before all second ones, and so on. That is how
-    /// they are sent if there are many: webhooks take turns. What is written down of those that are through together then lies
-    /// together.
-    fn ids_in_turn(&self, webhooks: impl Iterator<Item = WebhookId>, now: Timestamp) -> Vec<EventId> {
-        let mut before: foldhash::HashMap<WebhookId, usize> = foldhash::HashMap::default();
-        let turn = |webhook_id| {
-            let turns = before.entry(webhook_id).or_default();
-            *turns += 1;
-            *turns
-        };
-        let mut turns: Vec<_> = webhooks.map(turn).enumerate().map(|(index, turn)| (turn, index)).collect();
-        let mut ids = vec![EventId(Uuid::nil()); turns.len()];
-        turns.sort_unstable();
-        for (_, index) in turns {
-            ids[index] = EventId(self.chance.uuid_v7(now));
-        }
-        ids
     }
 
     fn add_completion<R>(&self, step: &mut Step, id: EventId, found: Found<'_, R>, moment: String, now: Timestamp) {
@@ -412,5 +393,37 @@ fn due(event: Event, shard: i32) -> Due {
         event_type: event.event_type,
         format: event.format,
         payload: event.payload.into(),
+    }
+}
+
+/// Ids for events of these webhooks, in whose order the first of each come before all second ones, and so on. That is how they
+/// are sent if there are many: webhooks take turns. What is written down of those that are through together lies together then.
+fn ids_in_turn(chance: &Chance, webhooks: impl Iterator<Item = WebhookId>, now: Timestamp) -> Vec<EventId> {
+    let mut turns_of: foldhash::HashMap<WebhookId, usize> = foldhash::HashMap::default();
+    let turn = |webhook_id| {
+        let turns = turns_of.entry(webhook_id).or_default();
+        *turns += 1;
+        *turns
+    };
+    let mut turns: Vec<_> = webhooks.map(turn).enumerate().map(|(index, turn)| (turn, index)).collect();
+    turns.sort_unstable();
+    let mut ids = vec![EventId(Uuid::nil()); turns.len()];
+    for (_, index) in turns {
+        ids[index] = EventId(chance.uuid_v7(now));
+    }
+    ids
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_sort_in_the_order_of_turns_and_each_webhooks_own_as_they_came() {
+        let webhooks = [1, 1, 1, 2, 3, 3, 2].map(|number| WebhookId(Uuid::from_u128(number)));
+        let ids = ids_in_turn(&Chance::seeded(1), webhooks.into_iter(), Timestamp::from_secs(1));
+        let mut order: Vec<_> = (0..ids.len()).collect();
+        order.sort_by_key(|index| ids[*index]);
+        assert_eq!(order, [0, 3, 4, 1, 5, 6, 2]);
     }
 }

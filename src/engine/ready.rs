@@ -2,12 +2,14 @@
 //!
 //! Accounts take turns, within an account its endpoints, and within an endpoint first attempts go before retries and both
 //! before resends. An endpoint that may not be spoken to now is not in the round at all, so it costs nothing: it waits for
-//! a moment, for an attempt of its own to end, for room at its host, or for room among those of its repute.
+//! a moment, for an attempt of its own to end, for room at its host, or for room among those of its repute. Those that wait
+//! for room take turns in the same way.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use foldhash::HashMap;
+use slab::Slab;
 
 use crate::domain::breaker::Turn;
 use crate::domain::ids::{AccountId, EventId, WebhookId};
@@ -35,34 +37,52 @@ impl Room {
     }
 }
 
+/// Endpoints and hosts go by numbers in here: they are looked up several times with every delivery.
 #[derive(Debug)]
 pub struct Ready {
     room: Room,
     in_flight: usize,
-    /// Accounts with an endpoint in the round, the next one first.
-    accounts: VecDeque<AccountId>,
-    /// Each account's endpoints in the round, the next one first.
-    rounds: HashMap<AccountId, VecDeque<WebhookId>>,
-    endpoints: HashMap<WebhookId, Endpoint>,
-    hosts: HashMap<Arc<str>, Crowd>,
+    round: Round,
+    endpoints: Slab<Endpoint>,
+    numbers: HashMap<WebhookId, usize>,
+    hosts: Slab<Host>,
+    hosts_by_name: HashMap<Arc<str>, usize>,
     /// One for each repute.
     reputes: [Crowd; Repute::COUNT],
     /// Endpoints that wait for a moment.
-    timers: BTreeSet<(Timestamp, WebhookId)>,
+    timers: BTreeSet<(Timestamp, usize)>,
     waiting: usize,
+}
+
+/// Endpoints in turn: of one account after the other, and of each account one after the other.
+#[derive(Debug, Default)]
+struct Round {
+    /// Accounts that have one here, the next one first.
+    accounts: VecDeque<AccountId>,
+    /// The endpoints of each account, the next one first; of some accounts none.
+    endpoints: HashMap<AccountId, VecDeque<usize>>,
 }
 
 /// Endpoints that share room.
 #[derive(Debug, Default)]
 struct Crowd {
     in_flight: usize,
-    waiting: VecDeque<WebhookId>,
+    waiting: Round,
+}
+
+/// Kept while endpoints there are known.
+#[derive(Debug)]
+struct Host {
+    name: Arc<str>,
+    endpoints: usize,
+    crowd: Crowd,
 }
 
 #[derive(Debug)]
 struct Endpoint {
+    id: WebhookId,
     account_id: AccountId,
-    host: Arc<str>,
+    host: usize,
     pace: Pace,
     lanes: [VecDeque<Due>; 3],
     in_flight: u32,
@@ -83,15 +103,53 @@ enum Place {
     AmongItsLike(Repute),
 }
 
+impl Round {
+    fn push(&mut self, account_id: AccountId, endpoint: usize) {
+        let own = self.endpoints.entry(account_id).or_default();
+        if own.is_empty() {
+            self.accounts.push_back(account_id);
+        }
+        own.push_back(endpoint);
+    }
+
+    fn pop(&mut self) -> Option<usize> {
+        let account_id = self.accounts.pop_front()?;
+        let own = self.endpoints.get_mut(&account_id).expect("an account in turn has endpoints");
+        let endpoint = own.pop_front().expect("an account in turn has an endpoint");
+        if !own.is_empty() {
+            self.accounts.push_back(account_id);
+        }
+        Some(endpoint)
+    }
+
+    fn remove(&mut self, account_id: AccountId, endpoint: usize) {
+        let Some(own) = self.endpoints.get_mut(&account_id) else { return };
+        own.retain(|other| *other != endpoint);
+        if own.is_empty() {
+            self.accounts.retain(|other| *other != account_id);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.accounts.is_empty()
+    }
+
+    /// What is kept for accounts that may come back in a moment.
+    fn forget_idle(&mut self) {
+        self.endpoints.retain(|_, own| !own.is_empty());
+    }
+}
+
 impl Ready {
     pub fn new(room: Room) -> Self {
         Self {
             room,
             in_flight: 0,
-            accounts: VecDeque::new(),
-            rounds: HashMap::default(),
-            endpoints: HashMap::default(),
-            hosts: HashMap::default(),
+            round: Round::default(),
+            endpoints: Slab::new(),
+            numbers: HashMap::default(),
+            hosts: Slab::new(),
+            hosts_by_name: HashMap::default(),
             reputes: Default::default(),
             timers: BTreeSet::new(),
             waiting: 0,
@@ -100,17 +158,27 @@ impl Ready {
 
     /// Gets to know an endpoint, or what has become of it.
     pub fn meet(&mut self, id: WebhookId, account_id: AccountId, host: Arc<str>, pace: Pace, now: Timestamp) {
-        match self.endpoints.get_mut(&id) {
-            Some(endpoint) => {
+        let number = match self.numbers.get(&id).copied() {
+            Some(number) => {
                 // What is under way counts at the host it was started for, which is where it comes back from.
-                if endpoint.in_flight == 0 {
-                    endpoint.host = host;
+                let endpoint = &self.endpoints[number];
+                if endpoint.in_flight == 0 && self.hosts[endpoint.host].name != host {
+                    if endpoint.place == Place::AtItsHost {
+                        self.leave_wherever(number);
+                    }
+                    let before = self.endpoints[number].host;
+                    self.endpoints[number].host = self.host(host);
+                    self.leave_host(before);
                 }
+                let endpoint = &mut self.endpoints[number];
                 endpoint.pace = pace;
                 endpoint.used_at = now;
+                number
             }
             None => {
-                let endpoint = Endpoint {
+                let host = self.host(host);
+                let number = self.endpoints.insert(Endpoint {
+                    id,
                     account_id,
                     host,
                     pace,
@@ -119,24 +187,45 @@ impl Ready {
                     started_as: Default::default(),
                     place: Place::Nowhere,
                     used_at: now,
-                };
-                self.endpoints.insert(id, endpoint);
+                });
+                self.numbers.insert(id, number);
+                number
             }
+        };
+        self.enter_round(number);
+    }
+
+    /// The host of one more endpoint.
+    fn host(&mut self, name: Arc<str>) -> usize {
+        let hosts = &mut self.hosts;
+        let new = || hosts.insert(Host { name: Arc::clone(&name), endpoints: 0, crowd: Crowd::default() });
+        let number = *self.hosts_by_name.entry(Arc::clone(&name)).or_insert_with(new);
+        self.hosts[number].endpoints += 1;
+        number
+    }
+
+    fn leave_host(&mut self, number: usize) {
+        let host = &mut self.hosts[number];
+        host.endpoints -= 1;
+        if host.endpoints == 0 {
+            let host = self.hosts.remove(number);
+            self.hosts_by_name.remove(&host.name);
+        } else {
+            // It may have been let in there.
+            self.let_in_at(number);
         }
-        self.enter_round(id);
     }
 
     pub fn knows(&self, id: WebhookId) -> bool {
-        self.endpoints.contains_key(&id)
+        self.numbers.contains_key(&id)
     }
 
     /// A delivery waits for its turn. `false`: its endpoint has to be met first.
     pub fn push(&mut self, due: Due) -> bool {
-        let id = due.webhook_id;
-        let Some(endpoint) = self.endpoints.get_mut(&id) else { return false };
-        endpoint.lanes[due.lane as usize].push_back(due);
+        let Some(number) = self.numbers.get(&due.webhook_id).copied() else { return false };
+        self.endpoints[number].lanes[due.lane as usize].push_back(due);
         self.waiting += 1;
-        self.enter_round(id);
+        self.enter_round(number);
         true
     }
 
@@ -144,32 +233,34 @@ impl Ready {
     pub fn take_turn(&mut self, now: Timestamp) -> Option<Due> {
         self.wake(now);
         while self.in_flight < self.room.total {
-            let id = self.next_in_round()?;
-            let endpoint = self.endpoints.get(&id).expect("an endpoint in the round is known");
+            let number = self.round.pop()?;
+            let endpoint = &mut self.endpoints[number];
+            endpoint.place = Place::Nowhere;
             let Some(lane) = endpoint.next_lane() else { continue };
-            let (host, repute) = (Arc::clone(&endpoint.host), endpoint.pace.repute());
+            let (host, account_id, repute) = (endpoint.host, endpoint.account_id, endpoint.pace.repute());
             let place = match endpoint.pace.admits(endpoint.in_flight, lane == Lane::Resend, now) {
                 Admission::At(moment) => Place::ForAMoment(moment),
                 Admission::AfterAnother => Place::Nowhere,
-                Admission::Now if !self.has_room_at(&host) => Place::AtItsHost,
+                Admission::Now if !self.has_room_at(host) => Place::AtItsHost,
                 Admission::Now if !self.has_room_among(repute) => Place::AmongItsLike(repute),
-                Admission::Now => return Some(self.start(id, lane, repute, now)),
+                Admission::Now => return Some(self.start(number, lane, repute, now)),
             };
-            self.endpoints.get_mut(&id).expect("it was just there").place = place;
+            self.endpoints[number].place = place;
             match place {
-                Place::ForAMoment(moment) => drop(self.timers.insert((moment, id))),
-                Place::AtItsHost => self.hosts.entry(Arc::clone(&host)).or_default().waiting.push_back(id),
-                Place::AmongItsLike(repute) => self.reputes[repute as usize].waiting.push_back(id),
+                Place::ForAMoment(moment) => drop(self.timers.insert((moment, number))),
+                Place::AtItsHost => self.hosts[host].crowd.waiting.push(account_id, number),
+                Place::AmongItsLike(repute) => self.reputes[repute as usize].waiting.push(account_id, number),
                 Place::Nowhere | Place::InTheRound => {}
             }
             // It may have been let in where it does not take the room now: the next one may.
-            self.let_in(&host, repute);
+            self.let_in_at(host);
+            self.let_in_among(repute);
         }
         None
     }
 
-    fn has_room_at(&self, host: &Arc<str>) -> bool {
-        self.hosts.get(host).is_none_or(|crowd| crowd.in_flight < self.room.per_host)
+    fn has_room_at(&self, host: usize) -> bool {
+        self.hosts[host].crowd.in_flight < self.room.per_host
     }
 
     fn has_room_among(&self, repute: Repute) -> bool {
@@ -177,54 +268,55 @@ impl Ready {
     }
 
     /// Lets the next one into room that has become free.
-    fn let_in(&mut self, host: &Arc<str>, repute: Repute) {
-        if self.has_room_at(host) {
-            let next = self.hosts.get_mut(host).and_then(|crowd| crowd.waiting.pop_front());
+    fn let_in_at(&mut self, host: usize) {
+        if self.has_room_at(host)
+            && let Some(next) = self.hosts[host].crowd.waiting.pop()
+        {
             self.leave_place(next, Place::AtItsHost);
-        }
-        // Who has come to another repute meanwhile takes no room here: the one behind may come too.
-        let mut room = self.has_room_among(repute);
-        while room {
-            let Some(next) = self.reputes[repute as usize].waiting.pop_front() else { return };
-            room = self.endpoints.get(&next).is_none_or(|endpoint| endpoint.pace.repute() != repute);
-            self.leave_place(Some(next), Place::AmongItsLike(repute));
         }
     }
 
-    fn start(&mut self, id: WebhookId, lane: Lane, repute: Repute, now: Timestamp) -> Due {
-        let endpoint = self.endpoints.get_mut(&id).expect("the caller has it");
+    fn let_in_among(&mut self, repute: Repute) {
+        // Who has come to another repute meanwhile takes no room here: the one behind may come too.
+        let mut room = self.has_room_among(repute);
+        while room {
+            let Some(next) = self.reputes[repute as usize].waiting.pop() else { return };
+            room = self.endpoints[next].pace.repute() != repute;
+            self.leave_place(next, Place::AmongItsLike(repute));
+        }
+    }
+
+    fn start(&mut self, number: usize, lane: Lane, repute: Repute, now: Timestamp) -> Due {
+        let endpoint = &mut self.endpoints[number];
         let due = endpoint.lanes[lane as usize].pop_front().expect("the lane is not empty");
         endpoint.pace.start(lane == Lane::Resend, now);
         endpoint.in_flight += 1;
         endpoint.used_at = now;
         endpoint.started_as[repute as usize] += 1;
-        self.hosts.entry(Arc::clone(&endpoint.host)).or_default().in_flight += 1;
+        self.hosts[endpoint.host].crowd.in_flight += 1;
         self.reputes[repute as usize].in_flight += 1;
         self.in_flight += 1;
         self.waiting -= 1;
-        self.enter_round(id);
+        self.enter_round(number);
         due
     }
 
     /// An attempt handed out by [`Ready::take_turn`] is over. Answers what is worth remembering of its endpoint.
     pub fn done(&mut self, id: WebhookId, told: Told, now: Timestamp) -> Option<Turn> {
-        let endpoint = self.endpoints.get_mut(&id).expect("an endpoint is known while an attempt is under way");
+        let number = *self.numbers.get(&id).expect("an endpoint is known while an attempt is under way");
+        let endpoint = &mut self.endpoints[number];
         let turn = endpoint.pace.finish(told, now);
         endpoint.in_flight -= 1;
         self.in_flight -= 1;
         let repute = Repute::ALL.into_iter().find(|repute| endpoint.started_as[*repute as usize] > 0);
         let repute = repute.expect("it was started under some repute");
         endpoint.started_as[repute as usize] -= 1;
-        let host = Arc::clone(&endpoint.host);
-        if let Some(crowd) = self.hosts.get_mut(&host) {
-            crowd.in_flight -= 1;
-            if crowd.in_flight == 0 && crowd.waiting.is_empty() {
-                self.hosts.remove(&host);
-            }
-        }
+        let host = endpoint.host;
+        self.hosts[host].crowd.in_flight -= 1;
         self.reputes[repute as usize].in_flight -= 1;
-        self.let_in(&host, repute);
-        self.enter_round(id);
+        self.let_in_at(host);
+        self.let_in_among(repute);
+        self.enter_round(number);
         turn
     }
 
@@ -235,8 +327,8 @@ impl Ready {
 
     /// Nothing goes to the endpoint before `moment`: it asked for it.
     pub fn hold_until(&mut self, id: WebhookId, moment: Timestamp) {
-        if let Some(endpoint) = self.endpoints.get_mut(&id) {
-            endpoint.pace.hold_until(moment);
+        if let Some(number) = self.numbers.get(&id) {
+            self.endpoints[*number].pace.hold_until(moment);
         }
     }
 
@@ -247,7 +339,7 @@ impl Ready {
 
     /// Deliveries of a lane that wait in memory.
     pub fn waiting_in(&self, id: WebhookId, lane: Lane) -> usize {
-        self.endpoints.get(&id).map_or(0, |endpoint| endpoint.lanes[lane as usize].len())
+        self.numbers.get(&id).map_or(0, |number| self.endpoints[*number].lanes[lane as usize].len())
     }
 
     /// All that wait in memory.
@@ -261,110 +353,105 @@ impl Ready {
 
     /// Whether somebody could have a turn now.
     pub fn is_resting(&self) -> bool {
-        self.accounts.is_empty()
+        self.round.is_empty()
     }
 
     /// Drops what waits for an endpoint; the database still has it.
     pub fn reset(&mut self, id: WebhookId) -> Vec<EventId> {
-        let Some(endpoint) = self.endpoints.get_mut(&id) else { return Vec::new() };
+        self.numbers.get(&id).copied().map_or_else(Vec::new, |number| self.empty(number))
+    }
+
+    fn empty(&mut self, number: usize) -> Vec<EventId> {
+        let endpoint = &mut self.endpoints[number];
         let dropped: Vec<_> =
             endpoint.lanes.iter_mut().flat_map(|lane| lane.drain(..)).map(|due| due.event_id).collect();
         self.waiting -= dropped.len();
-        let (host, repute) = (Arc::clone(&endpoint.host), endpoint.pace.repute());
-        self.leave_wherever(id);
-        self.let_in(&host, repute);
+        let (host, repute) = (endpoint.host, endpoint.pace.repute());
+        self.leave_wherever(number);
+        self.let_in_at(host);
+        self.let_in_among(repute);
         dropped
     }
 
     /// Forgets an endpoint that changed; it has to be met again.
     pub fn forget(&mut self, id: WebhookId) {
-        self.reset(id);
-        if self.endpoints.get(&id).is_some_and(|endpoint| endpoint.in_flight == 0) {
-            self.endpoints.remove(&id);
+        let Some(number) = self.numbers.get(&id).copied() else { return };
+        self.empty(number);
+        if self.endpoints[number].in_flight == 0 {
+            self.remove(number);
         }
+    }
+
+    /// It is nowhere, nothing is under way and nothing waits.
+    fn remove(&mut self, number: usize) {
+        let endpoint = self.endpoints.remove(number);
+        debug_assert_eq!(endpoint.place, Place::Nowhere);
+        self.numbers.remove(&endpoint.id);
+        self.leave_host(endpoint.host);
     }
 
     /// Drops everything that waits, of everybody.
     pub fn clear(&mut self) -> Vec<EventId> {
-        let ids: Vec<_> = self.endpoints.keys().copied().collect();
-        ids.into_iter().flat_map(|id| self.reset(id)).collect()
+        let numbers: Vec<_> = self.numbers.values().copied().collect();
+        numbers.into_iter().flat_map(|number| self.empty(number)).collect()
     }
 
     /// Forgets endpoints that nothing was sent to since `before`.
     pub fn forget_idle(&mut self, before: Timestamp) {
-        self.endpoints
-            .retain(|_, endpoint| endpoint.in_flight > 0 || endpoint.waiting() > 0 || endpoint.used_at >= before);
-    }
-
-    fn next_in_round(&mut self) -> Option<WebhookId> {
-        let account_id = self.accounts.pop_front()?;
-        let round = self.rounds.get_mut(&account_id).expect("an account in turn has a round");
-        let id = round.pop_front().expect("a round in turn is not empty");
-        if round.is_empty() {
-            self.rounds.remove(&account_id);
-        } else {
-            self.accounts.push_back(account_id);
+        let is_idle =
+            |endpoint: &Endpoint| endpoint.in_flight == 0 && endpoint.waiting() == 0 && endpoint.used_at < before;
+        let idle = self.endpoints.iter().filter(|(_, endpoint)| is_idle(endpoint));
+        for number in idle.map(|(number, _)| number).collect::<Vec<_>>() {
+            self.remove(number);
         }
-        if let Some(endpoint) = self.endpoints.get_mut(&id) {
-            endpoint.place = Place::Nowhere;
-        }
-        Some(id)
+        let crowds = self.hosts.iter_mut().map(|(_, host)| &mut host.crowd).chain(&mut self.reputes);
+        crowds.map(|crowd| &mut crowd.waiting).chain([&mut self.round]).for_each(Round::forget_idle);
     }
 
     /// Puts everybody whose moment has come into the round.
     fn wake(&mut self, now: Timestamp) {
-        while let Some((moment, id)) = self.timers.first().copied()
+        while let Some((moment, number)) = self.timers.first().copied()
             && moment <= now
         {
             self.timers.pop_first();
-            self.leave_place(Some(id), Place::ForAMoment(moment));
+            self.leave_place(number, Place::ForAMoment(moment));
         }
     }
 
-    fn leave_place(&mut self, id: Option<WebhookId>, place: Place) {
-        let Some(id) = id else { return };
-        if let Some(endpoint) = self.endpoints.get_mut(&id).filter(|endpoint| endpoint.place == place) {
+    fn leave_place(&mut self, number: usize, place: Place) {
+        let endpoint = &mut self.endpoints[number];
+        if endpoint.place == place {
             endpoint.place = Place::Nowhere;
-            self.enter_round(id);
+            self.enter_round(number);
         }
     }
 
-    fn enter_round(&mut self, id: WebhookId) {
-        let Some(endpoint) = self.endpoints.get_mut(&id) else { return };
+    /// Or waits at its host at once, where there is no room now.
+    fn enter_round(&mut self, number: usize) {
+        let endpoint = &self.endpoints[number];
         if endpoint.place != Place::Nowhere || endpoint.waiting() == 0 {
             return;
         }
-        endpoint.place = Place::InTheRound;
-        let round = self.rounds.entry(endpoint.account_id).or_default();
-        if round.is_empty() {
-            self.accounts.push_back(endpoint.account_id);
+        let has_room = self.has_room_at(endpoint.host);
+        let endpoint = &mut self.endpoints[number];
+        if has_room {
+            endpoint.place = Place::InTheRound;
+            self.round.push(endpoint.account_id, number);
+        } else {
+            endpoint.place = Place::AtItsHost;
+            self.hosts[endpoint.host].crowd.waiting.push(endpoint.account_id, number);
         }
-        round.push_back(id);
     }
 
-    fn leave_wherever(&mut self, id: WebhookId) {
-        let Some(endpoint) = self.endpoints.get_mut(&id) else { return };
+    fn leave_wherever(&mut self, number: usize) {
+        let endpoint = &mut self.endpoints[number];
+        let account_id = endpoint.account_id;
         match std::mem::replace(&mut endpoint.place, Place::Nowhere) {
             Place::Nowhere => {}
-            Place::ForAMoment(moment) => drop(self.timers.remove(&(moment, id))),
-            Place::AtItsHost => {
-                if let Some(crowd) = self.hosts.get_mut(&endpoint.host) {
-                    crowd.waiting.retain(|waiting| *waiting != id);
-                }
-            }
-            Place::AmongItsLike(repute) => {
-                self.reputes[repute as usize].waiting.retain(|waiting| *waiting != id);
-            }
-            Place::InTheRound => {
-                let account_id = endpoint.account_id;
-                if let Some(round) = self.rounds.get_mut(&account_id) {
-                    round.retain(|waiting| *waiting != id);
-                    if round.is_empty() {
-                        self.rounds.remove(&account_id);
-                        self.accounts.retain(|waiting| *waiting != account_id);
-                    }
-                }
-            }
+            Place::InTheRound => self.round.remove(account_id, number),
+            Place::ForAMoment(moment) => drop(self.timers.remove(&(moment, number))),
+            Place::AtItsHost => self.hosts[endpoint.host].crowd.waiting.remove(account_id, number),
+            Place::AmongItsLike(repute) => self.reputes[repute as usize].waiting.remove(account_id, number),
         }
     }
 }
@@ -483,6 +570,46 @@ mod tests {
     }
 
     #[test]
+    fn accounts_take_turns_at_a_crowded_host() {
+        let mut ready = ready(100, 2);
+        let push_at = |ready: &mut Ready, due: Due| {
+            ready.meet(due.webhook_id, due.account_id, "shared:443".into(), pace(Repute::Proven), NOW);
+            assert!(ready.push(due));
+        };
+        for webhook in 0..50 {
+            push_at(&mut ready, due(1, webhook, webhook, Lane::First));
+        }
+        let first = all(&mut ready);
+        assert_eq!(first.len(), 2);
+        push_at(&mut ready, due(2, 100, 100, Lane::First));
+        assert_eq!(all(&mut ready).len(), 0);
+        ready.done(first[0].webhook_id, Told::Well, NOW);
+        ready.done(first[1].webhook_id, Told::Well, NOW);
+        let next: Vec<_> = all(&mut ready).iter().map(|due| due.account_id.0).collect();
+        assert_eq!(next, [1, 2], "not behind the other 48");
+    }
+
+    #[test]
+    fn an_endpoint_that_moves_waits_at_its_new_host() {
+        let mut ready = ready(100, 1);
+        let (first, second) = (due(1, 1, 1, Lane::First), due(1, 2, 2, Lane::First));
+        let (moving, moved) = (second.webhook_id, "other:443");
+        for due in [first, second] {
+            ready.meet(due.webhook_id, due.account_id, "shared:443".into(), pace(Repute::Proven), NOW);
+            assert!(ready.push(due));
+        }
+        let first = all(&mut ready);
+        assert_eq!(first.len(), 1, "the other one waits");
+        ready.meet(moving, AccountId(1), moved.into(), pace(Repute::Proven), NOW);
+        assert_eq!(ready.take_turn(NOW).map(|due| due.webhook_id), Some(moving));
+        for id in [first[0].webhook_id, moving] {
+            ready.done(id, Told::Well, NOW);
+            ready.forget(id);
+        }
+        assert!(ready.hosts.is_empty() && ready.hosts_by_name.is_empty(), "nobody is there any more");
+    }
+
+    #[test]
     fn those_that_fail_leave_room_for_those_that_do_well() {
         let mut ready = ready(40, 100);
         for webhook in 0..100 {
@@ -529,13 +656,19 @@ mod tests {
             ends in prop::collection::vec((any::<bool>(), any::<bool>()), 0..600),
             total in 4usize..40,
             per_host in 1usize..20,
+            hosts in 1u128..8,
         ) {
             let mut ready = ready(total, per_host);
             let lanes = [Lane::First, Lane::Retry, Lane::Resend];
             for (event, (account, webhook, lane)) in rows.iter().enumerate() {
                 // A webhook belongs to one account.
                 let due = due(*account, (*account as u128) << 8 | webhook, event as u128, lanes[*lane]);
-                push(&mut ready, due, [Repute::Fresh, Repute::Proven, Repute::Failing][*webhook as usize % 3]);
+                if !ready.knows(due.webhook_id) {
+                    let repute = [Repute::Fresh, Repute::Proven, Repute::Failing][*webhook as usize % 3];
+                    let host = format!("{}:443", webhook % hosts);
+                    ready.meet(due.webhook_id, due.account_id, host.into(), pace(repute), NOW);
+                }
+                prop_assert!(ready.push(due));
             }
             let mut under_way: Vec<Due> = Vec::new();
             let mut seen = std::collections::HashSet::new();
@@ -552,6 +685,7 @@ mod tests {
                             under_way.push(next);
                             prop_assert!(ready.in_flight() <= total);
                         }
+                        prop_assert!(ready.hosts.iter().all(|(_, host)| host.crowd.in_flight <= per_host));
                     }
                     None => match (under_way.pop(), ready.next_moment()) {
                         (Some(due), _) => drop(ready.done(due.webhook_id, Told::Well, now)),
@@ -561,6 +695,11 @@ mod tests {
                 }
             }
             prop_assert_eq!(ready.waiting(), 0);
+            for due in under_way {
+                ready.done(due.webhook_id, Told::Well, now);
+            }
+            ready.forget_idle(now + std::time::Duration::from_secs(1));
+            prop_assert!(ready.endpoints.is_empty() && ready.hosts.is_empty(), "nobody is left behind");
         }
     }
 }
