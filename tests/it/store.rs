@@ -48,7 +48,9 @@ static EXECUTED: LazyLock<Mutex<HashSet<(Kind, String)>>> = LazyLock::new(|| {
     let filter = tracing_subscriber::filter::Targets::new()
         .with_target("sqlx::query", tracing::Level::TRACE)
         .with_target(DIRECT, tracing::Level::TRACE);
-    let subscriber = tracing_subscriber::registry().with(tracing_subscriber::Layer::with_filter(Recorder, filter));
+    // Not a filter of the recorder alone: that remembers by thread what it refused, and when a call site was asked about while
+    // another thread registered it, the next statement of this thread was lost.
+    let subscriber = tracing_subscriber::registry().with(Recorder).with(filter);
     tracing::subscriber::set_global_default(subscriber).expect("nobody else records here");
     Mutex::default()
 });
