@@ -1,6 +1,7 @@
 //! What this node holds of the queue: a part of each lane that is due, never so much that memory would notice, and how far
 //! each lane has been read. The database has all of it; nothing here is true that a look at the queue would not say.
 
+use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 use foldhash::{HashMap, HashSet};
@@ -35,7 +36,7 @@ const LANES_AT_ONCE: usize = 256;
 pub struct Backlog {
     pub ready: Ready,
     /// Everything in memory: waiting for its turn, under way, or being written.
-    held: HashSet<EventId>,
+    held: HashMap<EventId, Known>,
     /// Lanes that have more than is held, and how far they were read.
     lanes: HashMap<(WebhookId, Lane), Unread>,
     /// Lanes of which nothing was due yet at the last look, and when something is; the soonest comes last.
@@ -54,7 +55,8 @@ pub struct Backlog {
     /// Webhooks that changed since it began, and deliveries that were written: what it finds of them is from before.
     changed: HashSet<WebhookId>,
     overtaken: HashSet<EventId>,
-    /// Deliveries that were written in the last seconds: the news that they were fired may come after that they were sent.
+    /// Deliveries that were read, and written in the last seconds: the news that they were fired may come after that they were
+    /// sent.
     recent: [HashSet<EventId>; 2],
     aged_at: Timestamp,
     looks: Looks,
@@ -76,6 +78,15 @@ struct Unread {
     wanted_at: u64,
 }
 
+/// From whom a delivery is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// It was just fired. There are no such news again.
+    ByNews,
+    /// From the database.
+    Read,
+}
+
 /// What came of asking the database.
 pub enum Found {
     Waiting { took: Duration, waiting: Result<Vec<Waiting>, StoreError> },
@@ -86,7 +97,7 @@ impl Backlog {
     pub fn new(room: Room, looks: Looks) -> Self {
         Self {
             ready: Ready::new(room),
-            held: HashSet::default(),
+            held: HashMap::default(),
             lanes: HashMap::default(),
             coming: Vec::new(),
             read: HashMap::default(),
@@ -210,7 +221,7 @@ impl Backlog {
 
     fn falls_due(&mut self, lane: &Waiting) {
         let waiting = self.ready.waiting_in(lane.webhook_id, lane.lane);
-        let known = self.held.contains(&lane.event_id)
+        let known = self.held.contains_key(&lane.event_id)
             && self.read.contains_key(&(lane.webhook_id, lane.lane))
             && (lane.lane == Lane::First || waiting > 0);
         // From the front again: what came in behind our back may be due before what was read last. Before the front there
@@ -226,16 +237,20 @@ impl Backlog {
         self.lanes.insert((webhook_id, lane), Unread { shard, account_id, after, wanted_at: self.reads });
     }
 
-    /// The next read: lanes that run low. It is under way until [`Backlog::due`] or [`Backlog::read_in_vain`].
+    /// The next read: lanes that run low, and with them those that soon will. They are read together since their events lie
+    /// side by side. It is under way until [`Backlog::due`] or [`Backlog::read_in_vain`].
     pub fn wants(&mut self) -> Option<(u64, Wanted)> {
         if self.reading.is_some() || self.lanes.is_empty() {
             return None;
         }
         let share = self.share();
-        let lanes: Vec<_> = self
-            .lanes
-            .iter()
-            .filter(|((webhook_id, lane), _)| self.ready.waiting_in(*webhook_id, *lane) <= share / 2)
+        let kept = |key: &(WebhookId, Lane)| self.ready.waiting_in(key.0, key.1);
+        let low = self.lanes.iter().filter(|(key, _)| kept(key) <= share / 2);
+        let soon = self.lanes.iter().filter(|(key, _)| (share / 2 + 1..=share / 4 * 3).contains(&kept(key)));
+        let mut low = low.peekable();
+        low.peek()?;
+        let lanes: Vec<_> = low
+            .chain(soon)
             .take(LANES_AT_ONCE)
             .map(|((webhook_id, lane), unread)| Rest {
                 shard: unread.shard,
@@ -245,9 +260,6 @@ impl Backlog {
                 after: unread.after,
             })
             .collect();
-        if lanes.is_empty() {
-            return None;
-        }
         self.reads += 1;
         self.reading = Some(self.reads);
         self.changed.clear();
@@ -281,7 +293,7 @@ impl Backlog {
         }
         let mut rows = rows;
         rows.retain(|due| {
-            !self.held.contains(&due.event_id)
+            !self.held.contains_key(&due.event_id)
                 && !self.overtaken.contains(&due.event_id)
                 && !self.changed.contains(&due.webhook_id)
         });
@@ -317,12 +329,16 @@ impl Backlog {
     }
 
     /// Keeps a delivery until its turn, unless it is kept already or nothing may be sent to its webhook.
-    pub fn take(&mut self, due: Due, now: Timestamp) {
+    pub fn take(&mut self, due: Due, known: Known, now: Timestamp) {
         self.clean = false;
         let id = due.event_id;
-        if self.is_parked(due.webhook_id, now) || !self.held.insert(id) {
+        if self.is_parked(due.webhook_id, now) {
             return;
         }
+        match self.held.entry(id) {
+            Entry::Occupied(_) => return,
+            Entry::Vacant(place) => place.insert(known),
+        };
         if !self.ready.push(due) {
             self.held.remove(&id);
             self.seeks_young = true;
@@ -345,11 +361,13 @@ impl Backlog {
     /// What was written is not ours to remember any more.
     pub fn written(&mut self, written: &Written) {
         self.settling -= 1;
-        self.held.remove(&written.event_id);
+        let known = self.held.remove(&written.event_id);
         if self.reading.is_some() {
             self.overtaken.insert(written.event_id);
         }
-        self.recent[0].insert(written.event_id);
+        if known != Some(Known::ByNews) {
+            self.recent[0].insert(written.event_id);
+        }
         self.stir();
     }
 
@@ -418,7 +436,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::domain::pace::{Limits, Pace, Repute};
+    use crate::domain::pace::{Limits, Pace, Repute, Told};
     use crate::domain::webhook::Format;
 
     const NOW: Timestamp = Timestamp::from_secs(1_000);
@@ -474,7 +492,7 @@ mod tests {
     fn who_has_nothing_in_memory_is_read_although_others_fill_it() {
         let mut backlog = backlog_of(2);
         for event in 0..KEPT as u128 {
-            backlog.take(due(0, event), NOW);
+            backlog.take(due(0, event), Known::Read, NOW);
         }
         let last = KEPT as u128;
         look(&mut backlog, vec![waiting(0, 0), waiting(1, last)]);
@@ -486,12 +504,59 @@ mod tests {
     }
 
     #[test]
+    fn who_soon_runs_low_is_read_with_those_that_do() {
+        let mut backlog = backlog_of(3);
+        look(&mut backlog, (0..3).map(|number| waiting(number, 0)).collect());
+        let mut next = 0..;
+        let mut keeps = |backlog: &mut Backlog, number, count| {
+            for event in next.by_ref().take(count) {
+                backlog.take(due(number, event), Known::Read, NOW);
+            }
+        };
+        keeps(&mut backlog, 0, KEPT_PER_LANE / 4 * 3);
+        keeps(&mut backlog, 1, KEPT_PER_LANE / 4 * 3 + 1);
+        keeps(&mut backlog, 2, KEPT_PER_LANE / 2 + 1);
+        assert!(backlog.wants().is_none(), "nobody runs low");
+        for _ in 0..3 {
+            let turn = backlog.ready.take_turn(NOW).expect("everybody has one");
+            backlog.ready.done(turn.webhook_id, Told::Nothing, NOW);
+        }
+        let (_, wanted) = backlog.wants().expect("one runs low");
+        let lanes: Vec<_> = wanted.lanes.iter().map(|lane| lane.webhook_id).collect();
+        assert_eq!(lanes[0], webhook(2), "who runs low comes first");
+        assert_eq!(lanes.len(), 3);
+
+        let mut backlog = backlog_of(2);
+        look(&mut backlog, (0..2).map(|number| waiting(number, 0)).collect());
+        keeps(&mut backlog, 0, KEPT_PER_LANE / 4 * 3 + 1);
+        let (_, wanted) = backlog.wants().expect("one has nothing");
+        let lanes: Vec<_> = wanted.lanes.iter().map(|lane| lane.webhook_id).collect();
+        assert_eq!(lanes, [webhook(1)], "who has enough is not read");
+    }
+
+    #[test]
+    fn of_what_was_read_the_news_may_come_late_and_of_what_is_known_by_them_there_are_no_others() {
+        let mut backlog = backlog_of(1);
+        for (event, known) in [(1, Known::Read), (2, Known::ByNews)] {
+            let delivery = due(0, event);
+            backlog.take(delivery.clone(), known, NOW);
+            assert!(backlog.ready.take_turn(NOW).is_some());
+            backlog.settles();
+            backlog.written(&Written { event_id: delivery.event_id, shard: 0 });
+            let (is_news, is_remembered) = (backlog.has_room_for(&delivery, NOW), !backlog.recent[0].is_empty());
+            assert_eq!((is_news, is_remembered), (known == Known::ByNews, known == Known::Read));
+            backlog.ready.done(webhook(0), Told::Nothing, NOW);
+            backlog.recent = Default::default();
+        }
+    }
+
+    #[test]
     fn what_is_known_is_not_read_again_until_somebody_doubts_it() {
         let mut backlog = backlog_of(1);
         look(&mut backlog, vec![waiting(0, 1)]);
         let (reading, wanted) = backlog.wants().expect("nobody has read it yet");
         for row in backlog.due(reading, &wanted, vec![due(0, 1)], NOW) {
-            backlog.take(row, NOW);
+            backlog.take(row, Known::Read, NOW);
         }
         look(&mut backlog, vec![waiting(0, 1)]);
         assert!(backlog.wants().is_none(), "its front is known");
@@ -514,7 +579,7 @@ mod tests {
         look(&mut backlog, vec![front]);
         let (reading, wanted) = backlog.wants().expect("nobody has read it yet");
         for row in backlog.due(reading, &wanted, vec![Due { lane: Lane::Retry, ..due(0, 1) }], NOW) {
-            backlog.take(row, NOW);
+            backlog.take(row, Known::Read, NOW);
         }
         look(&mut backlog, vec![front]);
         assert!(backlog.wants().is_none(), "its front waits");
@@ -533,13 +598,13 @@ mod tests {
         };
         let as_usual = Some(NOW - PROMPT);
         assert_eq!(young_since(&mut backlog), as_usual);
-        backlog.take(due(0, 1), NOW);
+        backlog.take(due(0, 1), Known::Read, NOW);
         backlog.leave(&due(0, 2), NOW);
         assert_eq!(young_since(&mut backlog), as_usual, "one is here and the other is read when its turn comes");
         let turn = backlog.ready.take_turn(NOW).expect("it is its turn");
         backlog.put_back(&turn, NOW);
         assert_eq!((young_since(&mut backlog), young_since(&mut backlog)), (None, as_usual));
-        backlog.take(due(7, 3), NOW);
+        backlog.take(due(7, 3), Known::Read, NOW);
         assert_eq!((young_since(&mut backlog), young_since(&mut backlog)), (None, as_usual), "nobody met its webhook");
         backlog.forget_what_waits();
         assert_eq!((young_since(&mut backlog), young_since(&mut backlog)), (None, as_usual));
@@ -580,7 +645,7 @@ mod tests {
         let (reading, wanted) = backlog.wants().expect("nobody has read it yet");
         let many = (0..KEPT_PER_LANE as u128 - 1).map(|event| due(0, event)).collect();
         for row in backlog.due(reading, &wanted, many, NOW) {
-            backlog.take(row, NOW);
+            backlog.take(row, Known::Read, NOW);
         }
         backlog.doubt(0);
         look(&mut backlog, vec![waiting(0, 0)]);
@@ -605,7 +670,7 @@ mod tests {
         let (reading, wanted) = backlog.wants().expect("nobody has read it yet");
         assert_eq!(wanted.lanes[0].after, Position::before(NOW), "before it there was nothing");
         for row in backlog.due(reading, &wanted, vec![due(0, 1)], NOW) {
-            backlog.take(row, NOW);
+            backlog.take(row, Known::Read, NOW);
         }
         let earlier = NOW - Duration::from_secs(5);
         look(&mut backlog, vec![Waiting { next_due_at: earlier, ..waiting(0, 2) }]);

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use super::backlog::{Backlog, Found};
+use super::backlog::{Backlog, Found, Known};
 use super::crew::{Crew, Seat, Work};
 use super::inbox::Inbox;
 use super::leases::Leases;
@@ -287,7 +287,7 @@ impl Dispatcher {
             }
             Found::Due { reading, wanted, rows: Ok(rows) } => {
                 let rows = self.backlog.due(reading, &wanted, rows, self.clock.now());
-                self.take(rows).await;
+                self.take(rows, Known::Read).await;
             }
             Found::Due { reading, rows: Err(error), .. } => {
                 self.backlog.read_in_vain(reading);
@@ -308,10 +308,10 @@ impl Dispatcher {
                 self.backlog.leave(&due, self.clock.now());
             }
         }
-        self.take(ours).await;
+        self.take(ours, Known::ByNews).await;
     }
 
-    async fn take(&mut self, rows: Vec<Due>) {
+    async fn take(&mut self, rows: Vec<Due>, known: Known) {
         let now = self.clock.now();
         let strangers: HashSet<_> = rows
             .iter()
@@ -339,7 +339,7 @@ impl Dispatcher {
             }
         }
         for due in rows {
-            self.backlog.take(due, now);
+            self.backlog.take(due, known, now);
         }
     }
 

@@ -1,7 +1,7 @@
 //! From something noticed to an event: what both ways of noticing share, the one that follows hits
 //! ([`super::evaluator`]) and the one that asks for them ([`super::poller`]).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
@@ -240,7 +240,7 @@ impl Firing {
 
     /// Passes on what was recorded and is `owed` now.
     pub async fn announce(&self, fired: Vec<Fired>, owed: Vec<EventId>) {
-        let owed: HashSet<EventId> = owed.into_iter().collect();
+        let owed: foldhash::HashSet<EventId> = owed.into_iter().collect();
         let mut handed_over = Vec::with_capacity(owed.len());
         // To look up a metric costs more than to count.
         let mut counts: [HashMap<String, u64>; 2] = Default::default();

@@ -3,12 +3,12 @@
 //! Nodes share the shards evenly: each announces itself, counts who lives, gives back what is more than its part and takes
 //! what is free up to it. A shard is given back when nothing of it is under way any more, so nothing is sent twice.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use foldhash::{HashMap, HashSet};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};

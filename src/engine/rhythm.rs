@@ -4,8 +4,9 @@
 //! waits for commits anyway; one that found nothing has a short one, or it would be made for every hit. When one goal is
 //! completed again and again, those of a longer rest share an event, and no endpoint is owed more than it takes.
 
-use std::collections::HashMap;
 use std::time::Duration;
+
+use foldhash::HashMap;
 
 use super::catalog::Counted;
 use crate::domain::time::Timestamp;
@@ -24,12 +25,14 @@ pub struct Rhythm {
     rest: Duration,
     /// Events of each trigger and goal since the window began.
     fired: HashMap<Counted, u32>,
+    /// Whether any of them was often.
+    often: bool,
     began_at: Timestamp,
 }
 
 impl Rhythm {
     pub fn new(now: Timestamp) -> Self {
-        Self { rest: SHORT, fired: HashMap::new(), began_at: now }
+        Self { rest: SHORT, fired: HashMap::default(), often: false, began_at: now }
     }
 
     /// From the end of the last look to the next.
@@ -42,14 +45,16 @@ impl Rhythm {
         if now.since(self.began_at) >= WINDOW {
             self.began_at = now;
             self.fired.clear();
+            self.often = false;
         }
         let mut recorded = false;
         for what in fired {
             recorded = true;
-            *self.fired.entry(what).or_default() += 1;
+            let count = self.fired.entry(what).or_default();
+            *count += 1;
+            self.often |= *count >= OFTEN;
         }
-        let often = self.fired.values().any(|count| *count >= OFTEN);
-        self.rest = match (often, recorded) {
+        self.rest = match (self.often, recorded) {
             (true, _) => LONG,
             (false, true) => Duration::ZERO,
             (false, false) => SHORT,

@@ -74,10 +74,11 @@ impl Wanted {
         })
     }
 
-    /// On SQLite: all of it as it was at one moment.
+    /// On SQLite: all of it as it was at one moment. What is due of each lane first, and then the events in the order in which
+    /// they lie: those of lanes that are read together lie on the same pages.
     fn read(&self, connection: &mut Connection, now: Timestamp) -> rusqlite::Result<Vec<Due>> {
         let moment = connection.transaction()?;
-        let mut due = Vec::new();
+        let (mut due, mut places) = (Vec::new(), Vec::new());
         {
             let mut ask = statement(&moment, DUE_SQLITE)?;
             for lane in &self.lanes {
@@ -92,8 +93,15 @@ impl Wanted {
                     self.limit,
                 ))?;
                 while let Some(row) = rows.next()? {
+                    let place: i64 = row.get(0)?;
+                    places.push((place, due.len()));
                     due.push(lane.due(row)?);
                 }
+            }
+            places.sort_unstable();
+            let mut ask = statement(&moment, EVENT_SQLITE)?;
+            for (place, index) in places {
+                ask.query_row([place], |row| due[index].complete(row))?;
             }
         }
         moment.commit()?;
@@ -102,21 +110,21 @@ impl Wanted {
 }
 
 impl Rest {
-    /// A row of [`DUE_SQLITE`].
+    /// A row of [`DUE_SQLITE`], without its event.
     fn due(&self, row: &Row<'_>) -> rusqlite::Result<Due> {
         Ok(Due {
-            event_id: EventId(row.get(0)?),
+            event_id: EventId(row.get(1)?),
             account_id: self.account_id,
             webhook_id: self.webhook_id,
             shard: self.shard,
             lane: self.lane,
-            attempt: row.get(1)?,
-            other_attempts: row.get(2)?,
-            due_at: Timestamp::from_micros(row.get(3)?),
-            expires_at: row.get::<_, Option<i64>>(4)?.map(Timestamp::from_micros),
-            event_type: row.get(5)?,
-            format: row.get_ref(6)?.as_str()?.parse().map_err(|error| FromSqlError::Other(Box::new(error)))?,
-            payload: Bytes::copy_from_slice(row.get_ref(7)?.as_blob()?),
+            attempt: row.get(2)?,
+            other_attempts: row.get(3)?,
+            due_at: Timestamp::from_micros(row.get(4)?),
+            expires_at: row.get::<_, Option<i64>>(5)?.map(Timestamp::from_micros),
+            event_type: String::new(),
+            format: Format::Json,
+            payload: Bytes::new(),
         })
     }
 }
@@ -149,6 +157,16 @@ pub struct Due {
     pub payload: Bytes,
 }
 
+impl Due {
+    /// With a row of [`EVENT_SQLITE`].
+    fn complete(&mut self, row: &Row<'_>) -> rusqlite::Result<()> {
+        self.event_type = row.get(0)?;
+        self.format = row.get_ref(1)?.as_str()?.parse().map_err(|error| FromSqlError::Other(Box::new(error)))?;
+        self.payload = Bytes::copy_from_slice(row.get_ref(2)?.as_blob()?);
+        Ok(())
+    }
+}
+
 /// What is read of a delivery on PostgreSQL, by position: at tens of thousands a second a look-up by name shows, and so does
 /// every value that is known before. The first says which of the wanted lanes it is of, counted from 0.
 type DueRow = (i64, EventId, i32, i32, Timestamp, Option<Timestamp>, String, Format, Vec<u8>);
@@ -160,9 +178,9 @@ pub struct Depth {
     pub oldest_due_at: Option<Timestamp>,
 }
 
-/// Deliveries that are due of a lane, after a position.
+/// Deliveries that are due of a lane, after a position, and where their events lie.
 const DUE_SQLITE: &str = "
-    SELECT queue.event_id, attempt, other_attempts, due_at, expires_at, type, format, payload
+    SELECT events.rowid, queue.event_id, attempt, other_attempts, due_at, expires_at
     FROM queue
     CROSS JOIN events ON events.id = queue.event_id
     WHERE shard = ?1
@@ -172,7 +190,8 @@ const DUE_SQLITE: &str = "
         AND due_at <= ?6
     ORDER BY due_at, event_id
     LIMIT ?7";
-/// The same of several lanes.
+const EVENT_SQLITE: &str = "SELECT type, format, payload FROM events WHERE rowid = ?1";
+/// The same of several lanes, with their events.
 const DUE_POSTGRES: &str = "
     SELECT wanted.position - 1, due.event_id, due.attempt, due.other_attempts, due.due_at, due.expires_at,
         event.type, event.format, event.payload
