@@ -228,11 +228,8 @@ impl Evaluator {
         let last = hits[..taken].last().map_or(knowledge.cursor, |(seq, _)| *seq);
         let mut step = Step::default();
         let mut memories = Vec::new();
-        // Hits are numbered by the file they are in, and each node has its own. What grows comes first, so that those of one
-        // step lie side by side in the index.
         let moment = |found: &Found<'_, RangeInclusive<HitSeq>>| {
-            let (first, last) = (found.rows.start().0, found.rows.end().0);
-            format!("{}:{first}-{last}:{}", self.analytics.source(), CountedName(found.by.counted().1))
+            moment(self.analytics.source(), &found.rows, CountedName(found.by.counted().1))
         };
         self.firing.add_completions(&mut step, completions.into_vec(), moment, now);
         for (site_id, mut judged) in knowledge.judge(now, &self.leases, &self.firing.profiles) {
@@ -402,6 +399,14 @@ impl Knowledge {
     }
 }
 
+/// Names what was counted in these hits. Hits are numbered by the file they are in, and each node has its own. A name is written
+/// twice for every event, so it is short: of a file's name as much as no two will share. And it sorts by the first of the hits,
+/// so that names lie where the index grows.
+fn moment(source: &str, rows: &RangeInclusive<HitSeq>, counted: CountedName) -> String {
+    let (first, last) = (rows.start().0, rows.end().0);
+    format!("{source:.12}:{first:011x}+{:x}:{counted}", last - first)
+}
+
 /// Adds visits to the live windows and counts completions, until there are enough. Answers those, and how many of the hits it
 /// took in.
 fn take_in<'a>(
@@ -430,4 +435,30 @@ fn take_in<'a>(
         }
     }
     (found, hits.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ids::GoalId;
+
+    #[test]
+    fn names_of_later_hits_sort_behind_those_of_earlier_ones_and_no_two_are_the_same() {
+        let of = |source, first, last, goal| {
+            moment(source, &(HitSeq(first)..=HitSeq(last)), CountedName(Some(GoalId(goal))))
+        };
+        let here = "640cfe53e095aa3d5d3af01ee6694741";
+        let in_order = [
+            of(here, 9, 9, 1),
+            of(here, 9, 10, 1),
+            of(here, 10, 10, 1),
+            of(here, 10, 10, 2),
+            of(here, 10, 1_000, 1),
+            of(here, 1_000_000_000_000, 1_000_000_000_001, 1),
+            of("740cfe53e095aa3d5d3af01ee6694741", 1, 1, 1),
+        ];
+        assert!(in_order.is_sorted_by(|a, b| a < b), "{in_order:?}");
+        let event = moment(here, &(HitSeq(9)..=HitSeq(9)), CountedName(None));
+        assert_eq!(event, "640cfe53e095:00000000009+0:event");
+    }
 }
