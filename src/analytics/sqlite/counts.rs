@@ -254,7 +254,7 @@ impl Embedded {
         type Row = (String, i64, i64, Timestamp, Timestamp, String, Option<i64>, String);
         let width = micros(width);
         let page = filter.and_then(|filter| filter.page.as_ref());
-        for (site_id, names) in asked {
+        for (site_id, names) in asked.iter().filter(|(_, names)| !names.is_empty()) {
             let rows: Vec<Row> = sqlx::query_as(SQL)
                 .bind(site_id)
                 .bind(span.start)
