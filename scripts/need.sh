@@ -74,7 +74,7 @@ need_anchor() {
 for what in "$@"; do
     case $what in
         cargo) command -v cargo >/dev/null || { echo "Rust is missing: get it from https://rustup.rs (1.95 or newer)." >&2; exit 1; } ;;
-        cc) command -v cc >/dev/null || apt_install gcc libc6-dev ;;
+        cc) { command -v cc && command -v make; } >/dev/null || apt_install gcc libc6-dev make ;;
         c++) command -v c++ >/dev/null || apt_install g++ ;;
         node) command -v node >/dev/null && command -v npm >/dev/null || { echo "Node is missing: get version 20 or newer from https://nodejs.org." >&2; exit 1; } ;;
         ui) need_ui ;;

@@ -13,6 +13,9 @@ use crate::domain::time::Timestamp;
 
 /// Rows the largest statement takes.
 pub(super) const MOST_ROWS: usize = 256;
+/// Rows that are bound at a time by [`Rows::write`]: what SQLite keeps of their values until they are written has its place in
+/// the memory each connection has for that (`.cargo/config.toml`).
+const WRITTEN_AT_ONCE: usize = 32;
 /// Statements for so many rows: what fills one up is bound and gone through like the rest.
 const SIZES: [usize; 16] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, MOST_ROWS];
 
@@ -84,7 +87,7 @@ impl<const COLUMNS: usize> Rows<COLUMNS> {
         values: impl Fn(&'q T) -> [Value<'q>; COLUMNS],
     ) -> rusqlite::Result<usize> {
         let mut changed = 0;
-        for rows in rows.chunks(MOST_ROWS) {
+        for rows in rows.chunks(WRITTEN_AT_ONCE) {
             let mut write = statement(connection, self.text(rows.len()))?;
             for (index, value) in (1..).zip(filled_up(rows, &values)) {
                 write.raw_bind_parameter(index, value)?;

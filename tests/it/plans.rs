@@ -132,6 +132,9 @@ pub async fn astray_on_sqlite(database: &Database, statements: BTreeSet<String>)
                 let copies =
                     operations.iter().find(|operation| may_abort(operation)).map(|row| row.get::<String, _>("opcode"));
                 astray.extend(copies.map(|why| format!("SQLite: copies the pages it touches, for {why}: {statement}")));
+                if makes_a_table_of_each_row(&operations) {
+                    astray.push(format!("SQLite: makes a table, in memory, with every row: {statement}"));
+                }
             }
             let scans = steps.iter().map(|step| step.get::<String, _>("detail")).filter(|step| {
                 let rest = step.strip_prefix("SCAN ").filter(|rest| !rest.contains("-ROW VALUES"));
@@ -157,6 +160,27 @@ fn may_abort(operation: &SqliteRow) -> bool {
         "FkCounter" => operation.get::<i64, _>("p1") == 0 && operation.get::<i64, _>("p2") == 1,
         _ => false,
     }
+}
+
+/// Whether in a loop, and not only when it is gone through for the first time, a table is made in memory: a constraint with a
+/// list of three or more makes one of the list for every row it is held against.
+fn makes_a_table_of_each_row(operations: &[SqliteRow]) -> bool {
+    let opcode = |operation: &SqliteRow| operation.get::<String, _>("opcode");
+    let target = |operation: &SqliteRow| usize::try_from(operation.get::<i64, _>("p2")).ok();
+    // Behind the last `Halt` is what a statement begins with, and a jump back to its body.
+    let end = operations.iter().rposition(|operation| opcode(operation) == "Halt").unwrap_or(operations.len());
+    let begin_of_loop = |within: usize| {
+        let back = operations[within..end].iter().filter(|jump| ["Goto", "Next"].contains(&opcode(jump).as_str()));
+        back.filter_map(target).filter(|to| (1..=within).contains(to)).min()
+    };
+    let is_made_again = |(at, operation): (usize, &SqliteRow)| {
+        opcode(operation) == "OpenEphemeral"
+            && begin_of_loop(at).is_some_and(|begin| {
+                let is_passed_over = |once: &SqliteRow| opcode(once) == "Once" && target(once) > Some(at);
+                !operations[begin..at].iter().any(is_passed_over)
+            })
+    };
+    operations.iter().enumerate().any(is_made_again)
 }
 
 /// Whether SQLite goes through the places that a list may have and looks for lists in each of them, not the other way round.

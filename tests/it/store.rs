@@ -688,6 +688,33 @@ async fn sqlite_is_built_without_locks_that_nobody_needs() {
     let has = |option: &str| options.iter().any(|there| there == option);
     assert!(has("DEFAULT_MEMSTATUS=0") && has("DISABLE_PAGECACHE_OVERFLOW_STATS"), "{options:?}");
     assert!(has("THREADSAFE=1") && !has("ENABLE_MEMORY_MANAGEMENT"), "{options:?}");
+    assert!(has("DEFAULT_LOOKASIDE=1200,96"), "{options:?}");
+}
+
+/// A migration puts one text of the constraint in place of another in the schema itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deliveries_end_in_one_of_three_ways_on_sqlite() {
+    let database = Database::sqlite();
+    let store = Store::open(&database.url).await.unwrap();
+    store.migrate().await.unwrap();
+    store.close().await;
+    let mut connection = sqlx::SqliteConnection::connect(&database.url).await.unwrap();
+    let mut number = 0;
+    let mut end = async |ended: Option<&str>| {
+        let sql =
+            "INSERT INTO attempts (event_id, number, account_id, webhook_id, started_at, duration_ms, outcome, ended)
+            VALUES (x'00', $1, 1, x'00', 1, 1, 'success', $2)";
+        number += 1;
+        sqlx::query(sql).bind(number).bind(ended).execute(&mut connection).await.map(drop)
+    };
+    for ended in [Some("success"), Some("failed"), Some("cancelled"), None] {
+        end(ended).await.unwrap();
+    }
+    let refused = end(Some("somehow")).await.unwrap_err().to_string();
+    assert!(refused.contains("CHECK constraint failed: ended"), "{refused}");
+    let whole: String = sqlx::query_scalar("PRAGMA integrity_check").fetch_one(&mut connection).await.unwrap();
+    let may_write: bool = sqlx::query_scalar("PRAGMA writable_schema").fetch_one(&mut connection).await.unwrap();
+    assert_eq!((whole.as_str(), may_write), ("ok", false));
 }
 
 /// Tables with their columns, whatever the database calls the types.
