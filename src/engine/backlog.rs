@@ -9,7 +9,8 @@ use foldhash::{HashMap, HashSet};
 use super::looks::Looks;
 use super::ready::{Ready, Room};
 use super::settler::Written;
-use crate::domain::ids::{AccountId, EventId, WebhookId};
+use super::unread::{Unread, UnreadLanes};
+use crate::domain::ids::{EventId, WebhookId};
 use crate::domain::time::Timestamp;
 use crate::store::StoreError;
 use crate::store::queue::{Due, Lane, Position, Rest, Wanted};
@@ -37,8 +38,8 @@ pub struct Backlog {
     pub ready: Ready,
     /// Everything in memory: waiting for its turn, under way, or being written.
     held: HashMap<EventId, Known>,
-    /// Lanes that have more than is held, and how far they were read.
-    lanes: HashMap<(WebhookId, Lane), Unread>,
+    /// Lanes that have more than is held.
+    lanes: UnreadLanes,
     /// Lanes of which nothing was due yet at the last look, and when something is; the soonest comes last.
     coming: Vec<(Timestamp, Waiting)>,
     /// Lanes that were read to the end, and when.
@@ -69,15 +70,6 @@ pub struct Backlog {
     crowd: usize,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Unread {
-    shard: i32,
-    account_id: AccountId,
-    after: Position,
-    /// Reads begun before somebody wanted it: the last of them proves nothing if it is still under way.
-    wanted_at: u64,
-}
-
 /// From whom a delivery is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Known {
@@ -98,7 +90,7 @@ impl Backlog {
         Self {
             ready: Ready::new(room),
             held: HashMap::default(),
-            lanes: HashMap::default(),
+            lanes: UnreadLanes::default(),
             coming: Vec::new(),
             read: HashMap::default(),
             doubted: HashSet::default(),
@@ -244,22 +236,7 @@ impl Backlog {
             return None;
         }
         let share = self.share();
-        let kept = |key: &(WebhookId, Lane)| self.ready.waiting_in(key.0, key.1);
-        let low = self.lanes.iter().filter(|(key, _)| kept(key) <= share / 2);
-        let soon = self.lanes.iter().filter(|(key, _)| (share / 2 + 1..=share / 4 * 3).contains(&kept(key)));
-        let mut low = low.peekable();
-        low.peek()?;
-        let lanes: Vec<_> = low
-            .chain(soon)
-            .take(LANES_AT_ONCE)
-            .map(|((webhook_id, lane), unread)| Rest {
-                shard: unread.shard,
-                account_id: unread.account_id,
-                webhook_id: *webhook_id,
-                lane: *lane,
-                after: unread.after,
-            })
-            .collect();
+        let lanes = self.lanes.next(LANES_AT_ONCE, share, |key| self.ready.waiting_in(key.0, key.1))?;
         self.reads += 1;
         self.reading = Some(self.reads);
         self.changed.clear();
@@ -282,9 +259,11 @@ impl Backlog {
         }
         for lane in wanted.lanes.iter().filter(|lane| !self.changed.contains(&lane.webhook_id)) {
             let key = (lane.webhook_id, lane.lane);
-            let Some(unread) = self.lanes.get_mut(&key).filter(|unread| unread.wanted_at < reading) else { continue };
+            if self.lanes.get(&key).is_none_or(|unread| unread.wanted_at >= reading) {
+                continue;
+            }
             match read.get(&key) {
-                Some((count, last)) if *count == wanted.limit => unread.after = *last,
+                Some((count, last)) if *count == wanted.limit => self.lanes.read_until(&key, *last),
                 _ => {
                     self.lanes.remove(&key);
                     self.read.insert(key, now);
@@ -319,7 +298,7 @@ impl Backlog {
 
     /// A delivery that was just fired and has no room: it is read when its turn comes.
     pub fn leave(&mut self, due: &Due, now: Timestamp) {
-        let is_to_be_read = self.reading.is_none() && self.lanes.contains_key(&(due.webhook_id, due.lane));
+        let is_to_be_read = self.reading.is_none() && self.lanes.get(&(due.webhook_id, due.lane)).is_some();
         if !self.is_parked(due.webhook_id, now) && !is_to_be_read {
             let Due { shard, account_id, webhook_id, lane, due_at, .. } = *due;
             let after = self.looks.front(shard, webhook_id, lane, due_at);
@@ -343,6 +322,16 @@ impl Backlog {
             self.held.remove(&id);
             self.seeks_young = true;
         }
+    }
+
+    /// The next delivery to attempt, as [`Ready::take_turn`] has it.
+    pub fn take_turn(&mut self, now: Timestamp) -> Option<Due> {
+        let due = self.ready.take_turn(now)?;
+        if !self.lanes.is_empty() {
+            let key = (due.webhook_id, due.lane);
+            self.lanes.keeps(&key, self.ready.waiting_in(key.0, key.1), self.share());
+        }
+        Some(due)
     }
 
     /// A turn that was not taken.
@@ -436,6 +425,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::domain::ids::AccountId;
     use crate::domain::pace::{Limits, Pace, Repute, Told};
     use crate::domain::webhook::Format;
 
@@ -518,7 +508,7 @@ mod tests {
         keeps(&mut backlog, 2, KEPT_PER_LANE / 2 + 1);
         assert!(backlog.wants().is_none(), "nobody runs low");
         for _ in 0..3 {
-            let turn = backlog.ready.take_turn(NOW).expect("everybody has one");
+            let turn = backlog.take_turn(NOW).expect("everybody has one");
             backlog.ready.done(turn.webhook_id, Told::Nothing, NOW);
         }
         let (_, wanted) = backlog.wants().expect("one runs low");
@@ -540,7 +530,7 @@ mod tests {
         for (event, known) in [(1, Known::Read), (2, Known::ByNews)] {
             let delivery = due(0, event);
             backlog.take(delivery.clone(), known, NOW);
-            assert!(backlog.ready.take_turn(NOW).is_some());
+            assert!(backlog.take_turn(NOW).is_some());
             backlog.settles();
             backlog.written(&Written { event_id: delivery.event_id, shard: 0 });
             let (is_news, is_remembered) = (backlog.has_room_for(&delivery, NOW), !backlog.recent[0].is_empty());
@@ -583,7 +573,7 @@ mod tests {
         }
         look(&mut backlog, vec![front]);
         assert!(backlog.wants().is_none(), "its front waits");
-        assert!(backlog.ready.take_turn(NOW).is_some());
+        assert!(backlog.take_turn(NOW).is_some());
         look(&mut backlog, vec![front]);
         assert!(backlog.wants().is_some(), "the next one could have a turn");
     }
@@ -601,7 +591,7 @@ mod tests {
         backlog.take(due(0, 1), Known::Read, NOW);
         backlog.leave(&due(0, 2), NOW);
         assert_eq!(young_since(&mut backlog), as_usual, "one is here and the other is read when its turn comes");
-        let turn = backlog.ready.take_turn(NOW).expect("it is its turn");
+        let turn = backlog.take_turn(NOW).expect("it is its turn");
         backlog.put_back(&turn, NOW);
         assert_eq!((young_since(&mut backlog), young_since(&mut backlog)), (None, as_usual));
         backlog.take(due(7, 3), Known::Read, NOW);
@@ -697,6 +687,6 @@ mod tests {
         assert_eq!(wanted, [(webhook(1), Lane::Retry)]);
         backlog.grow_due(NOW + Duration::from_secs(1));
         assert_eq!(backlog.next_coming(), None);
-        assert!(!backlog.lanes.contains_key(&(webhook(2), Lane::Retry)), "it was parked meanwhile");
+        assert!(backlog.lanes.get(&(webhook(2), Lane::Retry)).is_none(), "it was parked meanwhile");
     }
 }

@@ -357,7 +357,7 @@ impl Dispatcher {
             }
         }
         let now = self.clock.now();
-        while let Some(due) = self.backlog.ready.take_turn(now) {
+        while let Some(due) = self.backlog.take_turn(now) {
             match (self.leases.lease(due.shard), self.targets.get(due.webhook_id)) {
                 (Some(lease), Some(target)) => {
                     self.leases.work(due.shard);

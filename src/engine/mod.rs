@@ -60,6 +60,7 @@ pub mod sender;
 pub mod settler;
 mod stopwatch;
 pub mod target;
+mod unread;
 
 /// What the engine works with.
 pub struct Engine {

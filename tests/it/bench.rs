@@ -27,7 +27,7 @@ fn positive(figure: &Value, key: &str) {
 
 on_both!({
     async fn a_drain_is_measured(database: Database) {
-        let figures = bench(&database, &["drain", "--count", "200"]).await;
+        let figures = bench(&database, &["drain", "--count", "200", "--webhooks", "3"]).await;
         let [drain] = &figures[..] else { panic!("{figures:#?}") };
         assert_eq!(drain["figure"], "drain");
         for key in ["deliveries_per_second", "ceiling_per_second", "ratio", "quarter_1_per_second", "peak_mib"] {
@@ -150,7 +150,12 @@ async fn what_is_missing_is_said() {
 
 #[tokio::test]
 async fn what_there_is_none_of_is_not_waited_for() {
-    let none: [&[&str]; 3] = [&["drain", "--count", "0"], &["flow", "--sites", "0"], &["backlog", "--webhooks", "0"]];
+    let none: [&[&str]; 4] = [
+        &["drain", "--count", "0"],
+        &["drain", "--webhooks", "0"],
+        &["flow", "--sites", "0"],
+        &["backlog", "--webhooks", "0"],
+    ];
     for arguments in none {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pulsehook"));
         let output = command.args(["bench", "--database", "sqlite"]).args(arguments).output().await.unwrap();

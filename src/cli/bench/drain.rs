@@ -14,7 +14,7 @@ use super::stage::{Hook, Plan, set_up};
 use super::{World, between, ceiling};
 
 /// Endpoints the deliveries go to: enough that none of them is what everything waits for.
-const WEBHOOKS: usize = 8;
+pub const WEBHOOKS: usize = 8;
 const QUARTERS: usize = 4;
 
 /// Deliveries a second from a full queue, every attempt on disk, and ÷ C; CPU, WAL and commits for each
@@ -23,6 +23,9 @@ pub struct Drain {
     /// Deliveries in the queue
     #[arg(long, default_value_t = 100_000, value_parser = super::at_least_one())]
     count: usize,
+    /// Webhooks they are owed to, each as many; with many, little of what is written together lies together
+    #[arg(long, default_value_t = WEBHOOKS, value_parser = super::at_least_one())]
+    webhooks: usize,
     /// Drain twice in each run, the second time while another connection holds a snapshot open, and compare
     #[arg(long)]
     snapshot: bool,
@@ -30,6 +33,13 @@ pub struct Drain {
     /// again
     #[arg(long, default_value_t = 0, requires = "snapshot")]
     held_for: u64,
+}
+
+/// What is in the queue.
+#[derive(Debug, Clone, Copy)]
+pub struct Owed {
+    pub count: usize,
+    pub webhooks: usize,
 }
 
 /// Who else has the database open during a drain.
@@ -65,11 +75,15 @@ impl Drain {
         Ok(())
     }
 
+    fn owed(&self) -> Owed {
+        Owed { count: self.count, webhooks: self.webhooks }
+    }
+
     async fn clean(&self, world: &World, kind: Kind) -> anyhow::Result<Figure> {
-        let about = format!("{} deliveries to {WEBHOOKS} webhooks; ratio: ÷ C of the same run", self.count);
+        let about = format!("{} deliveries to {} webhooks; ratio: ÷ C of the same run", self.count, self.webhooks);
         let mut figure = Figure::new("drain", Some(kind), about);
         for _ in world.runs("drain", Some(kind)) {
-            let drained = full_queue(world, kind, self.count, Beside::Nobody);
+            let drained = full_queue(world, kind, self.owed(), Beside::Nobody);
             let (drained, ceiling) = ceiling::around(world, self.count, drained).await?;
             figure.add("deliveries_per_second", drained.per_second);
             figure.add("ceiling_per_second", ceiling);
@@ -95,7 +109,7 @@ impl Drain {
         let beside = Beside::ASnapshot(Duration::from_secs(self.held_for));
         let mut figure = Figure::new("drain --snapshot", Some(kind), about);
         for _ in world.runs("drain --snapshot", Some(kind)) {
-            let drained = |beside| Box::pin(full_queue(world, kind, self.count, beside));
+            let drained = |beside| Box::pin(full_queue(world, kind, self.owed(), beside));
             let clean = async || Ok(drained(Beside::Nobody).await?.per_second);
             let (held, clean) = between(clean, drained(beside)).await?;
             figure.add("deliveries_per_second", held.per_second);
@@ -126,11 +140,12 @@ impl Drained {
     }
 }
 
-/// A new database with `count` deliveries owed, drained.
-pub async fn full_queue(world: &World, kind: Kind, count: usize, beside: Beside) -> anyhow::Result<Drained> {
+/// A new database with what is `owed`, drained.
+pub async fn full_queue(world: &World, kind: Kind, owed: Owed, beside: Beside) -> anyhow::Result<Drained> {
+    let Owed { count, webhooks } = owed;
     let sink = Sink::start(&world.clock).await?;
     let home = Home::new(world, kind).await?;
-    let hooks = hooks(world, &home, &sink).await?;
+    let hooks = hooks(world, &home, &sink, webhooks).await?;
     let held = match beside {
         Beside::Nobody => None,
         Beside::ASnapshot(span) => {
@@ -152,10 +167,10 @@ pub async fn full_queue(world: &World, kind: Kind, count: usize, beside: Beside)
     Ok(drained)
 }
 
-/// The webhooks of the figure, on one site.
-pub async fn hooks(world: &World, home: &Home, sink: &Sink) -> anyhow::Result<Vec<Hook>> {
+/// So many webhooks, on one site.
+pub async fn hooks(world: &World, home: &Home, sink: &Sink, count: usize) -> anyhow::Result<Vec<Hook>> {
     let served = home.serve(world, &launch(sink)).await?;
-    let urls = (0..WEBHOOKS).map(|index| sink.url(0, index)).collect();
+    let urls = (0..count).map(|index| sink.url(0, index)).collect();
     let hooks = set_up(&served, &[Plan::silent(&home.account, "example.com", urls)]).await?;
     served.stop().await?;
     Ok(hooks.concat())

@@ -10,7 +10,7 @@ use sqlx::Connection as _;
 
 use super::World;
 use super::database::Database;
-use super::drain::{drain, hooks};
+use super::drain::{WEBHOOKS, drain, hooks};
 use super::home::Home;
 use super::postgres;
 use super::queue::{self, BODY_BYTES};
@@ -67,7 +67,7 @@ impl History {
     async fn once(&self, world: &World, kind: Kind, size: i64) -> anyhow::Result<f64> {
         let sink = Sink::start(&world.clock).await?;
         let home = Home::new(world, kind).await?;
-        let hooks = hooks(world, &home, &sink).await?;
+        let hooks = hooks(world, &home, &sink, WEBHOOKS).await?;
         write_past(world, &home.database, size).await?;
         let filled = queue::fill(world, &home.database, &hooks, self.count).await?;
         let drained = drain(world, &home, &sink, self.count, &filled).await?;

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::arrivals::{Delivered, gather, hit_to_post_ms, millis};
-use super::drain::Beside;
+use super::drain::{Beside, Owed, WEBHOOKS};
 use super::flow::Crowd;
 use super::home::{Folder, Home};
 use super::report::{Figure, Kind, Target, percentile};
@@ -101,7 +101,10 @@ impl Latency {
         for _ in world.runs("latency, under load", Some(kind)) {
             let rate = match self.rate {
                 Some(rate) => rate,
-                None => LOAD * drain::full_queue(world, kind, self.drain_count, Beside::Nobody).await?.per_second,
+                None => {
+                    let owed = Owed { count: self.drain_count, webhooks: WEBHOOKS };
+                    LOAD * drain::full_queue(world, kind, owed, Beside::Nobody).await?.per_second
+                }
             };
             let delivered = self.loaded(world, kind, rate).await?;
             let first = delivered.iter().map(Delivered::recorded_at).min().context("nothing was delivered")?;
