@@ -390,10 +390,18 @@ impl Ready {
         self.leave_host(endpoint.host);
     }
 
-    /// Drops everything that waits, of everybody.
+    /// Drops everything that waits, of everybody. All at once: to take one after the other out of the places where they wait
+    /// would cost the square of how many there are.
     pub fn clear(&mut self) -> Vec<EventId> {
-        let numbers: Vec<_> = self.numbers.values().copied().collect();
-        numbers.into_iter().flat_map(|number| self.empty(number)).collect()
+        let mut dropped = Vec::with_capacity(self.waiting);
+        for (_, endpoint) in &mut self.endpoints {
+            dropped.extend(endpoint.lanes.iter_mut().flat_map(|lane| lane.drain(..)).map(|due| due.event_id));
+            endpoint.place = Place::Nowhere;
+        }
+        self.waiting = 0;
+        self.timers.clear();
+        self.rounds().for_each(|round| *round = Round::default());
+        dropped
     }
 
     /// Forgets endpoints that nothing was sent to since `before`.
@@ -404,8 +412,13 @@ impl Ready {
         for number in idle.map(|(number, _)| number).collect::<Vec<_>>() {
             self.remove(number);
         }
+        self.rounds().for_each(Round::forget_idle);
+    }
+
+    /// Wherever turns are waited for.
+    fn rounds(&mut self) -> impl Iterator<Item = &mut Round> {
         let crowds = self.hosts.iter_mut().map(|(_, host)| &mut host.crowd).chain(&mut self.reputes);
-        crowds.map(|crowd| &mut crowd.waiting).chain([&mut self.round]).for_each(Round::forget_idle);
+        crowds.map(|crowd| &mut crowd.waiting).chain([&mut self.round])
     }
 
     /// Puts everybody whose moment has come into the round.
@@ -646,6 +659,33 @@ mod tests {
         assert!(ready.take_turn(NOW).is_none());
         push(&mut ready, due(1, 1, 2, Lane::First), Repute::Proven);
         assert!(ready.take_turn(NOW).is_some());
+    }
+
+    #[test]
+    fn nothing_waits_anywhere_once_all_is_dropped_and_everybody_can_begin_again() {
+        // One in each place: among its like, at its host, for a moment, and in the round.
+        let mut ready = ready(8, 2);
+        let fill = |ready: &mut Ready| {
+            for webhook in 0..4 {
+                push(ready, due(1, webhook, webhook, Lane::First), Repute::Failing);
+                push(ready, due(2, 10, 10 + webhook, Lane::First), Repute::Proven);
+            }
+        };
+        fill(&mut ready);
+        push(&mut ready, due(3, 20, 20, Lane::First), Repute::Proven);
+        ready.hold_until(WebhookId(Uuid::from_u128(20)), NOW + std::time::Duration::from_secs(30));
+        let under_way = all(&mut ready);
+        assert_eq!(under_way.len(), 4, "two that fail and two at one host");
+        push(&mut ready, due(4, 30, 30, Lane::First), Repute::Proven);
+        assert!(ready.next_moment().is_some() && !ready.is_resting() && ready.waiting() == 6);
+        assert_eq!(ready.clear().len(), 6);
+        assert!(ready.next_moment().is_none() && ready.is_resting() && ready.waiting() == 0);
+        for due in under_way {
+            ready.done(due.webhook_id, Told::Well, NOW);
+        }
+        assert!(ready.take_turn(NOW).is_none());
+        fill(&mut ready);
+        assert_eq!(all(&mut ready).len(), 6, "two of those that failed do well now");
     }
 
     proptest! {
